@@ -1,0 +1,1 @@
+//! `conf/config.yaml`: defaults, merge, environment, checks.

@@ -1,0 +1,1 @@
+//! The control thread: configuration sources, Admin API, Control API, metrics, probes, DNS.

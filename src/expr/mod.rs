@@ -1,0 +1,1 @@
+//! $variables in conditions and templates: pure functions over an exchange.

@@ -1,0 +1,1 @@
+//! The road of an exchange, phase by phase. The first page to read.

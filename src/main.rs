@@ -1,0 +1,3 @@
+//! Arguments → configuration → boot → wait.
+
+fn main() {}

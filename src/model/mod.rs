@@ -1,0 +1,5 @@
+//! Configuration objects as the operator wrote them: immutable, shared behind `Arc`.
+
+pub mod types;
+
+pub use types::*;

@@ -1,0 +1,1 @@
+//! The plugin contract: spec, phases, step, chain.

@@ -1,0 +1,1 @@
+//! One file per plugin, named as in APISIX; this file is the registry.

@@ -1,0 +1,1 @@
+//! The world of one core: owns everything above, answers mail, boots and drains.

@@ -1,0 +1,1 @@
+//! A byte stream to a peer: plain TCP or TLS over it, one interface.

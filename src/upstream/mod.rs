@@ -1,0 +1,1 @@
+//! Where a request goes: balancers, health, retries, pools.
