@@ -1,0 +1,155 @@
+//! When a failed try is repeated, and what the client gets when it is not.
+//!
+//! The rules are nginx's `proxy_next_upstream error timeout`, `proxy_next_upstream_tries`, and APISIX's
+//! `retries` and `retry_timeout` (apisix/balancer.lua): an error or a timeout before an answer came leads to
+//! the next node, a status never does. POST, LOCK and PATCH are not repeated once a byte of them was sent.
+
+use crate::model::Upstream;
+
+/// Why a try brought no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// No connection, or one that broke before a whole answer head.
+    Error,
+    /// Connecting, sending or waiting for the answer's head took too long.
+    Timeout,
+    /// The answer's head was no HTTP.
+    InvalidHead,
+}
+
+/// A failed try as the decision sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Try {
+    /// What went wrong.
+    pub failure: Failure,
+    /// The connection came out of the keep-alive pool: its end says nothing about the node.
+    pub reused: bool,
+    /// Bytes of the request were sent on it.
+    pub sent: bool,
+    /// The method is POST, LOCK or PATCH.
+    pub non_idempotent: bool,
+    /// The whole body so far is still held and can be sent again.
+    pub replayable: bool,
+}
+
+/// What to do after a failed try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// The same node once more on a new connection. The node does not count as tried.
+    SameNode,
+    /// Another node; if none is left, 502.
+    NextNode,
+    /// Answer the client with this status.
+    GiveUp(u16),
+}
+
+/// The tries that one request has left.
+#[derive(Clone, Copy, Debug)]
+pub struct Retries {
+    left: u32,
+    deadline_ms: Option<u64>,
+}
+
+/// No node can be picked, at first or for a retry.
+pub const NO_NODE_TO_TRY: u16 = 502;
+/// The upstream has no nodes at all (none written, or no name resolved).
+pub const NO_VALID_NODE: u16 = 503;
+
+impl Retries {
+    /// For a request that begins now on an upstream that has `nodes` nodes after resolution.
+    pub fn new(upstream: &Upstream, nodes: usize, now_ms: u64) -> Retries {
+        let left = upstream.retries.unwrap_or_else(|| nodes.saturating_sub(1).try_into().unwrap_or(u32::MAX));
+        let timeout_ms = u64::from(upstream.retry_timeout_ms);
+        Retries { left, deadline_ms: (left > 0 && timeout_ms > 0).then(|| now_ms + timeout_ms) }
+    }
+
+    /// Decides after a failed try. Never call it once a byte of an answer went to the client.
+    pub fn after(&mut self, failed: Try, now_ms: u64) -> Decision {
+        let status = match failed.failure {
+            Failure::Timeout => 504,
+            Failure::Error | Failure::InvalidHead => 502,
+        };
+        let retryable = failed.failure != Failure::InvalidHead
+            && !(failed.sent && (failed.non_idempotent || !failed.replayable));
+        // nginx gives a try back when a kept connection turns out closed
+        let stale = failed.reused && failed.failure == Failure::Error;
+        if !retryable || (self.left == 0 && !stale) {
+            return Decision::GiveUp(status);
+        }
+        if self.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms) {
+            return Decision::GiveUp(502);
+        }
+        if stale {
+            return Decision::SameNode;
+        }
+        self.left -= 1;
+        Decision::NextNode
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Decision::{GiveUp, NextNode, SameNode};
+    use super::Failure::{Error, InvalidHead, Timeout};
+    use super::*;
+
+    fn retries(retries: Option<u32>, retry_timeout_ms: u32, nodes: usize) -> Retries {
+        Retries::new(&Upstream { retries, retry_timeout_ms, ..Upstream::default() }, nodes, 1000)
+    }
+
+    const CONNECT: Try =
+        Try { failure: Error, reused: false, sent: false, non_idempotent: false, replayable: true };
+
+    #[test]
+    fn the_default_is_one_try_a_node() {
+        let mut three = retries(None, 0, 3);
+        assert_eq!(three.after(CONNECT, 0), NextNode);
+        assert_eq!(three.after(Try { failure: Timeout, ..CONNECT }, 0), NextNode);
+        assert_eq!(three.after(CONNECT, 0), GiveUp(502));
+        assert_eq!(retries(None, 0, 1).after(CONNECT, 0), GiveUp(502));
+        assert_eq!(retries(Some(0), 0, 5).after(CONNECT, 0), GiveUp(502));
+        assert_eq!(retries(Some(1), 0, 1).after(CONNECT, 0), NextNode);
+    }
+
+    #[test]
+    fn what_failed_decides_the_retry_and_the_status() {
+        let sent = Try { sent: true, ..CONNECT };
+        let post = Try { non_idempotent: true, ..CONNECT };
+        let table = [
+            ("connect refused", CONNECT, NextNode, GiveUp(502)),
+            ("connect timeout", Try { failure: Timeout, ..CONNECT }, NextNode, GiveUp(504)),
+            ("closed after the request", sent, NextNode, GiveUp(502)),
+            ("no answer in time", Try { failure: Timeout, ..sent }, NextNode, GiveUp(504)),
+            ("no HTTP", Try { failure: InvalidHead, ..sent }, GiveUp(502), GiveUp(502)),
+            ("POST, nothing sent", post, NextNode, GiveUp(502)),
+            ("POST, sent", Try { sent: true, ..post }, GiveUp(502), GiveUp(502)),
+            ("POST, sent, timeout", Try { sent: true, failure: Timeout, ..post }, GiveUp(504), GiveUp(504)),
+            ("body gone", Try { replayable: false, ..sent }, GiveUp(502), GiveUp(502)),
+            ("body gone, nothing sent", Try { replayable: false, ..CONNECT }, NextNode, GiveUp(502)),
+            ("stale keep-alive", Try { reused: true, ..sent }, SameNode, SameNode),
+            ("stale, POST", Try { reused: true, sent: true, ..post }, GiveUp(502), GiveUp(502)),
+            ("reused, timeout", Try { reused: true, failure: Timeout, ..sent }, NextNode, GiveUp(504)),
+        ];
+        for (name, failed, with_retries, without) in table {
+            assert_eq!(retries(Some(2), 0, 3).after(failed, 0), with_retries, "{name}");
+            assert_eq!(retries(Some(0), 0, 3).after(failed, 0), without, "{name}, no retries");
+        }
+    }
+
+    #[test]
+    fn after_the_deadline_it_is_502_even_for_a_timeout() {
+        let slow = Try { failure: Timeout, ..CONNECT };
+        let mut limited = retries(Some(5), 200, 3);
+        assert_eq!(limited.after(slow, 1200), NextNode);
+        assert_eq!(limited.after(slow, 1201), GiveUp(502));
+        assert_eq!(retries(Some(0), 200, 3).after(slow, 9000), GiveUp(504), "no retries, no deadline");
+    }
+
+    #[test]
+    fn a_stale_connection_costs_no_try() {
+        let mut one = retries(Some(1), 0, 2);
+        assert_eq!(one.after(Try { reused: true, sent: true, ..CONNECT }, 0), SameNode);
+        assert_eq!(one.after(CONNECT, 0), NextNode);
+        assert_eq!(one.after(CONNECT, 0), GiveUp(502));
+    }
+}
