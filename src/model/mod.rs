@@ -1,5 +1,6 @@
 //! Configuration objects as the operator wrote them: immutable, shared behind `Arc`.
 
+pub mod schema;
 pub mod types;
 
 pub use types::*;
