@@ -10,3 +10,11 @@ pub const SCHEMA_DEPTH: usize = 128;
 
 /// Sub-schemas of one schema: a plugin's largest has under 200, users write their own in request-validation.
 pub const SCHEMA_NODES: usize = 65_536;
+
+/// How deep a condition (`vars` and its like) may nest: JSON itself is read to 128, and no hand-written
+/// condition passes a tenth of this; compiling and evaluating recurse.
+pub const EXPR_DEPTH: usize = 64;
+
+/// Steps a regular expression of a condition may take (PCRE's LIMIT_MATCH, whose default is 10,000,000):
+/// about 10 ms of a core.
+pub const REGEX_STEPS: u32 = 1_000_000;

@@ -1,1 +1,10 @@
 //! $variables in conditions and templates: pure functions over an exchange.
+
+pub mod condition;
+pub mod ip;
+mod number;
+pub mod template;
+
+pub use condition::Expr;
+pub use ip::IpNets;
+pub use template::Template;
