@@ -2,6 +2,7 @@
 
 pub mod balancer;
 pub mod hash_key;
+pub mod health;
 pub mod node_set;
 pub mod retry;
 
