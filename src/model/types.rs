@@ -277,6 +277,8 @@ pub struct Upstream {
 pub struct Consumer {
     /// Its name.
     pub username: Box<str>,
+    /// Set where these plugins are a credential's.
+    pub credential_id: Option<Id>,
     /// Reference to a consumer group.
     pub group_id: Option<Id>,
     /// Plugin configurations (auth plugins hold the credentials), decrypted.
