@@ -1,7 +1,7 @@
 //! Configuration objects as the operator wrote them: immutable, shared behind `Arc`.
 
-pub mod schema;
 pub mod delta;
+pub mod schema;
 pub mod types;
 
 pub use types::*;
