@@ -6,27 +6,21 @@
 #![deny(unsafe_code)] // allowed again in reactor/ only
 #![warn(missing_docs)]
 
-pub mod config;
-pub mod config;
-pub mod conn;
-pub mod conn;
-pub mod control;
-pub mod control;
-pub mod exchange;
-pub mod exchange;
-pub mod expr;
-pub mod expr;
-pub mod gate;
-pub mod gate;
 pub mod limits;
-pub mod live;
-pub mod mail;
-pub mod model;
-pub mod plugin;
-pub mod plugins;
 pub mod reactor;
-pub mod shard;
-pub mod telemetry;
-pub mod transport;
-pub mod upstream;
 pub mod wire;
+pub mod telemetry;
+pub mod config;
+pub mod model;
+pub mod mail;
+pub mod transport;
+pub mod exchange;
+pub mod expr;
+pub mod conn;
+pub mod plugin;
+pub mod upstream;
+pub mod live;
+pub mod gate;
+pub mod plugins;
+pub mod control;
+pub mod shard;
