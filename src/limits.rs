@@ -18,3 +18,28 @@ pub const EXPR_DEPTH: usize = 64;
 /// Steps a regular expression of a condition may take (PCRE's LIMIT_MATCH, whose default is 10,000,000):
 /// about 10 ms of a core.
 pub const REGEX_STEPS: u32 = 1_000_000;
+/// Page cache of the embedded store, bytes. Writes are rare and reads come from the Admin API only, so the
+/// inner pages of 100,000 objects (a few MB) are what is worth keeping.
+pub const STORE_CACHE_BYTES: usize = 16 << 20;
+
+/// Commands waiting for the embedded store's thread. A full queue makes Admin API writers wait in line,
+/// which costs nobody else anything.
+pub const STORE_QUEUE: usize = 256;
+
+/// Writes committed by one fsync of the embedded store: an fsync costs milliseconds, a write microseconds,
+/// so a batch this size is already limited by the writes.
+pub const STORE_BATCH: usize = 256;
+
+/// Events waiting for the reader of a store's watch. Each is a batch already.
+pub const WATCH_QUEUE: usize = 256;
+
+/// Seconds a key may be leased for (`?ttl=`): ten years. More overflows clocks and helps nobody.
+pub const TTL_S: i64 = 10 * 366 * 24 * 3600;
+
+/// The largest answer taken from etcd, bytes: a full load arrives as one message (100,000 routes of 2 KB
+/// are 200 MB). etcd-client's own default of 4 MB would fail with 10,000.
+pub const ETCD_ANSWER_BYTES: usize = 1 << 30;
+
+/// HTTP/2 pings to etcd, seconds: a peer that vanished without a word is noticed after two of them.
+pub const ETCD_PING_S: u64 = 10;
+

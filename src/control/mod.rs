@@ -1,1 +1,5 @@
-//! The control thread: configuration sources, Admin API, Control API, metrics, probes, DNS.
+//! The control thread: everything that is not on the road of a request. Where configuration comes from
+//! ([`store`]), how it reaches the cores ([`feed`]), and the HTTP services for people and machines
+//! ([`admin`], [`control_api`], [`metrics_server`]).
+
+pub mod store;

@@ -1,0 +1,396 @@
+//! The same promises, kept by the embedded store and by a real etcd.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::etcd_tls::Tls;
+use super::*;
+
+/// A directory of its own, removed at the end.
+pub(crate) struct TempDir(pub PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> TempDir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ringway-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        TempDir(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A real etcd on free ports, killed at the end.
+pub(crate) struct RealEtcd {
+    child: Child,
+    directory: TempDir,
+    port: u16,
+    peer_port: u16,
+}
+
+impl RealEtcd {
+    pub(crate) fn start() -> RealEtcd {
+        let directory = TempDir::new();
+        let (port, peer_port) = (free_port(), free_port());
+        let child = spawn_etcd(&directory.0, port, peer_port);
+        RealEtcd { child, directory, port, peer_port }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        self.child = spawn_etcd(&self.directory.0, self.port, self.peer_port);
+    }
+
+    fn wipe(&self) {
+        std::fs::remove_dir_all(&self.directory.0).unwrap();
+        std::fs::create_dir_all(&self.directory.0).unwrap();
+    }
+
+    pub(crate) fn options(&self) -> etcd::Options {
+        etcd::Options {
+            hosts: vec![self.url()],
+            prefix: "/apisix".into(),
+            user: None,
+            tls: Tls::default(),
+            timeout_ms: 3_000,
+            watch_timeout_ms: 500,
+            resync_delay_ms: 100,
+            startup_retry: 100,
+            snapshot: None,
+        }
+    }
+}
+
+impl Drop for RealEtcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn spawn_etcd(directory: &Path, port: u16, peer_port: u16) -> Child {
+    let client = format!("http://127.0.0.1:{port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let child = Command::new("etcd")
+        .arg("--data-dir")
+        .arg(directory.join("data"))
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("default={peer}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("etcd (Debian package etcd-server) must be installed");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "etcd did not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child
+}
+
+/// Runs a test's body as the control thread would.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
+    tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("an event").expect("a store")
+}
+
+/// The next snapshot's keys and values.
+async fn next_snapshot(events: &mut mpsc::Receiver<Event>) -> Vec<(String, Bytes)> {
+    loop {
+        if let Event::Snapshot { entries, .. } = next(events).await {
+            return entries.into_iter().map(|e| (e.key.into(), e.value)).collect();
+        }
+    }
+}
+
+async fn next_change(events: &mut mpsc::Receiver<Event>) -> Change {
+    match next(events).await {
+        Event::Changes { mut changes, .. } if changes.len() == 1 => changes.remove(0),
+        other => panic!("expected one change, got {other:?}"),
+    }
+}
+
+/// What both stores promise.
+async fn keeps_its_promises(store: Store) {
+    assert_eq!(store.get("/routes/1").await.unwrap(), None);
+    assert!(store.list("/routes").await.unwrap().entries.is_empty());
+
+    let mut events = store.watch().await.unwrap();
+    assert!(next_snapshot(&mut events).await.is_empty());
+    let created = store.put("/routes/1", bytes("{\"a\":1}"), None, None).await.unwrap();
+    assert!(!created.existed);
+    assert_eq!(next_change(&mut events).await.value, Some(bytes("{\"a\":1}")));
+
+    let replaced = store.put("/routes/1", bytes("{\"a\":2}"), None, None).await.unwrap();
+    assert!(replaced.existed);
+    assert!(replaced.revision > created.revision);
+    let entry = store.get("/routes/1").await.unwrap().unwrap();
+    assert_eq!(entry.value, bytes("{\"a\":2}"));
+    assert_eq!((entry.create_revision, entry.mod_revision), (created.revision, replaced.revision));
+    let change = next_change(&mut events).await;
+    assert_eq!((change.create_revision, change.mod_revision), (created.revision, replaced.revision));
+    assert_eq!(change.value, Some(bytes("{\"a\":2}")));
+
+    // Compare and swap: a stale revision loses, the current one wins, 0 means "must not exist".
+    let stale = store.put("/routes/1", bytes("{}"), Some(created.revision), None).await;
+    assert_eq!(stale, Err(Error::Conflict));
+    let swapped = store.put("/routes/1", bytes("{\"a\":3}"), Some(replaced.revision), None).await.unwrap();
+    assert!(swapped.existed);
+    assert_eq!(next_change(&mut events).await.value, Some(bytes("{\"a\":3}")));
+    assert_eq!(store.put("/routes/1", bytes("{}"), Some(0), None).await, Err(Error::Conflict));
+
+    // A directory is its keys, not its namesakes, and not its placeholder.
+    store.put("/routes2/1", bytes("{}"), None, None).await.unwrap();
+    store.put("/routes/", Bytes::from_static(INIT_DIR), None, None).await.unwrap();
+    store.put("/routes/10", bytes("{}"), None, None).await.unwrap();
+    let keys: Vec<_> =
+        store.list("/routes").await.unwrap().entries.into_iter().map(|e| e.key.into_string()).collect();
+    assert_eq!(keys, ["/routes/1", "/routes/10"]);
+    for key in ["/routes2/1", "/routes/", "/routes/10"] {
+        assert_eq!(&*next_change(&mut events).await.key, key);
+    }
+
+    assert!(!store.delete("/routes/9").await.unwrap().existed);
+    assert!(store.delete("/routes/1").await.unwrap().existed);
+    let gone = next_change(&mut events).await;
+    assert_eq!((&*gone.key, gone.value), ("/routes/1", None));
+    assert_eq!(store.get("/routes/1").await.unwrap(), None);
+    assert!(store.delete_dir("/routes2").await.unwrap().existed);
+    assert_eq!(&*next_change(&mut events).await.key, "/routes2/1");
+
+    // A leased key goes away by itself, and the watcher is told.
+    store.put("/upstreams/1", bytes("{}"), None, Some(1)).await.unwrap();
+    assert!(next_change(&mut events).await.value.is_some());
+    assert_eq!(next_change(&mut events).await.value, None);
+    assert_eq!(store.get("/upstreams/1").await.unwrap(), None);
+}
+
+#[test]
+fn the_embedded_store_keeps_its_promises() {
+    let directory = TempDir::new();
+    block_on(async {
+        let store = Embedded::open(&directory.0, "/apisix").unwrap();
+        keeps_its_promises(Store::Embedded(store)).await;
+    });
+}
+
+#[test]
+fn etcd_keeps_its_promises() {
+    let etcd = RealEtcd::start();
+    block_on(async {
+        let store = Etcd::connect(etcd.options()).await.unwrap();
+        keeps_its_promises(Store::Etcd(store)).await;
+    });
+}
+
+#[test]
+fn what_the_embedded_store_acknowledged_is_there_after_a_kill() {
+    let directory = TempDir::new();
+    let copy = TempDir::new();
+    block_on(async {
+        let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+        let written = store.put("/routes/1", bytes("{\"a\":1}"), None, None).await.unwrap();
+        // The file as a kill would leave it: copied while the store still has it open.
+        std::fs::copy(directory.0.join(embedded::FILE), copy.0.join(embedded::FILE)).unwrap();
+        let after = Store::Embedded(Embedded::open(&copy.0, "/apisix").unwrap());
+        let entry = after.get("/routes/1").await.unwrap().unwrap();
+        assert_eq!((entry.value, entry.mod_revision), (bytes("{\"a\":1}"), written.revision));
+        let next = after.put("/routes/2", bytes("{}"), None, None).await.unwrap();
+        assert_eq!(next.revision, written.revision + 1);
+    });
+}
+
+#[test]
+fn a_lease_outlives_a_restart_but_not_its_time() {
+    let directory = TempDir::new();
+    block_on(async {
+        let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+        store.put("/routes/1", bytes("{}"), None, Some(1)).await.unwrap();
+        drop(store);
+        let store = loop {
+            // The old thread ends in its own time; until then the file is in use.
+            match Embedded::open(&directory.0, "/apisix") {
+                Ok(store) => break Store::Embedded(store),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let mut events = store.watch().await.unwrap();
+        if !next_snapshot(&mut events).await.is_empty() {
+            assert_eq!(next_change(&mut events).await.value, None);
+        }
+        assert_eq!(store.get("/routes/1").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_damaged_file_is_named_and_not_served() {
+    let directory = TempDir::new();
+    let file = directory.0.join(embedded::FILE);
+    std::fs::write(&file, b"this is no database, and long enough to be looked at".repeat(400)).unwrap();
+    let error = Embedded::open(&directory.0, "/apisix").err().unwrap().to_string();
+    assert!(error.contains("cannot open the store") && error.contains(embedded::FILE), "{error}");
+}
+
+#[test]
+fn concurrent_writers_share_revisions_without_gaps() {
+    let directory = TempDir::new();
+    block_on(async {
+        let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+        let writes: Vec<_> = (0..100)
+            .map(|n| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    store.put(&format!("/routes/{n}"), bytes("{}"), None, None).await.unwrap().revision
+                })
+            })
+            .collect();
+        let mut revisions = Vec::new();
+        for write in writes {
+            revisions.push(write.await.unwrap());
+        }
+        revisions.sort_unstable();
+        assert_eq!(revisions, (1..=100).collect::<Vec<i64>>());
+    });
+}
+
+#[test]
+fn the_watch_survives_loss_return_and_compaction_of_etcd() {
+    let mut etcd = RealEtcd::start();
+    block_on(async {
+        let store = Store::Etcd(Etcd::connect(etcd.options()).await.unwrap());
+        let mut events = store.watch().await.unwrap();
+        assert!(next_snapshot(&mut events).await.is_empty());
+        store.put("/routes/1", bytes("{\"a\":1}"), None, None).await.unwrap();
+        next_change(&mut events).await;
+
+        etcd.kill();
+        assert!(matches!(store.get("/routes/1").await, Err(Error::Unavailable(_))));
+        assert!(!store.health().reachable);
+        etcd.start_again();
+        assert_eq!(next_snapshot(&mut events).await, [("/routes/1".into(), bytes("{\"a\":1}"))]);
+
+        // Changes made while the connection is down, and compacted away.
+        etcd.kill();
+        etcd.start_again();
+        let mut other = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+        let put = other.put("/apisix/routes/2", "{\"b\":1}", None).await.unwrap();
+        other.compact(put.header().unwrap().revision(), None).await.unwrap();
+        let mut routes = Vec::new();
+        while routes.len() < 2 {
+            match next(&mut events).await {
+                Event::Snapshot { entries, .. } => routes = entries.into_iter().map(|e| e.key).collect(),
+                Event::Changes { changes, .. } => routes.extend(changes.into_iter().map(|c| c.key)),
+            }
+        }
+        assert_eq!(routes, ["/routes/1".into(), "/routes/2".into()]);
+        assert!(store.health().reachable);
+    });
+}
+
+#[test]
+fn a_wiped_etcd_empties_the_gateway() {
+    let mut etcd = RealEtcd::start();
+    block_on(async {
+        let store = Store::Etcd(Etcd::connect(etcd.options()).await.unwrap());
+        let mut events = store.watch().await.unwrap();
+        next_snapshot(&mut events).await;
+        store.put("/routes/1", bytes("{}"), None, None).await.unwrap();
+        next_change(&mut events).await;
+        etcd.kill();
+        etcd.wipe();
+        etcd.start_again();
+        assert!(next_snapshot(&mut events).await.is_empty());
+        store.put("/routes/2", bytes("{}"), None, None).await.unwrap();
+        assert_eq!(&*next_change(&mut events).await.key, "/routes/2");
+    });
+}
+
+#[test]
+fn a_start_without_etcd_uses_the_last_snapshot() {
+    let mut etcd = RealEtcd::start();
+    let directory = TempDir::new();
+    let options =
+        etcd::Options { snapshot: Some(directory.0.join("snapshot.redb")), startup_retry: 0, ..etcd.options() };
+    block_on(async {
+        let warm = etcd::Options { startup_retry: 100, ..options.clone() };
+        let store = Store::Etcd(Etcd::connect(warm).await.unwrap());
+        let mut events = store.watch().await.unwrap();
+        next_snapshot(&mut events).await;
+        store.put("/routes/1", bytes("{\"a\":1}"), None, None).await.unwrap();
+        next_change(&mut events).await;
+        store.put("/routes/2", bytes("{}"), None, None).await.unwrap();
+        next_change(&mut events).await;
+        store.delete("/routes/2").await.unwrap();
+        next_change(&mut events).await;
+    });
+    etcd.kill();
+    block_on(async {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut events = loop {
+            // The snapshot's thread may still be writing: ask again until the file is free and complete.
+            assert!(Instant::now() < deadline);
+            let Ok(store) = Etcd::connect(options.clone()).await else { continue };
+            assert_eq!(store.health(), Health { reachable: false, from_snapshot: true });
+            let mut events = Store::Etcd(store).watch().await.unwrap();
+            assert_eq!(next_snapshot(&mut events).await, [("/routes/1".into(), bytes("{\"a\":1}"))]);
+            break events;
+        };
+        etcd.start_again();
+        assert_eq!(next_snapshot(&mut events).await.len(), 1);
+    });
+}
+
+#[test]
+fn the_second_host_serves_when_the_first_is_down() {
+    let etcd = RealEtcd::start();
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    block_on(async {
+        let options =
+            etcd::Options { hosts: vec![dead, etcd.url()], startup_retry: 100, ..etcd.options() };
+        let store = Store::Etcd(Etcd::connect(options).await.unwrap());
+        store.put("/routes/1", bytes("{}"), None, None).await.unwrap();
+        assert!(store.get("/routes/1").await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn placeholders_are_written_once_and_never_listed() {
+    let etcd = RealEtcd::start();
+    block_on(async {
+        let store = Store::Etcd(Etcd::connect(etcd.options()).await.unwrap());
+        store.init_directories().await.unwrap();
+        let first = store.get("/routes/").await.unwrap().unwrap();
+        assert_eq!(first.value, Bytes::from_static(INIT_DIR));
+        store.init_directories().await.unwrap();
+        assert_eq!(store.get("/routes/").await.unwrap().unwrap().mod_revision, first.mod_revision);
+        assert!(store.list("/routes").await.unwrap().entries.is_empty());
+    });
+}
