@@ -42,4 +42,3 @@ pub const ETCD_ANSWER_BYTES: usize = 1 << 30;
 
 /// HTTP/2 pings to etcd, seconds: a peer that vanished without a word is noticed after two of them.
 pub const ETCD_PING_S: u64 = 10;
-

@@ -159,8 +159,12 @@ impl Writer {
 
     fn write(&self, batch: Vec<Command>, outcome: &mut Outcome) -> Result<(), String> {
         let now_ms = now_ms();
-        let expired: Vec<Box<str>> =
-            self.leases.iter().take_while(|(at_ms, _)| *at_ms <= now_ms).map(|(_, key)| key.clone()).collect();
+        let expired: Vec<Box<str>> = self
+            .leases
+            .iter()
+            .take_while(|(at_ms, _)| *at_ms <= now_ms)
+            .map(|(_, key)| key.clone())
+            .collect();
         let failed = |e: &dyn std::fmt::Display| format!("the embedded store failed to write: {e}");
         let transaction = self.disk.begin().map_err(|e| failed(&e))?;
         let mut tables = transaction.tables().map_err(|e| failed(&e))?;

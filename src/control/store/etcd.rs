@@ -118,7 +118,13 @@ impl Etcd {
 
     pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         let key = self.cluster.full(key);
-        let response = self.cluster.read(|mut client| { let key = key.clone(); async move { client.get(key, None).await } }).await?;
+        let response = self
+            .cluster
+            .read(|mut client| {
+                let key = key.clone();
+                async move { client.get(key, None).await }
+            })
+            .await?;
         Ok(response.kvs().first().and_then(|kv| self.cluster.entry(kv)))
     }
 
@@ -422,8 +428,7 @@ impl Cluster {
     fn changes(&self, response: &WatchResponse) -> Vec<Change> {
         let change = |event: &etcd_client::Event| {
             let kv = event.kv()?;
-            let value =
-                (event.event_type() == EventType::Put).then(|| Bytes::copy_from_slice(kv.value()));
+            let value = (event.event_type() == EventType::Put).then(|| Bytes::copy_from_slice(kv.value()));
             Some(Change {
                 key: self.key(kv)?,
                 value,

@@ -337,8 +337,11 @@ fn a_wiped_etcd_empties_the_gateway() {
 fn a_start_without_etcd_uses_the_last_snapshot() {
     let mut etcd = RealEtcd::start();
     let directory = TempDir::new();
-    let options =
-        etcd::Options { snapshot: Some(directory.0.join("snapshot.redb")), startup_retry: 0, ..etcd.options() };
+    let options = etcd::Options {
+        snapshot: Some(directory.0.join("snapshot.redb")),
+        startup_retry: 0,
+        ..etcd.options()
+    };
     block_on(async {
         let warm = etcd::Options { startup_retry: 100, ..options.clone() };
         let store = Store::Etcd(Etcd::connect(warm).await.unwrap());
@@ -373,8 +376,7 @@ fn the_second_host_serves_when_the_first_is_down() {
     let etcd = RealEtcd::start();
     let dead = format!("http://127.0.0.1:{}", free_port());
     block_on(async {
-        let options =
-            etcd::Options { hosts: vec![dead, etcd.url()], startup_retry: 100, ..etcd.options() };
+        let options = etcd::Options { hosts: vec![dead, etcd.url()], startup_retry: 100, ..etcd.options() };
         let store = Store::Etcd(Etcd::connect(options).await.unwrap());
         store.put("/routes/1", bytes("{}"), None, None).await.unwrap();
         assert!(store.get("/routes/1").await.unwrap().is_some());
