@@ -1,7 +1,9 @@
 //! Configuration objects as the operator wrote them: immutable, shared behind `Arc`.
 
 pub mod delta;
+pub mod id;
 pub mod schema;
 pub mod types;
 
+pub use id::*;
 pub use types::*;

@@ -1,51 +1,20 @@
 //! The typed objects. `serde` reads them after their JSON Schema has accepted the value, so shapes are
-//! simple here: what APISIX allows in two forms (map or list of nodes, `uri` or `uris`) is one form.
+//! simple here: what APISIX allows in two forms (map or list of nodes, `uri` or `uris`) is one form. What few
+//! objects have is boxed: there may be 100,000 routes (`parse` has the arithmetic).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-/// An object's id: always text (`1` and `"1"` are the same id, APISIX core/etcd.lua).
-pub type Id = Arc<str>;
+use super::id::Id;
 
 /// Plugin configurations by plugin name, in the order written.
 pub type Plugins = Map<String, Value>;
 
-/// The kinds of object, named as their etcd directory and Admin API resource.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Kind {
-    /// `/routes`
-    Route,
-    /// `/services`
-    Service,
-    /// `/upstreams`
-    Upstream,
-    /// `/consumers`
-    Consumer,
-    /// `/consumer_groups`
-    ConsumerGroup,
-    /// `/global_rules`
-    GlobalRule,
-    /// `/plugin_configs`
-    PluginConfig,
-    /// `/plugin_metadata`
-    PluginMetadata,
-    /// `/ssls`
-    Ssl,
-    /// `/protos`
-    Proto,
-    /// `/stream_routes`
-    StreamRoute,
-    /// `/secrets`
-    Secret,
-    /// `/plugins`: one key, the list of enabled plugins
-    PluginList,
-}
-
 /// One object with its place in the store. `create_revision` and `modify_revision` are etcd's
 /// (`createdIndex`, `modifiedIndex` in the Admin API).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stored<T> {
     /// The id below its directory.
     pub id: Id,
@@ -61,6 +30,28 @@ pub struct Stored<T> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Methods(pub u16);
 
+impl Methods {
+    /// The methods that a route may name (apisix/schema_def.lua, `method_schema`), in bit order.
+    pub const NAMES: [&str; 10] =
+        ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"];
+
+    /// The set of one method; `None` for a name that no route can have. Names are case-sensitive.
+    pub fn of(name: &[u8]) -> Option<Methods> {
+        let bit = Methods::NAMES.iter().position(|known| known.as_bytes() == name)?;
+        Some(Methods(1 << bit))
+    }
+
+    /// Adds the methods of another set.
+    pub fn insert(&mut self, other: Methods) {
+        self.0 |= other.0;
+    }
+
+    /// Whether a request of this method matches.
+    pub fn allows(self, name: &[u8]) -> bool {
+        self.0 == 0 || Methods::of(name).is_some_and(|method| self.0 & method.0 != 0)
+    }
+}
+
 /// An IPv4 or IPv6 network, `address/prefix`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IpNet {
@@ -70,7 +61,41 @@ pub struct IpNet {
     pub prefix: u8,
 }
 
-/// Timeouts in seconds as written; all three are required together.
+impl IpNet {
+    /// Reads `1.2.3.4`, `1.2.3.0/24`, `::1` or `fe80::/10`; a single address is a network of itself.
+    pub fn parse(text: &str) -> Option<IpNet> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse::<u8>().ok()?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.unwrap_or(width);
+        (prefix <= width).then(|| IpNet { address: masked(address, prefix), prefix })
+    }
+
+    /// Whether an address lies in this network. IPv4 and IPv6 never match each other.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && masked(address, self.prefix) == self.address
+    }
+}
+
+/// The address with its host bits cleared.
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    let prefix = u32::from(prefix);
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+            IpAddr::V4((u32::from(v4) & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+            IpAddr::V6((u128::from(v6) & mask).into())
+        }
+    }
+}
+
+/// Timeouts; all three are written together, in seconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Timeout {
     /// Connect timeout, ms.
@@ -95,7 +120,7 @@ pub struct Route {
     /// Allowed client networks.
     pub remote_addrs: Vec<IpNet>,
     /// lua-resty-expr conditions.
-    pub vars: Option<Value>,
+    pub vars: Option<Box<Value>>,
     /// Higher wins among routes of one path.
     pub priority: i64,
     /// `status: 0` takes the route out.
@@ -115,7 +140,7 @@ pub struct Route {
     /// Reference to a service.
     pub service_id: Option<Id>,
     /// Labels.
-    pub labels: Option<Map<String, Value>>,
+    pub labels: Option<Box<Map<String, Value>>>,
     /// `filter_func` or `script` is set: Lua, which this gateway does not run yet; requests get 503.
     pub needs_lua: bool,
 }
@@ -136,7 +161,7 @@ pub struct Service {
     /// Reference to an upstream.
     pub upstream_id: Option<Id>,
     /// Labels.
-    pub labels: Option<Map<String, Value>>,
+    pub labels: Option<Box<Map<String, Value>>>,
     /// `script` is set.
     pub needs_lua: bool,
 }
@@ -221,7 +246,7 @@ pub struct Node {
     /// Higher first.
     pub priority: i32,
     /// Free key-values.
-    pub metadata: Option<Value>,
+    pub metadata: Option<Box<Value>>,
 }
 
 /// Upstream keep-alive pool.
@@ -265,14 +290,14 @@ pub struct Upstream {
     /// For [`PassHost::Rewrite`].
     pub upstream_host: Option<Box<str>>,
     /// `tls` as written.
-    pub tls: Option<Value>,
+    pub tls: Option<Box<Value>>,
     /// `checks` as written (defaults filled).
-    pub checks: Option<Value>,
+    pub checks: Option<Box<Value>>,
     /// Labels.
-    pub labels: Option<Map<String, Value>>,
+    pub labels: Option<Box<Map<String, Value>>>,
 }
 
-/// A consumer, or a consumer's credential merged into it.
+/// A consumer; each of its credentials is one more, with the credential's plugins in place of its own.
 #[derive(Debug, Default)]
 pub struct Consumer {
     /// Its name.
@@ -284,7 +309,7 @@ pub struct Consumer {
     /// Plugin configurations (auth plugins hold the credentials), decrypted.
     pub plugins: Plugins,
     /// Labels; `custom_id` becomes X-Consumer-Custom-ID.
-    pub labels: Option<Map<String, Value>>,
+    pub labels: Option<Box<Map<String, Value>>>,
 }
 
 /// A named bundle of plugins: consumer group, plugin config or global rule.

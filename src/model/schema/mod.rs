@@ -33,6 +33,11 @@ impl Schema {
         Ok(Schema { raw, nodes, root })
     }
 
+    /// A schema that accepts nothing.
+    pub fn refuse_all() -> Schema {
+        Schema { raw: Value::Bool(false), nodes: vec![Node::Always(false)], root: 0 }
+    }
+
     /// The schema as it was written.
     pub fn raw(&self) -> &Value {
         &self.raw
