@@ -1,1 +1,8 @@
 //! Codecs without sockets: HTTP/1.1 heads and bodies, URIs, the PROXY protocol.
+
+pub mod header_name;
+pub mod headers;
+pub mod http;
+
+pub use header_name::Name;
+pub use headers::{Headers, Span};

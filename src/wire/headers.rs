@@ -1,0 +1,369 @@
+//! The header fields of one message: a list of offsets into the head's text. Order, case and duplicates
+//! survive; an edit appends to the text and changes the list.
+
+use super::header_name::Name;
+
+/// A place in a [`Headers`] text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Span {
+    start: u32,
+    len: u32,
+}
+
+impl Span {
+    /// Empty, at the beginning.
+    pub const EMPTY: Span = Span { start: 0, len: 0 };
+
+    /// `len` bytes from `start`. Texts are far below 4 GiB (heads are bounded), so the casts lose nothing.
+    pub fn new(start: usize, len: usize) -> Span {
+        Span { start: start as u32, len: len as u32 }
+    }
+
+    /// The bytes of `text` that this span names; empty if they are not all there.
+    #[inline]
+    pub fn of(self, text: &[u8]) -> &[u8] {
+        text.get(self.start as usize..self.start as usize + self.len as usize).unwrap_or_default()
+    }
+
+    /// Offset of its first byte.
+    pub fn start(self) -> usize {
+        self.start as usize
+    }
+
+    /// Length in bytes.
+    pub fn len(self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it names no byte.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+}
+
+/// One field: 20 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Span,
+    value: Span,
+    id: Name,
+}
+
+/// An ordered list of header fields. [`clear`](Headers::clear) keeps the capacity, so that a connection uses one for all its messages
+/// without allocating.
+#[derive(Clone, Default, Debug)]
+pub struct Headers {
+    /// The head as received, then the names and values of later edits.
+    text: Vec<u8>,
+    list: Vec<Field>,
+    /// Bit `name` is set if a field of that known name is in the list: most lookups ask for what is not there.
+    seen: u128,
+}
+
+const _: () = assert!(Name::COUNT < 128, "`seen` has a bit for each name");
+
+impl Headers {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.list.clear();
+        self.seen = 0;
+    }
+
+    /// Number of fields.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Bytes of memory held, for the accounting of idle connections.
+    pub fn capacity_bytes(&self) -> usize {
+        self.text.capacity() + self.list.capacity() * size_of::<Field>()
+    }
+
+    /// The text that spans point into.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Appends bytes that belong to no field (a head, a target) and says where they are.
+    pub fn append_text(&mut self, bytes: &[u8]) -> Span {
+        let span = Span::new(self.text.len(), bytes.len());
+        self.text.extend_from_slice(bytes);
+        span
+    }
+
+    /// Appends `/` and the text of `path`, a query: the origin-form of `http://host?query`.
+    pub(super) fn append_path(&mut self, path: Span) -> Span {
+        let start = self.text.len();
+        self.text.push(b'/');
+        self.text.extend_from_within(path.start()..path.start() + path.len());
+        Span::new(start, 1 + path.len())
+    }
+
+    /// Adds a field whose name and value are already in the text, and says which name it is.
+    #[inline]
+    pub fn push_span(&mut self, name: Span, value: Span) -> Name {
+        let id = Name::of(name.of(&self.text));
+        self.seen |= bit(id);
+        self.list.push(Field { name, value, id });
+        id
+    }
+
+    /// Gives the first field of a known name a value that is already in the text.
+    pub(super) fn set_span(&mut self, name: Name, value: Span) {
+        if let Some(field) = self.list.iter_mut().find(|field| field.id == name) {
+            field.value = value;
+        }
+    }
+
+    /// The first value of a known name.
+    #[inline]
+    pub fn get(&self, name: Name) -> Option<&[u8]> {
+        if self.seen & bit(name) == 0 {
+            return None;
+        }
+        let field = self.list.iter().find(|field| field.id == name)?;
+        Some(field.value.of(&self.text))
+    }
+
+    /// The first value of the name spelled `name`, in any case.
+    pub fn get_named(&self, name: &[u8]) -> Option<&[u8]> {
+        let wanted = Wanted::new(name);
+        let field = self.list.iter().find(|field| wanted.is(field, &self.text))?;
+        Some(field.value.of(&self.text))
+    }
+
+    /// Whether a field of this known name is there.
+    #[inline]
+    pub fn has(&self, name: Name) -> bool {
+        self.seen & bit(name) != 0
+    }
+
+    /// Every value of a known name, in order.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        let list = if self.has(name) { &self.list[..] } else { &[] };
+        list.iter().filter(move |field| field.id == name).map(|field| field.value.of(&self.text))
+    }
+
+    /// Every value of the name spelled `name`, in any case, in order.
+    pub fn all_named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let wanted = Wanted::new(name);
+        self.list
+            .iter()
+            .filter(move |field| wanted.is(field, &self.text))
+            .map(|field| field.value.of(&self.text))
+    }
+
+    /// Every field in order: its name as written, its value, and its id.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8], Name)> {
+        self.list.iter().map(|field| (field.name.of(&self.text), field.value.of(&self.text), field.id))
+    }
+
+    /// Whether a comma-separated list of this name has the token, in any case (RFC 9110 section 5.6.1).
+    pub fn contains_token(&self, name: Name, token: &[u8]) -> bool {
+        self.all(name).any(|value| has_token(value, token))
+    }
+
+    /// Appends a field. A name above 65,535 bytes or with bytes that no name may have, and a value with CR, LF or NUL,
+    /// would change what follows on the wire: such a field is not added, and the answer is false.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) -> bool {
+        if !is_name(name) || !is_value(value) {
+            return false;
+        }
+        let name = self.append_text(name);
+        let value = self.append_text(value);
+        self.push_span(name, value);
+        true
+    }
+
+    /// Gives the name exactly one value, at the place of its first field if it had one. False, and
+    /// nothing is changed, where [`add`](Headers::add) would refuse.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
+        if !is_name(name) || !is_value(value) {
+            return false;
+        }
+        let wanted = Wanted::new(name);
+        let Some(first) = self.list.iter().position(|field| wanted.is(field, &self.text)) else {
+            return self.add(name, value);
+        };
+        let name = self.append_text(name);
+        let value = self.append_text(value);
+        self.list[first] = Field { name, value, id: wanted.id };
+        let mut at = 0;
+        self.list.retain(|field| {
+            at += 1;
+            at - 1 <= first || !wanted.is(field, &self.text)
+        });
+        true
+    }
+
+    /// Removes every field of a known name.
+    pub fn remove(&mut self, name: Name) {
+        if self.has(name) {
+            self.list.retain(|field| field.id != name);
+            self.seen &= !bit(name);
+        }
+    }
+
+    /// Removes every field of the name spelled `name`, in any case.
+    pub fn remove_named(&mut self, name: &[u8]) {
+        let wanted = Wanted::new(name);
+        if wanted.id != Name::Other {
+            return self.remove(wanted.id);
+        }
+        self.list.retain(|field| !wanted.is(field, &self.text));
+    }
+
+    /// Keeps the fields for which `keep` (name as written, value, id) is true.
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8], Name) -> bool) {
+        let mut seen = 0;
+        self.list.retain(|field| {
+            let kept = keep(field.name.of(&self.text), field.value.of(&self.text), field.id);
+            if kept {
+                seen |= bit(field.id);
+            }
+            kept
+        });
+        self.seen = seen;
+    }
+}
+
+/// The bit of a name in [`Headers::seen`]; none for [`Name::Other`].
+#[inline]
+const fn bit(name: Name) -> u128 {
+    match name {
+        Name::Other => 0,
+        known => 1 << known as u8,
+    }
+}
+
+/// A name that is looked for: its id settles known names, its text the others.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    id: Name,
+    text: &'a [u8],
+}
+
+impl<'a> Wanted<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Wanted { id: Name::of(text), text }
+    }
+
+    fn is(&self, field: &Field, text: &[u8]) -> bool {
+        field.id == self.id && (self.id != Name::Other || field.name.of(text).eq_ignore_ascii_case(self.text))
+    }
+}
+
+/// Whether a comma-separated list has the token, in any case.
+pub fn has_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|&b| b == b',').any(|part| trim_blanks(part).eq_ignore_ascii_case(token))
+}
+
+/// Without the spaces and tabs at both ends (OWS, RFC 9110 section 5.6.3).
+pub fn trim_blanks(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Whether these bytes may stand as a field name that we write: visible ASCII without a colon.
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty()
+        && name.len() <= u16::MAX as usize
+        && name.iter().all(|&b| matches!(b, 0x21..=0x7e) && b != b':')
+}
+
+/// Whether these bytes may stand as a field value that we write.
+fn is_value(value: &[u8]) -> bool {
+    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::default();
+        for (name, value) in fields {
+            assert!(headers.add(name.as_bytes(), value.as_bytes()));
+        }
+        headers
+    }
+
+    fn written(headers: &Headers) -> String {
+        let line = |(name, value, _): (&[u8], &[u8], Name)| [name, b": ", value, b"\n"].concat();
+        String::from_utf8(headers.iter().flat_map(line).collect()).unwrap()
+    }
+
+    #[test]
+    fn order_case_and_duplicates_survive() {
+        let headers =
+            headers(&[("hOST", "a"), ("X-B", "1"), ("Cookie", "c=1"), ("x-b", "2"), ("cookie", "d=2")]);
+        assert_eq!(written(&headers), "hOST: a\nX-B: 1\nCookie: c=1\nx-b: 2\ncookie: d=2\n");
+        assert_eq!(headers.get(Name::Host), Some(&b"a"[..]));
+        assert_eq!(headers.get(Name::Te), None);
+        assert_eq!(headers.get_named(b"x-B"), Some(&b"1"[..]));
+        assert_eq!(headers.all_named(b"X-B").collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(headers.all(Name::Cookie).collect::<Vec<_>>(), [b"c=1", b"d=2"]);
+    }
+
+    #[test]
+    fn set_replaces_all_at_the_first_place() {
+        let mut headers = headers(&[("a", "1"), ("Via", "x"), ("A", "2"), ("via", "y"), ("b", "3")]);
+        assert!(headers.set(b"via", b"z"));
+        assert!(headers.set(b"A", b"9"));
+        assert!(headers.set(b"new", b"n"));
+        assert_eq!(written(&headers), "A: 9\nvia: z\nb: 3\nnew: n\n");
+        headers.remove(Name::Via);
+        headers.remove_named(b"NEW");
+        assert_eq!(written(&headers), "A: 9\nb: 3\n");
+        assert!(!headers.has(Name::Via));
+        headers.retain(|name, _, _| name != b"A");
+        assert_eq!(written(&headers), "b: 3\n");
+    }
+
+    #[test]
+    fn what_would_split_a_message_is_not_written() {
+        let mut headers = headers(&[("a", "1")]);
+        for (name, value) in
+            [("", "v"), ("a b", "v"), ("a:", "v"), ("a\r\nb", "v"), ("a", "v\r\nx: y"), ("a", "\0")]
+        {
+            assert!(!headers.add(name.as_bytes(), value.as_bytes()), "{name:?} {value:?}");
+            assert!(!headers.set(name.as_bytes(), value.as_bytes()), "{name:?} {value:?}");
+        }
+        assert_eq!(written(&headers), "a: 1\n");
+    }
+
+    #[test]
+    fn tokens_are_found_in_lists_of_several_fields() {
+        let headers = headers(&[
+            ("Connection", "foo ,\tKeep-Alive"),
+            ("connection", "Upgrade"),
+            ("TE", "trailers;q=1"),
+        ]);
+        for (name, token, there) in [
+            (Name::Connection, "keep-alive", true),
+            (Name::Connection, "upgrade", true),
+            (Name::Connection, "keep", false),
+            (Name::Te, "trailers", false),
+        ] {
+            assert_eq!(headers.contains_token(name, token.as_bytes()), there, "{token}");
+        }
+    }
+
+    #[test]
+    fn clear_keeps_memory() {
+        let mut headers = headers(&[("a", "1"), ("Host", "h")]);
+        let held = headers.capacity_bytes();
+        headers.clear();
+        assert!(headers.is_empty() && !headers.has(Name::Host) && headers.get_named(b"a").is_none());
+        assert_eq!(headers.capacity_bytes(), held);
+        assert_eq!(size_of::<Field>(), 20);
+    }
+}
