@@ -228,8 +228,8 @@ fn straight_request(bytes: &[u8], limits: &RequestLimits, head: &mut RequestHead
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return false;
     };
-    // A head within one buffer has no line above it.
-    if end > limits.line_bytes.min(limits.head_bytes) {
+    // httparse skips any empty line, CR or not. A head within one buffer has no line above it.
+    if span_in(bytes, method.as_bytes()).start() > 0 || end > limits.line_bytes.min(limits.head_bytes) {
         return false;
     }
     let head_bytes = &bytes[..end];
