@@ -43,7 +43,6 @@ pub const ETCD_ANSWER_BYTES: usize = 1 << 30;
 /// HTTP/2 pings to etcd, seconds: a peer that vanished without a word is noticed after two of them.
 pub const ETCD_PING_S: u64 = 10;
 
-
 /// Fields of a head that httparse reads on its straight road, 8 KiB of stack. nginx counts bytes, not fields: a head
 /// with more is read line by line.
 pub const HEADER_FIELDS: usize = 256;
