@@ -3,6 +3,7 @@
 pub mod delta;
 pub mod id;
 pub mod schema;
+pub mod schemas;
 pub mod types;
 
 pub use id::*;
