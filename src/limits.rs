@@ -18,6 +18,7 @@ pub const EXPR_DEPTH: usize = 64;
 /// Steps a regular expression of a condition may take (PCRE's LIMIT_MATCH, whose default is 10,000,000):
 /// about 10 ms of a core.
 pub const REGEX_STEPS: u32 = 1_000_000;
+
 /// Page cache of the embedded store, bytes. Writes are rare and reads come from the Admin API only, so the
 /// inner pages of 100,000 objects (a few MB) are what is worth keeping.
 pub const STORE_CACHE_BYTES: usize = 16 << 20;
@@ -50,3 +51,10 @@ pub const HEADER_FIELDS: usize = 256;
 /// Largest head of an upstream's answer, bytes. nginx's `proxy_buffer_size` (4 or 8 KiB) is often raised
 /// for large cookies, up to this.
 pub const RESPONSE_HEAD: usize = 64 << 10;
+
+/// Sockets that active health probes may have open at one time, over all upstreams: a probe that waits for
+/// one is late, not lost.
+pub const PROBES_IN_FLIGHT: usize = 256;
+
+/// Bytes of a probe's answer that are searched for the end of the status line.
+pub const PROBE_STATUS_LINE: usize = 4096;
