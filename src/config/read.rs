@@ -1,0 +1,532 @@
+//! The merged tree read into the typed [`Config`].
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::admin_key::Empty;
+use super::yaml::{Data, Node};
+use super::{Environment, Level, Notes, Place, listen, snippet, types::*, units};
+use crate::limits;
+
+/// The merged tree with ways to ask for typed values. What is not there (removed by null) has the value
+/// that nginx or APISIX's code falls back to.
+pub(super) struct Reader<'t> {
+    pub(super) tree: &'t Node,
+    pub(super) notes: &'t mut Notes,
+}
+
+impl<'t> Reader<'t> {
+    /// The value at `path`, keys joined by dots.
+    pub(super) fn at(&self, path: &str) -> Option<&'t Node> {
+        path.split('.').try_fold(self.tree, |node, key| node.get(key))
+    }
+
+    pub(super) fn line(&self, path: &str) -> u32 {
+        self.at(path).map_or(0, |n| n.line)
+    }
+
+    /// Lua's truth: anything there that is not `false`.
+    pub(super) fn is(&self, path: &str) -> bool {
+        self.at(path).is_some_and(|n| n.data != Data::Bool(false))
+    }
+
+    pub(super) fn text(&self, path: &str) -> Option<String> {
+        self.at(path)?.scalar_text()
+    }
+
+    fn items(&self, path: &str) -> &'t [Node] {
+        match self.at(path).map(|n| &n.data) {
+            Some(Data::List(items)) => items,
+            _ => &[],
+        }
+    }
+
+    fn texts(&self, path: &str) -> Vec<String> {
+        self.items(path).iter().filter_map(Node::scalar_text).collect()
+    }
+
+    fn parsed<T>(&mut self, path: &str, removed: T, parse: impl Fn(&str) -> Option<T>) -> T {
+        let Some(node) = self.at(path) else { return removed };
+        if let Some(value) = node.scalar_text().and_then(|text| parse(&text)) {
+            return value;
+        }
+        let shown = node.scalar_text().unwrap_or_else(|| node.lua_type().to_owned());
+        self.notes.error(node.line, format!("invalid value \"{shown}\" of {path}"));
+        removed
+    }
+
+    fn ms(&mut self, path: &str, removed: u64) -> u64 {
+        self.parsed(path, removed, units::time_ms)
+    }
+
+    /// Seconds, fractions allowed, negative ones taken as `removed` (apisix/core/config_etcd.lua).
+    fn seconds_ms(&mut self, path: &str, removed: u64) -> u64 {
+        self.parsed(path, removed, |text| {
+            let seconds: f64 = text.parse().ok().filter(|s: &f64| s.is_finite())?;
+            Some(if seconds < 0.0 { removed } else { (seconds * 1000.0) as u64 })
+        })
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, path: &str, removed: T) -> T {
+        self.parsed(path, removed, |text| text.parse().ok())
+    }
+
+    fn nets(&mut self, path: &str) -> Vec<IpNet> {
+        let mut nets = Vec::new();
+        for item in self.items(path) {
+            match item.scalar_text().as_deref() {
+                Some("unix:") => {} // peers on a unix socket: ringway has no such listeners
+                Some("all") => nets.extend(["0.0.0.0/0", "::/0"].iter().filter_map(|t| units::net(t))),
+                text => match text.and_then(units::net) {
+                    Some(net) => nets.push(net),
+                    None => self.notes.error(
+                        item.line,
+                        format!("invalid address \"{}\" in {path}", text.unwrap_or(item.lua_type())),
+                    ),
+                },
+            }
+        }
+        nets
+    }
+}
+
+use crate::model::types::IpNet;
+
+/// Reads everything; what is wrong goes to `notes`.
+pub(super) fn config(
+    tree: &Node,
+    source: &str,
+    place: Place,
+    env: Environment<'_>,
+    notes: &mut Notes,
+) -> (Config, Vec<Empty>) {
+    let mut r = Reader { tree, notes };
+    let deployment = deployment(&mut r, &place, env);
+    let (admin, empty_keys) = admin(&mut r, deployment.role);
+    let mut http = http(&mut r, &place.home);
+    snippets(&mut r, source, &mut http);
+    let ports = listen::read(&mut r, admin.as_ref());
+    let admin = admin.map(|admin| Admin { on_node_port: ports.admin_on_node_port, ..admin });
+    let worker_connections = r.number("nginx_config.event.worker_connections", 10620);
+    let nofile = r.number("nginx_config.worker_rlimit_nofile", 0);
+    let config = Config {
+        listen: ports.listen,
+        admin,
+        control: ports.control,
+        status: ports.status,
+        prometheus: Prometheus { listen: ports.prometheus, ..prometheus(&mut r) },
+        deployment,
+        http,
+        router: router(&mut r),
+        delete_uri_tail_slash: r.is("apisix.delete_uri_tail_slash"),
+        normalize_uri_like_servlet: r.is("apisix.normalize_uri_like_servlet"),
+        match_uri_encoded_slash: r.is("apisix.match_uri_encoded_slash"),
+        max_post_args_readable_bytes: r.number::<u64>("apisix.max_post_args_readable_size", 64) << 20,
+        show_upstream_status_in_response_header: r.is("apisix.show_upstream_status_in_response_header"),
+        enable_ipv6: r.is("apisix.enable_ipv6"),
+        enable_server_tokens: r.is("apisix.enable_server_tokens"),
+        trusted_addresses: r.at("apisix.trusted_addresses").map(|_| r.nets("apisix.trusted_addresses")),
+        dns: dns(&mut r),
+        disable_upstream_healthcheck: r.is("apisix.disable_upstream_healthcheck"),
+        data_encryption: data_encryption(&mut r),
+        worker_processes: worker_processes(&mut r, env),
+        worker_rlimit_nofile: if nofile <= worker_connections { worker_connections + 128 } else { nofile },
+        worker_connections,
+        worker_shutdown_timeout_ms: r.ms("nginx_config.worker_shutdown_timeout", 0),
+        error_log: error_log(&mut r, &place.home),
+        plugins: r.at("plugins").map(|_| r.texts("plugins")),
+        stream_plugins: r.at("stream_plugins").map(|_| r.texts("stream_plugins")),
+        plugin_attr: r.at("plugin_attr").map_or(Value::Null, Node::to_json),
+        file: place.file,
+        home: place.home,
+    };
+    if r.text("apisix.proxy_mode").as_deref().is_some_and(|m| m.contains("stream")) {
+        r.notes.warn(r.line("apisix.proxy_mode"), "the stream proxy is not served yet: no stream port is opened");
+    }
+    (config, empty_keys)
+}
+
+fn deployment(r: &mut Reader<'_>, place: &Place, env: Environment<'_>) -> Deployment {
+    let role_name = r.text("deployment.role").unwrap_or_else(|| "traditional".to_owned());
+    let (role, allowed): (Role, &[&str]) = match role_name.as_str() {
+        "control_plane" => (Role::ControlPlane, &["etcd", "embedded"]),
+        "data_plane" => (Role::DataPlane, &["etcd", "yaml", "json", "embedded", "xds"]),
+        "traditional" => (Role::Traditional, &["etcd", "yaml", "embedded"]),
+        _ => {
+            r.notes.error(
+                r.line("deployment.role"),
+                "failed to validate config: property \"deployment\" validation failed: property \"role\" \
+                 validation failed: matches none of the enum values",
+            );
+            (Role::Traditional, &["etcd", "yaml", "embedded"])
+        }
+    };
+    let path = format!("deployment.role_{role_name}.config_provider");
+    let provider = r.text(&path);
+    let invalid = format!("invalid deployment {role_name} configuration: property \"role_{role_name}\"");
+    match provider.as_deref() {
+        None => r.notes.error(r.line("deployment.role"), format!("{invalid} is required")),
+        Some("xds") => r.notes.error(r.line(&path), "config_provider xds is not supported yet"),
+        Some(provider) if !allowed.contains(&provider) => r.notes.error(
+            r.line(&path),
+            format!(
+                "{invalid} validation failed: property \"config_provider\" validation failed: matches none \
+                 of the enum values"
+            ),
+        ),
+        Some(_) => {}
+    }
+    standalone_env(r, &role_name, provider.as_deref(), env);
+    let profile = env("APISIX_PROFILE").filter(|p| !p.is_empty());
+    let resources = |extension| {
+        let profile = profile.as_ref().map_or(String::new(), |p| format!("-{p}"));
+        place.conf.join(format!("apisix{profile}.{extension}"))
+    };
+    let data = place.home.join(r.text("deployment.embedded.path").unwrap_or_else(|| "data".to_owned()));
+    let provider = match provider.as_deref() {
+        Some("yaml") if role == Role::Traditional && r.is("apisix.enable_admin") => Provider::StandaloneApi,
+        Some("yaml") => Provider::Yaml { path: resources("yaml") },
+        Some("json") => Provider::Json { path: resources("json") },
+        Some("embedded") => Provider::Embedded { path: data.clone() },
+        _ => Provider::Etcd,
+    };
+    Deployment { role, etcd: etcd(r, provider == Provider::Etcd, &place.home), provider, profile, data }
+}
+
+/// APISIX_STAND_ALONE=true insists on a file provider (apisix/cli/ops.lua).
+fn standalone_env(r: &mut Reader<'_>, role: &str, provider: Option<&str>, env: Environment<'_>) {
+    if env("APISIX_STAND_ALONE").as_deref() == Some("true") && !matches!(provider, Some("yaml" | "json")) {
+        r.notes.error(
+            0,
+            format!(
+                "APISIX_STAND_ALONE is set to 'true' but config_provider is '{}'\nFor standalone mode, \
+                 config_provider must be 'yaml' or 'json'\nCurrent role: {role}\nSee: \
+                 https://apisix.apache.org/docs/apisix/deployment-modes/",
+                provider.unwrap_or("nil")
+            ),
+        );
+    }
+}
+
+fn etcd(r: &mut Reader<'_>, in_use: bool, home: &Path) -> Etcd {
+    let hosts = match r.at("deployment.etcd.host").map(|n| &n.data) {
+        Some(Data::Str(host)) => vec![host.clone()],
+        _ => r.texts("deployment.etcd.host"),
+    };
+    let line = r.line("deployment.etcd.host");
+    if in_use && hosts.is_empty() {
+        r.notes.error(line, "deployment.etcd.host is required: expect array to have at least 1 items");
+    }
+    for (i, host) in hosts.iter().enumerate() {
+        if !(host.starts_with("http://") || host.starts_with("https://")) {
+            r.notes.error(
+                line,
+                format!(
+                    "property \"host\" validation failed: failed to validate item {}: failed to match \
+                     pattern \"^https?://\" with \"{host}\"",
+                    i + 1
+                ),
+            );
+        }
+    }
+    Etcd {
+        hosts,
+        prefix: r.text("deployment.etcd.prefix").unwrap_or_default().trim_end_matches('/').to_owned(),
+        user: r.text("deployment.etcd.user"),
+        password: r.text("deployment.etcd.password"),
+        timeout_ms: r.seconds_ms("deployment.etcd.timeout", 30_000),
+        watch_timeout_ms: r.seconds_ms("deployment.etcd.watch_timeout", 50_000),
+        resync_delay_ms: r.seconds_ms("deployment.etcd.resync_delay", 5000),
+        health_check_timeout_ms: r.seconds_ms("deployment.etcd.health_check_timeout", 10_000),
+        startup_retry: r.number("deployment.etcd.startup_retry", 2),
+        tls_cert: r.text("deployment.etcd.tls.cert").map(|p| home.join(p)),
+        tls_key: r.text("deployment.etcd.tls.key").map(|p| home.join(p)),
+        tls_verify: r.is("deployment.etcd.tls.verify"),
+        tls_sni: r.text("deployment.etcd.tls.sni"),
+    }
+}
+
+/// The Admin API with apisix/cli/ops.lua's check of its keys.
+fn admin(r: &mut Reader<'_>, role: Role) -> (Option<Admin>, Vec<Empty>) {
+    let enabled = match role {
+        Role::Traditional => r.is("apisix.enable_admin"),
+        Role::ControlPlane => true,
+        Role::DataPlane => false,
+    };
+    if !enabled || r.at("deployment.admin").is_none() {
+        return (None, Vec::new());
+    }
+    let required = r.at("deployment.admin.admin_key_required").is_none_or(|n| n.data != Data::Bool(false));
+    let local_only = match r.items("deployment.admin.allow_admin") {
+        [only] => only.data == Data::Str("127.0.0.0/24".to_owned()),
+        _ => false,
+    };
+    let mut keys = None;
+    let mut empty = Vec::new();
+    if r.at("deployment.admin.admin_key").is_some() {
+        let mut list = Vec::new();
+        for (index, item) in r.items("deployment.admin.admin_key").iter().enumerate() {
+            let text = |key: &str| item.get(key).and_then(Node::scalar_text).unwrap_or_default();
+            let viewer = text("role") == "viewer";
+            if text("key").is_empty() && viewer {
+                r.notes.warn(item.line, format!("admin_key \"{}\" is empty: it opens nothing", text("name")));
+            } else if text("key").is_empty() {
+                let span = item.get("key").map_or(0..0, |k| k.span.clone());
+                empty.push(Empty { index, name: text("name"), span });
+            }
+            list.push(AdminKey { name: text("name"), key: text("key"), viewer });
+        }
+        keys = Some(list);
+    }
+    if !required {
+        r.notes.warn(
+            r.line("deployment.admin.admin_key_required"),
+            "Warning! Admin key is bypassed! If you are deploying APISIX in a production environment, please \
+             enable `admin_key_required` and set a secure admin key!",
+        );
+    } else if !local_only && keys.as_ref().is_none_or(Vec::is_empty) {
+        r.notes.error(
+            r.line("deployment.admin.allow_admin"),
+            "ERROR: missing valid Admin API token.\nPlease modify \"admin_key\" in conf/config.yaml .",
+        );
+    }
+    if r.is("deployment.admin.https_admin") {
+        r.notes.error(
+            r.line("deployment.admin.https_admin"),
+            "https_admin is not supported yet; the Admin API would answer in plain text",
+        );
+    }
+    let admin = Admin {
+        listen: r.address("deployment.admin.admin_listen", "0.0.0.0", 9180),
+        on_node_port: false,
+        required,
+        keys,
+        allow: r.nets("deployment.admin.allow_admin"),
+        cors: r.is("deployment.admin.enable_admin_cors"),
+        version_2: r.text("deployment.admin.admin_api_version").as_deref() == Some("v2"),
+    };
+    (Some(admin), empty)
+}
+
+fn http(r: &mut Reader<'_>, home: &Path) -> Http {
+    let at = |key: &str| format!("nginx_config.http.{key}");
+    let access_log = (r.at(&at("enable_access_log")).is_none_or(|n| n.data != Data::Bool(false)))
+        .then(|| r.text(&at("access_log")))
+        .flatten()
+        .filter(|path| path != "off");
+    let charset = r.text(&at("charset")).filter(|c| c != "off");
+    let source = r.text(&at("real_ip_header"));
+    Http {
+        client_max_body_bytes: r.parsed(&at("client_max_body_size"), 1 << 20, units::size_bytes),
+        client_body_buffer_bytes: 16 << 10,
+        keepalive_timeout_ms: r.ms(&at("keepalive_timeout"), 75_000),
+        keepalive_requests: 1000,
+        client_header_timeout_ms: r.ms(&at("client_header_timeout"), 60_000),
+        client_body_timeout_ms: r.ms(&at("client_body_timeout"), 60_000),
+        send_timeout_ms: r.ms(&at("send_timeout"), 60_000),
+        client_header_buffer_bytes: 1 << 10,
+        large_client_header_buffers: 4,
+        large_client_header_buffer_bytes: 8 << 10,
+        underscores_in_headers: r.parsed(&at("underscores_in_headers"), false, snippet::on_off),
+        ignore_invalid_headers: true,
+        real_ip: RealIp {
+            source: snippet::real_ip_source(source.as_deref().unwrap_or("X-Real-IP")),
+            from: r.nets(&at("real_ip_from")),
+            recursive: r.parsed(&at("real_ip_recursive"), false, snippet::on_off),
+        },
+        access_log: access_log.map(|path| AccessLog {
+            path: home.join(path),
+            format: access_log_format(r),
+            escape: r.parsed(&at("access_log_format_escape"), "default".to_owned(), |text| {
+                matches!(text, "default" | "json" | "none").then(|| text.to_owned())
+            }),
+            buffer_bytes: r.parsed(&at("access_log_buffer"), 16384, units::size_bytes) as usize,
+        }),
+        charset,
+        proxy_ssl_server_name: r.is(&at("proxy_ssl_server_name")),
+        upstream: UpstreamKeepalive {
+            connections: r.number(&at("upstream.keepalive"), 0),
+            requests: r.number(&at("upstream.keepalive_requests"), 1000),
+            timeout_ms: r.ms(&at("upstream.keepalive_timeout"), 60_000),
+        },
+        add_headers: Vec::new(),
+        proxy: Proxy {
+            connect_timeout_ms: 60_000,
+            send_timeout_ms: 60_000,
+            read_timeout_ms: 60_000,
+            next_upstream: NextUpstream {
+                error: true,
+                timeout: true,
+                invalid_header: false,
+                non_idempotent: false,
+                statuses: Vec::new(),
+            },
+            next_upstream_tries: 0,
+            next_upstream_timeout_ms: 0,
+        },
+    }
+}
+
+/// APISIX puts the format between single quotes of nginx text, so what nginx would unquote there is
+/// unquoted here, and a line end from a block scalar is part of the line's end.
+fn access_log_format(r: &Reader<'_>) -> String {
+    let text = r.text("nginx_config.http.access_log_format").unwrap_or_default();
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.trim_end_matches(['\n', '\r']).chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('\\', Some('"' | '\'' | '\\')) => out.extend(chars.next()),
+            ('\\', Some('n')) => {
+                chars.next();
+                out.push('\n');
+            }
+            ('\\', Some('t')) => {
+                chars.next();
+                out.push('\t');
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// The seven snippets: those of http, server and location in nginx's order of nesting take effect.
+fn snippets(r: &mut Reader<'_>, source: &str, http: &mut Http) {
+    for (name, effective) in [
+        ("main_configuration_snippet", false),
+        ("http_configuration_snippet", true),
+        ("http_end_configuration_snippet", true),
+        ("http_server_configuration_snippet", true),
+        ("http_server_location_configuration_snippet", true),
+        ("http_admin_configuration_snippet", false),
+        ("stream_configuration_snippet", false),
+    ] {
+        let path = format!("nginx_config.{name}");
+        let Some(node) = r.at(&path) else { continue };
+        let text = node.scalar_text().unwrap_or_default();
+        // a block scalar's text begins on the line after its `|`
+        let block = source.get(node.span.start..).is_some_and(|s| s.starts_with(['|', '>']));
+        let first = node.line + u32::from(block);
+        let directives = match snippet::parse(&text) {
+            Ok(directives) => directives,
+            Err((line, reason)) => {
+                r.notes.error(first + line, format!("{path}: {reason}"));
+                continue;
+            }
+        };
+        for directive in directives {
+            let outcome =
+                if effective { snippet::apply(&directive, http) } else { snippet::Outcome::Unknown };
+            let line = first + directive.line;
+            match outcome {
+                snippet::Outcome::Done | snippet::Outcome::NoNeed => {}
+                snippet::Outcome::Unknown => r.notes.warn(
+                    line,
+                    format!(
+                        "directive \"{}\" of {path} has no effect in ringway",
+                        directive.words.first().map_or("{", String::as_str)
+                    ),
+                ),
+                snippet::Outcome::Wrong(reason) => r.notes.error(line, format!("{path}: {reason}")),
+            }
+        }
+    }
+}
+
+fn prometheus(r: &mut Reader<'_>) -> Prometheus {
+    let attr = "plugin_attr.prometheus";
+    let buckets = r.items(&format!("{attr}.default_buckets"));
+    let buckets: Vec<f64> =
+        buckets.iter().filter_map(|n| n.scalar_text()?.parse().ok()).filter(|b: &f64| b.is_finite()).collect();
+    Prometheus {
+        listen: None,
+        uri: r.text(&format!("{attr}.export_uri")).unwrap_or_else(|| "/apisix/prometheus/metrics".to_owned()),
+        prefix: r.text(&format!("{attr}.metric_prefix")).unwrap_or_else(|| "apisix_".to_owned()),
+        buckets: (!buckets.is_empty()).then_some(buckets),
+    }
+}
+
+fn router(r: &mut Reader<'_>) -> Router {
+    r.parsed("apisix.router.http", Router::HostUri, |text| match text {
+        "radixtree_host_uri" => Some(Router::HostUri),
+        "radixtree_uri" => Some(Router::Uri),
+        "radixtree_uri_with_parameter" => Some(Router::UriWithParameter),
+        _ => None,
+    })
+}
+
+fn dns(r: &mut Reader<'_>) -> Dns {
+    let mut resolvers = Vec::new();
+    for item in r.items("apisix.dns_resolver") {
+        let text = item.scalar_text().unwrap_or_default();
+        match listen::resolver(&text) {
+            Some(address) => resolvers.push(address),
+            None if text.contains('%') => {
+                r.notes.warn(item.line, format!("unsupported DNS resolver: {text}, would ignore this item"));
+            }
+            None => r.notes.error(item.line, format!("invalid address \"{text}\" in apisix.dns_resolver")),
+        }
+    }
+    let valid = r.at("apisix.dns_resolver_valid").map(|node| {
+        let seconds = node.scalar_text().and_then(|t| t.parse::<f64>().ok()).filter(|s| *s >= 0.0);
+        if seconds.is_none() {
+            r.notes.error(node.line, "apisix->dns_resolver_valid should be a number");
+        }
+        (seconds.unwrap_or(0.0) * 1000.0) as u64
+    });
+    Dns {
+        resolvers,
+        valid_ms: valid,
+        timeout_ms: r.seconds_ms("apisix.resolver_timeout", 30_000),
+        search: r.is("apisix.enable_resolv_search_opt"),
+    }
+}
+
+/// A key of any other length than AES takes would silently leave data in the clear: refused.
+fn data_encryption(r: &mut Reader<'_>) -> DataEncryption {
+    let path = "apisix.data_encryption.keyring";
+    let keyring = match r.at(path).map(|n| &n.data) {
+        Some(Data::Str(key)) => vec![key.clone()],
+        _ => r.texts(path),
+    };
+    if keyring.iter().any(|key| !matches!(key.len(), 16 | 32)) {
+        r.notes.error(r.line(path), format!("{path}: a key must have 16 or 32 bytes"));
+    }
+    DataEncryption { enable_encrypt_fields: r.is("apisix.data_encryption.enable_encrypt_fields"), keyring }
+}
+
+fn worker_processes(r: &mut Reader<'_>, env: Environment<'_>) -> Option<usize> {
+    let written = r.text("nginx_config.worker_processes").and_then(|t| t.parse::<f64>().ok());
+    let mut workers = written.map(|n| n as usize);
+    if r.is("apisix.enable_dev_mode") {
+        workers = Some(1);
+    }
+    if let Some(text) = env("APISIX_WORKER_PROCESSES") {
+        match text.parse::<f64>() {
+            Ok(n) => workers = Some(n as usize),
+            Err(_) if text == "auto" => workers = None,
+            Err(_) => r.notes.error(0, format!("APISIX_WORKER_PROCESSES is no number: {text}")),
+        }
+    }
+    if workers.is_some_and(|n| n == 0 || n > limits::CORES) {
+        r.notes.error(
+            r.line("nginx_config.worker_processes"),
+            format!("worker_processes must be 1 to {}", limits::CORES),
+        );
+    }
+    workers
+}
+
+fn error_log(r: &mut Reader<'_>, home: &Path) -> ErrorLog {
+    let path = r.text("nginx_config.error_log").filter(|p| !matches!(p.as_str(), "stderr" | "/dev/stderr"));
+    let level = r.parsed("nginx_config.error_log_level", "error".to_owned(), |text| {
+        ["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"]
+            .contains(&text)
+            .then(|| text.to_owned())
+    });
+    ErrorLog { path: path.map(|p: String| -> PathBuf { home.join(p) }), level }
+}
+
+#[allow(unused_imports)]
+use Level as _;
