@@ -58,3 +58,15 @@ pub const PROBES_IN_FLIGHT: usize = 256;
 
 /// Bytes of a probe's answer that are searched for the end of the status line.
 pub const PROBE_STATUS_LINE: usize = 4096;
+/// Admin key letters, as many as APISIX makes: 52^32 is 182 bits.
+pub const ADMIN_KEY_LETTERS: usize = 32;
+
+/// How deep YAML may nest: APISIX's own files reach 9; reading and dropping a tree recurse.
+pub const CONFIG_DEPTH: usize = 64;
+
+/// Values that the aliases of one YAML file may expand to: an apisix.yaml of 100,000 routes without aliases
+/// is not touched, nested aliases that grow without end are.
+pub const CONFIG_ALIAS_NODES: usize = 100_000;
+
+/// Worker threads: above the largest machines, below what would run out of descriptors at the start.
+pub const CORES: usize = 1024;

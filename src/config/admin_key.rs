@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -17,8 +16,8 @@ pub struct Empty {
     pub index: usize,
     /// Its `name`.
     pub name: String,
-    /// Where its value stands in the file, in bytes, quotes included; empty if it does not stand there.
-    pub span: Range<usize>,
+    /// The byte of the file where its value begins; 0 if it does not stand there.
+    pub at: usize,
 }
 
 /// Gives each empty admin key a value: the one of an earlier start, else 32 letters from `random`, which
@@ -37,7 +36,9 @@ pub fn fill(loaded: &mut Loaded, random: &mut dyn FnMut() -> u32) {
                 (key, Some(note))
             }
         };
-        if let Some(slot) = config.admin.as_mut().and_then(|a| a.keys.as_mut()).and_then(|k| k.get_mut(empty.index)) {
+        if let Some(slot) =
+            config.admin.as_mut().and_then(|a| a.keys.as_mut()).and_then(|k| k.get_mut(empty.index))
+        {
             slot.key = key;
         }
         loaded.notes.extend(note);
@@ -68,12 +69,15 @@ fn read_store(path: &Path) -> Option<String> {
 /// Writes a new key where the next start finds it.
 fn keep(config: &Config, empty: &Empty, store: &Path, key: &str) -> Note {
     let in_file = match &config.file {
-        Some(file) => write_back(file, &empty.span, key),
+        Some(file) => write_back(file, empty.at, key),
         None => Err(io::Error::other("there is no configuration file")),
     };
     let note = |level, text| Note { level, file: None, line: None, text };
     if let (Ok(()), Some(file)) = (&in_file, &config.file) {
-        return note(Level::Info, format!("admin_key \"{}\" was empty: a new one is in {}", empty.name, file.display()));
+        return note(
+            Level::Info,
+            format!("admin_key \"{}\" was empty: a new one is in {}", empty.name, file.display()),
+        );
     }
     match write_store(store, key) {
         Ok(()) => note(
@@ -91,18 +95,18 @@ fn keep(config: &Config, empty: &Empty, store: &Path, key: &str) -> Note {
     }
 }
 
-/// Replaces the empty quotes at `span` by the quoted key. The file keeps its inode, owner and mode (it may
+/// Replaces the empty quotes at byte `at` by the quoted key. The file keeps its inode, owner and mode (it may
 /// be a mounted single file); every other byte stays.
-fn write_back(path: &Path, span: &Range<usize>, key: &str) -> io::Result<()> {
+fn write_back(path: &Path, at: usize, key: &str) -> io::Result<()> {
     let text = fs::read(path)?;
-    let quotes = text.get(span.clone()).unwrap_or_default();
+    let quotes = text.get(at..at + 2).unwrap_or_default();
     if quotes != b"''" && quotes != b"\"\"" {
         return Err(io::Error::other("the key is no empty text in the file"));
     }
     let mut tail = format!("{0}{key}{0}", char::from(quotes[0])).into_bytes();
-    tail.extend_from_slice(&text[span.end..]);
+    tail.extend_from_slice(&text[at + 2..]);
     let file = fs::OpenOptions::new().write(true).open(path)?;
-    file.write_all_at(&tail, span.start as u64)?;
+    file.write_all_at(&tail, at as u64)?;
     file.sync_all()
 }
 

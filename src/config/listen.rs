@@ -23,7 +23,8 @@ impl Reader<'_> {
         let text = self.text(&format!("{path}.ip")).unwrap_or_else(|| ip.to_owned());
         let address = units::ip(&text);
         if address.is_none() {
-            self.notes.error(self.line(&format!("{path}.ip")), format!("invalid address \"{text}\" of {path}.ip"));
+            self.notes
+                .error(self.line(&format!("{path}.ip")), format!("invalid address \"{text}\" of {path}.ip"));
         }
         let port = match self.at(&format!("{path}.port")) {
             Some(node) => self.port(node, path).unwrap_or(port),
@@ -49,13 +50,14 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
     let mut ports = Ports::default();
     // (port, name as APISIX's messages have it, line)
     let mut taken: Vec<(u16, &str)> = Vec::new();
-    let mut take = |r: &mut Reader<'_>, name: &'static str, address: SocketAddr, line: u32| {
-        match taken.iter().find(|(port, _)| *port == address.port()) {
-            Some((_, other)) => {
-                r.notes.error(line, format!("{name} {} conflicts with {other}", address.port()));
-            }
-            None => taken.push((address.port(), name)),
+    let mut take = |r: &mut Reader<'_>, name: &'static str, address: SocketAddr, line: u32| match taken
+        .iter()
+        .find(|(port, _)| *port == address.port())
+    {
+        Some((_, other)) => {
+            r.notes.error(line, format!("{name} {} conflicts with {other}", address.port()));
         }
+        None => taken.push((address.port(), name)),
     };
     let http = node_listen(r);
     if let Some(admin) = admin {
@@ -93,7 +95,10 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
                 r.notes.error(line, format!("{scheme} listen port {port} conflicts with {other}"));
             } else if let Some((_, other)) = bound.iter().find(|(b, _)| *b == address) {
                 if *other != scheme {
-                    r.notes.error(line, format!("{scheme} listen port {port} conflicts with {other} listen port"));
+                    r.notes.error(
+                        line,
+                        format!("{scheme} listen port {port} conflicts with {other} listen port"),
+                    );
                 }
             } else {
                 bound.push((address, scheme));

@@ -88,7 +88,7 @@ pub fn overlay(base: &mut Node, user: Node) {
             }
         }
         (_, data) => {
-            *base = Node { line, span: user.span, data };
+            *base = Node { line, at: user.at, data };
             drop_nulls(base);
         }
     }
@@ -156,10 +156,10 @@ mod tests {
         let text = "apisix:\n  nope: 1\n  extra_lua_path: /x\n  node_listen:\n  - port: 1\n    prot: 2\n\
                     wasm: {plugins: []}\nplugin_attr: {any: {thing: 1}}\n";
         let found = check(&parse(text).unwrap());
-        assert_eq!(found.unknown, vec![
-            (2, "apisix.nope".to_owned()),
-            (6, "apisix.node_listen[1].prot".to_owned())
-        ]);
+        assert_eq!(
+            found.unknown,
+            vec![(2, "apisix.nope".to_owned()), (6, "apisix.node_listen[1].prot".to_owned())]
+        );
         assert_eq!(found.inert, vec![(3, "apisix.extra_lua_path".to_owned())]);
         assert_eq!(found.later, vec![(7, "wasm".to_owned())]);
         assert!(found.errors.is_empty());

@@ -194,18 +194,16 @@ fn assemble(text: Option<&str>, place: Place, env: Environment<'_>) -> Result<Lo
 fn defaults(with_file: bool) -> Node {
     let mut tree = yaml::parse(DEFAULTS).unwrap_or_else(|_| Node::new(Data::Map(Vec::new())));
     clear_lines(&mut tree);
-    if !with_file
-        && let Some(role) = tree.get_mut("deployment").and_then(|d| d.get_mut("role_traditional"))
-    {
+    if !with_file && let Some(role) = tree.get_mut("deployment").and_then(|d| d.get_mut("role_traditional")) {
         role.set("config_provider", Node::new(Data::Str("embedded".to_owned())));
     }
     tree
 }
 
-/// Lines and spans of the defaults would be read as those of the user's file.
+/// Places in the defaults would be read as those of the user's file.
 fn clear_lines(node: &mut Node) {
     node.line = 0;
-    node.span = 0..0;
+    node.at = 0;
     match &mut node.data {
         Data::Map(entries) => entries.iter_mut().for_each(|(_, v)| clear_lines(v)),
         Data::List(items) => items.iter_mut().for_each(clear_lines),
@@ -251,8 +249,7 @@ fn user_tree(text: &str, env: Environment<'_>, notes: &mut Notes) -> Node {
 /// One note for many options.
 fn listed(notes: &mut Notes, level: Level, what: &str, options: Vec<(u32, String)>) {
     if !options.is_empty() {
-        let paths: Vec<String> =
-            options.iter().map(|(line, path)| format!("{path} (line {line})")).collect();
+        let paths: Vec<String> = options.iter().map(|(line, path)| format!("{path} (line {line})")).collect();
         notes.add(level, 0, format!("{what}: {}", paths.join(", ")));
     }
 }

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::admin_key::Empty;
 use super::yaml::{Data, Node};
-use super::{Environment, Level, Notes, Place, listen, snippet, types::*, units};
+use super::{Environment, Notes, Place, listen, snippet, types::*, units};
 use crate::limits;
+use crate::model::types::IpNet;
 
 /// The merged tree with ways to ask for typed values. What is not there (removed by null) has the value
 /// that nginx or APISIX's code falls back to.
@@ -91,8 +92,6 @@ impl<'t> Reader<'t> {
     }
 }
 
-use crate::model::types::IpNet;
-
 /// Reads everything; what is wrong goes to `notes`.
 pub(super) fn config(
     tree: &Node,
@@ -142,7 +141,10 @@ pub(super) fn config(
         home: place.home,
     };
     if r.text("apisix.proxy_mode").as_deref().is_some_and(|m| m.contains("stream")) {
-        r.notes.warn(r.line("apisix.proxy_mode"), "the stream proxy is not served yet: no stream port is opened");
+        r.notes.warn(
+            r.line("apisix.proxy_mode"),
+            "the stream proxy is not served yet: no stream port is opened",
+        );
     }
     (config, empty_keys)
 }
@@ -272,8 +274,8 @@ fn admin(r: &mut Reader<'_>, role: Role) -> (Option<Admin>, Vec<Empty>) {
             if text("key").is_empty() && viewer {
                 r.notes.warn(item.line, format!("admin_key \"{}\" is empty: it opens nothing", text("name")));
             } else if text("key").is_empty() {
-                let span = item.get("key").map_or(0..0, |k| k.span.clone());
-                empty.push(Empty { index, name: text("name"), span });
+                let at = item.get("key").map_or(0, |k| k.at);
+                empty.push(Empty { index, name: text("name"), at });
             }
             list.push(AdminKey { name: text("name"), key: text("key"), viewer });
         }
@@ -406,7 +408,7 @@ fn snippets(r: &mut Reader<'_>, source: &str, http: &mut Http) {
         let Some(node) = r.at(&path) else { continue };
         let text = node.scalar_text().unwrap_or_default();
         // a block scalar's text begins on the line after its `|`
-        let block = source.get(node.span.start..).is_some_and(|s| s.starts_with(['|', '>']));
+        let block = source.get(node.at..).is_some_and(|s| s.starts_with(['|', '>']));
         let first = node.line + u32::from(block);
         let directives = match snippet::parse(&text) {
             Ok(directives) => directives,
@@ -437,8 +439,11 @@ fn snippets(r: &mut Reader<'_>, source: &str, http: &mut Http) {
 fn prometheus(r: &mut Reader<'_>) -> Prometheus {
     let attr = "plugin_attr.prometheus";
     let buckets = r.items(&format!("{attr}.default_buckets"));
-    let buckets: Vec<f64> =
-        buckets.iter().filter_map(|n| n.scalar_text()?.parse().ok()).filter(|b: &f64| b.is_finite()).collect();
+    let buckets: Vec<f64> = buckets
+        .iter()
+        .filter_map(|n| n.scalar_text()?.parse().ok())
+        .filter(|b: &f64| b.is_finite())
+        .collect();
     Prometheus {
         listen: None,
         uri: r.text(&format!("{attr}.export_uri")).unwrap_or_else(|| "/apisix/prometheus/metrics".to_owned()),
@@ -447,11 +452,11 @@ fn prometheus(r: &mut Reader<'_>) -> Prometheus {
     }
 }
 
-fn router(r: &mut Reader<'_>) -> Router {
-    r.parsed("apisix.router.http", Router::HostUri, |text| match text {
-        "radixtree_host_uri" => Some(Router::HostUri),
-        "radixtree_uri" => Some(Router::Uri),
-        "radixtree_uri_with_parameter" => Some(Router::UriWithParameter),
+fn router(r: &mut Reader<'_>) -> RouterMode {
+    r.parsed("apisix.router.http", RouterMode::HostUri, |text| match text {
+        "radixtree_host_uri" => Some(RouterMode::HostUri),
+        "radixtree_uri" => Some(RouterMode::Uri),
+        "radixtree_uri_with_parameter" => Some(RouterMode::UriWithParameter),
         _ => None,
     })
 }
@@ -527,6 +532,3 @@ fn error_log(r: &mut Reader<'_>, home: &Path) -> ErrorLog {
     });
     ErrorLog { path: path.map(|p: String| -> PathBuf { home.join(p) }), level }
 }
-
-#[allow(unused_imports)]
-use Level as _;

@@ -36,21 +36,31 @@ pub fn parse(text: &str) -> Result<Vec<Directive>, (u32, String)> {
                 if words.is_empty() {
                     start = line;
                 }
-                words.push(quoted(&mut chars, c, &mut line).ok_or((start, "a quote is not closed".to_owned()))?);
+                words.push(
+                    quoted(&mut chars, c, &mut line).ok_or((start, "a quote is not closed".to_owned()))?,
+                );
             }
             ';' | '{' | '}' if !(c == '{' && word.as_deref().is_some_and(|w| w.ends_with('$'))) => {
                 words.extend(word.take());
                 match c {
                     '{' => {
                         if depth == 0 {
-                            found.push(Directive { words: std::mem::take(&mut words), line: start, block: true });
+                            found.push(Directive {
+                                words: std::mem::take(&mut words),
+                                line: start,
+                                block: true,
+                            });
                         }
                         depth += 1;
                     }
                     '}' if depth == 0 => return Err((line, "unexpected \"}\"".to_owned())),
                     '}' => depth -= 1,
                     _ if depth == 0 && !words.is_empty() => {
-                        found.push(Directive { words: std::mem::take(&mut words), line: start, block: false });
+                        found.push(Directive {
+                            words: std::mem::take(&mut words),
+                            line: start,
+                            block: false,
+                        });
                     }
                     _ => {}
                 }
@@ -85,7 +95,11 @@ pub fn parse(text: &str) -> Result<Vec<Directive>, (u32, String)> {
     Ok(found)
 }
 
-fn quoted(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, quote: char, line: &mut u32) -> Option<String> {
+fn quoted(
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    quote: char,
+    line: &mut u32,
+) -> Option<String> {
     let mut word = String::new();
     loop {
         match chars.next()? {
@@ -243,20 +257,24 @@ mod tests {
                     location /x {\n  return 200 'x}';\n}\nset $a ${b}c;\nlog_format\n  x 'it\\'s';\n";
         let found: Vec<(u32, bool, String)> =
             parse(text).unwrap().into_iter().map(|d| (d.line, d.block, d.words.join("|"))).collect();
-        assert_eq!(found, vec![
-            (1, false, "add_header|X-A|a b; c|always".to_owned()),
-            (1, false, "send_timeout|5s".to_owned()),
-            (2, true, "location|/x".to_owned()),
-            (5, false, "set|$a|${b}c".to_owned()),
-            (6, false, "log_format|x|it's".to_owned()),
-        ]);
+        assert_eq!(
+            found,
+            vec![
+                (1, false, "add_header|X-A|a b; c|always".to_owned()),
+                (1, false, "send_timeout|5s".to_owned()),
+                (2, true, "location|/x".to_owned()),
+                (5, false, "set|$a|${b}c".to_owned()),
+                (6, false, "log_format|x|it's".to_owned()),
+            ]
+        );
         assert_eq!(parse("send_timeout 5s").unwrap_err().0, 0);
         assert!(parse("a b;\n}").is_err() && parse("a {\n").is_err() && parse("a 'b;").is_err());
     }
 
     fn http(snippet: &str) -> (Http, Vec<String>) {
         let indented = snippet.replace('\n', "\n    ");
-        let text = format!("nginx_config:\n  http_configuration_snippet: |\n    {indented}\n");
+        let text =
+            format!("nginx_config:\n  http_configuration_snippet: |\n    {indented}\napisix: {{ssl: ~}}\n");
         let loaded = load_text(&text, &|_| None).unwrap();
         (loaded.config.http, loaded.notes.into_iter().map(|n| n.to_string()).collect())
     }
@@ -279,7 +297,10 @@ mod tests {
         assert_eq!(http.real_ip.source, RealIpSource::Header("x-forwarded-for".into()));
         assert!(http.real_ip.recursive && !http.underscores_in_headers && !http.ignore_invalid_headers);
         assert_eq!((http.large_client_header_buffers, http.large_client_header_buffer_bytes), (8, 16384));
-        assert_eq!(http.add_headers, vec![AddHeader { name: "X-A".into(), value: "$host".into(), always: true }]);
+        assert_eq!(
+            http.add_headers,
+            vec![AddHeader { name: "X-A".into(), value: "$host".into(), always: true }]
+        );
         assert_eq!(http.client_body_timeout_ms, 500);
         assert!(notes.is_empty(), "{notes:?}");
     }
@@ -287,9 +308,12 @@ mod tests {
     #[test]
     fn others_are_named_with_their_line() {
         let (_, notes) = http("gzip on;\nserver {\n  listen 1;\n}");
-        assert_eq!(notes, vec![
-            "line 3: directive \"gzip\" of nginx_config.http_configuration_snippet has no effect in ringway",
-            "line 4: directive \"server\" of nginx_config.http_configuration_snippet has no effect in ringway",
-        ]);
+        assert_eq!(
+            notes,
+            vec![
+                "line 3: directive \"gzip\" of nginx_config.http_configuration_snippet has no effect in ringway",
+                "line 4: directive \"server\" of nginx_config.http_configuration_snippet has no effect in ringway",
+            ]
+        );
     }
 }

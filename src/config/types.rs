@@ -31,7 +31,7 @@ pub struct Config {
     /// `nginx_config.http` and the directives of the configuration snippets.
     pub http: Http,
     /// `apisix.router.http`.
-    pub router: Router,
+    pub router: RouterMode,
     /// `apisix.delete_uri_tail_slash`
     pub delete_uri_tail_slash: bool,
     /// `apisix.normalize_uri_like_servlet`
@@ -132,7 +132,10 @@ pub struct AdminKey {
 /// The key itself stays out of debug output and so out of logs.
 impl std::fmt::Debug for AdminKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AdminKey").field("name", &self.name).field("viewer", &self.viewer).finish_non_exhaustive()
+        f.debug_struct("AdminKey")
+            .field("name", &self.name)
+            .field("viewer", &self.viewer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -234,13 +237,16 @@ pub struct Etcd {
 /// Password out of debug output, as in [`AdminKey`].
 impl std::fmt::Debug for Etcd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Etcd").field("hosts", &self.hosts).field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("Etcd")
+            .field("hosts", &self.hosts)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 
 /// `apisix.router.http`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Router {
+pub enum RouterMode {
     /// `radixtree_host_uri`
     HostUri,
     /// `radixtree_uri`

@@ -5,7 +5,6 @@
 //! `saphyr-parser`; aliases are expanded within a bound, a later duplicate of a key wins.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
@@ -17,8 +16,8 @@ use crate::limits;
 pub struct Node {
     /// Line in its file, from 1; 0 for a compiled-in default.
     pub line: u32,
-    /// For a scalar: where its text stands in the file, in bytes, quotes included.
-    pub span: Range<usize>,
+    /// For a scalar: the byte of the file where its text, or its opening quote, begins.
+    pub at: usize,
     /// The value.
     pub data: Data,
 }
@@ -61,7 +60,7 @@ pub struct BadYaml {
 impl Node {
     /// A value that stands in no file.
     pub fn new(data: Data) -> Node {
-        Node { line: 0, span: 0..0, data }
+        Node { line: 0, at: 0, data }
     }
 
     /// The value below `key`, if this is a mapping that has it.
@@ -139,10 +138,8 @@ impl Node {
 pub fn parse(text: &str) -> Result<Node, BadYaml> {
     let mut builder = Builder { bytes_of: text, ..Builder::default() };
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| BadYaml {
-            line: e.marker().line() as u32,
-            text: e.info().to_owned(),
-        })?;
+        let (event, span) =
+            event.map_err(|e| BadYaml { line: e.marker().line() as u32, text: e.info().to_owned() })?;
         if builder.take(event, span)? {
             break;
         }
@@ -178,8 +175,8 @@ impl Builder<'_> {
                 let plain = style == ScalarStyle::Plain
                     && tag.is_none_or(|t| !(t.is_yaml_core_schema() && t.suffix == "str"));
                 let data = if plain { plain_scalar(&text) } else { Data::Str(text.into_owned()) };
-                let span = self.byte(span.start.index())..self.byte(span.end.index());
-                self.close(Node { line, span, data }, anchor)?;
+                let at = self.byte(span.start.index());
+                self.close(Node { line, at, data }, anchor)?;
             }
             Event::SequenceStart(anchor, _) => self.begin(Data::List(Vec::new()), line, anchor)?,
             Event::MappingStart(anchor, _) => self.begin(Data::Map(Vec::new()), line, anchor)?,
@@ -207,7 +204,7 @@ impl Builder<'_> {
         if self.open.len() >= limits::CONFIG_DEPTH {
             return Err(bad(line, "nested too deeply"));
         }
-        self.open.push(Open { node: Node { line, span: 0..0, data }, anchor, key: None });
+        self.open.push(Open { node: Node { line, at: 0, data }, anchor, key: None });
         Ok(())
     }
 
@@ -352,19 +349,21 @@ mod tests {
     }
 
     #[test]
-    fn quotes_keep_text_and_spans_hold_the_quotes() {
+    fn quotes_keep_text_and_places_are_known() {
         let text = "# ключ\na: '9080'\nb: \"\" # x\n";
         let tree = parse(text).unwrap();
         let a = tree.get("a").unwrap();
         assert_eq!(a.data, Data::Str("9080".into()));
-        assert_eq!((a.line, &text[a.span.clone()]), (2, "'9080'"));
+        assert_eq!((a.line, &text[a.at..a.at + 6]), (2, "'9080'"));
         let b = tree.get("b").unwrap();
-        assert_eq!((b.line, &text[b.span.clone()]), (3, "\"\""));
+        assert_eq!((b.line, &text[b.at..b.at + 2]), (3, "\"\""));
     }
 
     #[test]
     fn collections_anchors_and_merge_keys() {
-        let tree = parse("base: &b {x: 1, y: 2}\nuse:\n  <<: *b\n  y: 3\nlist:\n- *b\n- [1, two]\nx: 1\nx: 2\n").unwrap();
+        let tree =
+            parse("base: &b {x: 1, y: 2}\nuse:\n  <<: *b\n  y: 3\nlist:\n- *b\n- [1, two]\nx: 1\nx: 2\n")
+                .unwrap();
         assert_eq!(
             tree.to_json(),
             serde_json::json!({"base": {"x": 1, "y": 2}, "use": {"x": 1, "y": 3},
