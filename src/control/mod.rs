@@ -2,5 +2,6 @@
 //! ([`store`]), how it reaches the cores ([`feed`]), and the HTTP services for people and machines
 //! ([`admin`], [`control_api`], [`metrics_server`]).
 
+pub mod dns;
 pub mod probe;
 pub mod store;
