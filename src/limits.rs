@@ -71,7 +71,6 @@ pub const CONFIG_ALIAS_NODES: usize = 100_000;
 /// Worker threads: above the largest machines, below what would run out of descriptors at the start.
 pub const CORES: usize = 1024;
 
-
 /// Questions to name servers under way at one time.
 pub const DNS_IN_FLIGHT: usize = 64;
 
