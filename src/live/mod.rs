@@ -1,1 +1,3 @@
 //! The configuration as one core runs it.
+
+pub mod router;
