@@ -28,7 +28,7 @@ impl Matcher {
     /// error is about `vars`, worded by lua-resty-expr.
     pub fn compile(route: &Route, hosts: &[Box<str>], mode: Mode) -> Result<Matcher, String> {
         let hosts = if mode == Mode::HostUri { &[] } else { hosts };
-        let vars = route.vars.as_ref().map(Expr::compile).transpose()?;
+        let vars = route.vars.as_ref().map(|vars| Expr::compile(vars)).transpose()?;
         if hosts.is_empty() && route.remote_addrs.is_empty() && vars.is_none() {
             return Ok(Matcher { methods: route.methods, more: None });
         }
@@ -97,7 +97,7 @@ mod tests {
         let route = Route {
             methods: Methods(0b11),
             remote_addrs: vec![parse_net("10.0.0.0/8").unwrap()],
-            vars: Some(json!([["arg_v", "==", "2"]])),
+            vars: Some(Box::new(json!([["arg_v", "==", "2"]]))),
             ..Route::default()
         };
         let hosts = ["*.foo.com".into(), "bar.com:81".into()];
