@@ -48,6 +48,16 @@ pub const ETCD_PING_S: u64 = 10;
 /// with more is read line by line.
 pub const HEADER_FIELDS: usize = 256;
 
+/// Extension bytes behind one chunk size. No one uses them; room for a signature, and far less than what would
+/// make a byte of data cost kilobytes of framing.
+pub const CHUNK_EXTENSION: usize = 256;
+
+/// Trailer fields of one message, bytes: one of nginx's header buffers.
+pub const TRAILERS: usize = 8 << 10;
+
+/// A PROXY protocol header, bytes, TLVs included: what nginx takes (NGX_PROXY_PROTOCOL_MAX_HEADER).
+pub const PROXY_HEADER: usize = 4096;
+
 /// Largest head of an upstream's answer, bytes. nginx's `proxy_buffer_size` (4 or 8 KiB) is often raised
 /// for large cookies, up to this.
 pub const RESPONSE_HEAD: usize = 64 << 10;

@@ -1,11 +1,15 @@
 //! HTTP/1.1 for both roles, sans-io (RFC 9110, RFC 9112), as strict as nginx or stricter: what could be read in two ways is refused.
 
+pub mod chunked;
+pub mod error_page;
 pub mod framing;
 pub mod head;
 pub mod host;
 pub mod method;
 mod scan;
+pub mod write;
 
+pub use chunked::{BodyDecoder, Decoded, Sender};
 pub use framing::{Framing, request_framing, request_keep_alive, response_framing, response_keep_alive};
 pub use head::{RequestHead, RequestLimits, ResponseHead, parse_request, parse_response};
 pub use host::Host;
