@@ -1,7 +1,9 @@
 //! Configuration objects as the operator wrote them: immutable, shared behind `Arc`.
 
+pub mod address;
 pub mod delta;
 pub mod id;
+pub mod parse;
 pub mod schema;
 pub mod schemas;
 pub mod types;
