@@ -4,4 +4,6 @@
 
 pub mod dns;
 pub mod probe;
+pub mod admin;
+pub mod encryption;
 pub mod store;

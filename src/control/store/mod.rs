@@ -10,6 +10,7 @@ mod snapshot;
 pub mod embedded;
 pub mod etcd;
 pub mod etcd_tls;
+pub mod file;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 
 pub use embedded::Embedded;
 pub use etcd::Etcd;
+pub use file::File;
 
 /// The value of a directory's placeholder: `apisix init_etcd` writes it to `/routes/` and its like
 /// (apisix/cli/etcd.lua). It is never an object.
@@ -150,6 +152,8 @@ pub enum Store {
     Embedded(Embedded),
     /// An etcd cluster.
     Etcd(Etcd),
+    /// A file that somebody else writes.
+    File(File),
 }
 
 impl Store {
@@ -158,6 +162,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.prefix(),
             Store::Etcd(store) => store.prefix(),
+            Store::File(_) => "",
         }
     }
 
@@ -166,6 +171,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.get(key),
             Store::Etcd(store) => store.get(key).await,
+            Store::File(store) => Ok(store.get(key)),
         }
     }
 
@@ -174,6 +180,7 @@ impl Store {
         let mut listing = match self {
             Store::Embedded(store) => store.list(dir)?,
             Store::Etcd(store) => store.list(dir).await?,
+            Store::File(store) => store.list(dir),
         };
         listing.entries.retain(|entry| !is_placeholder(&entry.key, &entry.value));
         Ok(listing)
@@ -191,6 +198,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.put(key, value, expect, ttl_s).await,
             Store::Etcd(store) => store.put(key, value, expect, ttl_s).await,
+            Store::File(_) => Err(Error::ReadOnly),
         }
     }
 
@@ -199,6 +207,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.delete(key, false).await,
             Store::Etcd(store) => store.delete(key, false).await,
+            Store::File(_) => Err(Error::ReadOnly),
         }
     }
 
@@ -208,6 +217,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.delete(&below, true).await,
             Store::Etcd(store) => store.delete(&below, true).await,
+            Store::File(_) => Err(Error::ReadOnly),
         }
     }
 
@@ -217,6 +227,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.watch().await,
             Store::Etcd(store) => Ok(store.watch()),
+            Store::File(store) => Ok(store.watch()),
         }
     }
 
@@ -235,7 +246,7 @@ impl Store {
     /// How the store is doing.
     pub fn health(&self) -> Health {
         match self {
-            Store::Embedded(_) => Health { reachable: true, from_snapshot: false },
+            Store::Embedded(_) | Store::File(_) => Health { reachable: true, from_snapshot: false },
             Store::Etcd(store) => store.health(),
         }
     }

@@ -1,0 +1,5 @@
+//! The Admin API.
+
+pub mod list;
+pub mod message;
+pub mod patch;

@@ -1,0 +1,308 @@
+//! Objects from `conf/apisix.yaml` or `conf/apisix.json`, read again whenever the file changes
+//! (apisix/core/config_yaml.lua). The file is the only writer; what differs from the last reading becomes
+//! changes under one revision per reading.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::{Change, Entry, Error, Event, Listing, prefix_end};
+use crate::config::{substitute, yaml};
+use crate::limits;
+use crate::model::{Kind, id_text};
+
+/// A handle to the file's last reading. Cheap to clone.
+#[derive(Clone)]
+pub struct File {
+    path: Arc<Path>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<Box<str>, Entry>,
+    revision: i64,
+    modified: Option<SystemTime>,
+}
+
+impl File {
+    /// Reads the file; an unreadable one is an error now and a log line later.
+    pub fn open(path: PathBuf) -> Result<File, Error> {
+        let file = File { path: path.into(), state: Arc::default() };
+        file.read(&|name| std::env::var(name).ok()).map_err(Error::Open)?;
+        Ok(file)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Entry> {
+        self.state().entries.get(key).cloned()
+    }
+
+    pub(super) fn list(&self, dir: &str) -> Listing {
+        let state = self.state();
+        let below = format!("{dir}/");
+        let end = prefix_end(&below);
+        let entries = state.entries.range::<str, _>((Bound::Included(&*below), Bound::Unbounded)).map(|(_, entry)| entry);
+        let entries = entries.take_while(|e| e.key.as_bytes() < end.as_slice()).cloned().collect();
+        Listing { entries, revision: state.revision }
+    }
+
+    /// Starts looking at the file once a second. To be called once, inside the control runtime.
+    pub(super) fn watch(&self) -> mpsc::Receiver<Event> {
+        let (events, receiver) = mpsc::channel(limits::WATCH_QUEUE);
+        tokio::spawn(follow(self.clone(), events));
+        receiver
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the file if it has changed since: `None` when it has not.
+    fn read(&self, env: substitute::Environment<'_>) -> Result<Option<Event>, String> {
+        let path = self.path.display();
+        let metadata =
+            fs::metadata(&self.path).map_err(|e| format!("failed to fetch {path} attributes: {e}"))?;
+        let modified = metadata.modified().ok();
+        if self.state().modified == modified && modified.is_some() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&self.path).map_err(|e| format!("failed to open file {path} : {e}"))?;
+        let tree = if self.path.extension().is_some_and(|ext| ext == "json") {
+            json(&text, env)
+        } else {
+            yaml(&text, &self.path, env)
+        }
+        .map_err(|e| format!("failed to parse the content of file {path}: {e}"))?;
+        let new = objects(&tree);
+        let mut state = self.state();
+        state.modified = modified;
+        Ok(Some(state.take(new)))
+    }
+}
+
+async fn follow(file: File, events: mpsc::Sender<Event>) {
+    let (entries, revision) = {
+        let state = file.state();
+        (state.entries.values().cloned().collect(), state.revision)
+    };
+    if events.send(Event::Snapshot { entries, revision }).await.is_err() {
+        return;
+    }
+    let mut last_failure = String::new();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if events.is_closed() {
+            return;
+        }
+        match file.read(&|name| std::env::var(name).ok()) {
+            Ok(None) => {}
+            Ok(Some(event)) => {
+                log::warn!("config file {} reloaded.", file.path.display());
+                last_failure.clear();
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            Err(failure) if failure == last_failure => {}
+            Err(failure) => {
+                log::error!("{failure}");
+                last_failure = failure;
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes a reading over and tells what differs, compared by value.
+    fn take(&mut self, new: BTreeMap<Box<str>, Bytes>) -> Event {
+        self.revision += 1;
+        let revision = self.revision;
+        let mut changes = Vec::new();
+        self.entries.retain(|key, _| {
+            let stays = new.contains_key(key);
+            if !stays {
+                let key = key.clone();
+                changes.push(Change { key, value: None, create_revision: 0, mod_revision: revision });
+            }
+            stays
+        });
+        for (key, value) in new {
+            let old = self.entries.get(&key);
+            if old.is_some_and(|old| old.value == value) {
+                continue;
+            }
+            let create_revision = old.map_or(revision, |old| old.create_revision);
+            let entry = Entry { key: key.clone(), value: value.clone(), create_revision, mod_revision: revision };
+            self.entries.insert(key.clone(), entry);
+            changes.push(Change { key, value: Some(value), create_revision, mod_revision: revision });
+        }
+        Event::Changes { changes, revision }
+    }
+}
+
+/// A file that is still being written has no end flag yet: `#END` within the last ten bytes.
+fn yaml(text: &str, path: &Path, env: substitute::Environment<'_>) -> Result<Value, String> {
+    let tail = &text.as_bytes()[text.len().saturating_sub(10)..];
+    if !tail.trim_ascii_end().ends_with(b"#END") {
+        return Err(format!("missing valid end flag in file {}", path.display()));
+    }
+    // Variables are replaced before parsing, so that quotes in the file decide types.
+    let (text, _) = substitute::text(text, env)?;
+    let tree = yaml::parse(&text).map_err(|bad| format!("line {}: {}", bad.line, bad.text))?;
+    Ok(tree.to_json())
+}
+
+fn json(text: &str, env: substitute::Environment<'_>) -> Result<Value, String> {
+    // JSON is YAML, and the tree knows how to replace variables after parsing, which is APISIX's order here.
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| format!("failed to decode json: {e}"))?;
+    let mut tree = yaml::parse(text).map_err(|bad| format!("line {}: {}", bad.line, bad.text))?;
+    substitute::tree(&mut tree, env).map_err(|(line, why)| format!("line {line}: {why}"))?;
+    Ok(tree.to_json())
+}
+
+/// The keys and values that a file stands for. Items that are no objects are reported and left out; of
+/// equal ids the last one counts.
+fn objects(tree: &Value) -> BTreeMap<Box<str>, Bytes> {
+    let mut found = BTreeMap::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Credential) {
+        let directory = kind.directory();
+        match tree.get(directory) {
+            None | Some(Value::Null) => {}
+            Some(list) if kind == Kind::PluginList => {
+                found.insert(format!("/{directory}").into(), list.to_string().into());
+            }
+            Some(Value::Array(items)) => {
+                for (index, item) in (1..).zip(items) {
+                    found.extend(object(directory, index, item));
+                }
+            }
+            Some(_) => log::error!("invalid {directory}: it should be a list"),
+        }
+    }
+    found
+}
+
+/// One item: its id is `id`, or `username`, or its place in the list.
+fn object(directory: &str, index: usize, item: &Value) -> Option<(Box<str>, Bytes)> {
+    let Value::Object(members) = item else {
+        log::error!("invalid item data of [{directory}/{index}], val: {item}, it should be an object");
+        return None;
+    };
+    let id = members.get("id").or_else(|| members.get("username")).and_then(id_text);
+    let id = id.unwrap_or_else(|| format!("arr_{index}").into());
+    let mut members = members.clone();
+    members.shift_remove("modifiedIndex");
+    members.insert("id".into(), Value::String(id.to_string()));
+    Some((format!("/{directory}/{id}").into(), Value::Object(members).to_string().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{TempDir, block_on};
+    use super::*;
+
+    fn write(path: &Path, text: &str, second: u64) {
+        fs::write(path, text).unwrap();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(second)).unwrap();
+    }
+
+    fn keys(file: &File, dir: &str) -> Vec<String> {
+        file.list(dir).entries.into_iter().map(|entry| entry.key.into()).collect()
+    }
+
+    #[test]
+    fn items_become_keys() {
+        let directory = TempDir::new();
+        let path = directory.0.join("apisix.yaml");
+        let text = "
+routes:
+  - uri: /a
+  - {id: 7, uri: /b}
+  - not an object
+consumers:
+  - {username: jack}
+  - {id: jack/credentials/k, plugins: {}}
+plugins:
+  - {name: key-auth}
+#END
+";
+        write(&path, text, 1);
+        let file = File::open(path).unwrap();
+        assert_eq!(keys(&file, "/routes"), ["/routes/7", "/routes/arr_1"]);
+        assert_eq!(keys(&file, "/consumers"), ["/consumers/jack", "/consumers/jack/credentials/k"]);
+        assert_eq!(file.get("/routes/7").unwrap().value, Bytes::from(r#"{"id":"7","uri":"/b"}"#));
+        assert_eq!(file.get("/plugins").unwrap().value, Bytes::from(r#"[{"name":"key-auth"}]"#));
+    }
+
+    #[test]
+    fn only_what_differs_is_a_change() {
+        let directory = TempDir::new();
+        let path = directory.0.join("apisix.yaml");
+        write(&path, "routes:\n  - {id: 1, uri: /a}\n  - {id: 2, uri: /b}\n#END\n", 1);
+        let file = File::open(path.clone()).unwrap();
+        let env = |_: &str| None;
+        assert_eq!(file.read(&env), Ok(None));
+        write(&path, "routes:\n  - {uri: /a, id: 1}\n  - {id: 3, uri: /c}\n#END", 2);
+        let Ok(Some(Event::Changes { changes, revision: 2 })) = file.read(&env) else { panic!() };
+        let changed: Vec<_> = changes.iter().map(|c| (&*c.key, c.value.is_some())).collect();
+        assert_eq!(changed, [("/routes/2", false), ("/routes/1", true), ("/routes/3", true)]);
+    }
+
+    #[test]
+    fn a_file_without_its_end_is_left_alone() {
+        let directory = TempDir::new();
+        let path = directory.0.join("apisix.yaml");
+        write(&path, "routes:\n  - {id: 1, uri: /a}\n#END   \n", 1);
+        let file = File::open(path.clone()).unwrap();
+        write(&path, "routes:\n  - {id: 2, uri: /a}\n", 2);
+        let error = file.read(&|_| None).unwrap_err();
+        assert!(error.contains("missing valid end flag in file"), "{error}");
+        assert_eq!(keys(&file, "/routes"), ["/routes/1"]);
+        assert!(File::open(path).is_err());
+    }
+
+    #[test]
+    fn variables_are_replaced() {
+        let directory = TempDir::new();
+        let path = directory.0.join("apisix.yaml");
+        write(&path, "routes:\n  - {id: 1, uri: '${{WHERE}}', priority: ${{N:=3}}}\n#END\n", 1);
+        let file = File { path: path.into(), state: Arc::default() };
+        file.read(&|name| (name == "WHERE").then(|| "/there".into())).unwrap();
+        let value = file.get("/routes/1").unwrap().value;
+        assert_eq!(value, Bytes::from(r#"{"id":"1","uri":"/there","priority":3}"#));
+    }
+
+    #[test]
+    fn json_needs_no_end() {
+        let directory = TempDir::new();
+        let path = directory.0.join("apisix.json");
+        write(&path, r#"{"routes": [{"id": "1", "uri": "/a"}]}"#, 1);
+        let file = File::open(path.clone()).unwrap();
+        assert_eq!(keys(&file, "/routes"), ["/routes/1"]);
+        write(&path, "{routes: []}", 2);
+        assert!(file.read(&|_| None).unwrap_err().contains("failed to decode json"));
+    }
+
+    #[test]
+    fn the_watch_sees_a_new_file() {
+        let directory = TempDir::new();
+        let path = directory.0.join("apisix.yaml");
+        write(&path, "routes: []\n#END\n", 1);
+        block_on(async {
+            let file = File::open(path.clone()).unwrap();
+            let mut events = file.watch();
+            assert!(matches!(events.recv().await, Some(Event::Snapshot { entries, .. }) if entries.is_empty()));
+            write(&path, "routes:\n  - {id: 1, uri: /a}\n#END\n", 2);
+            let event = events.recv().await;
+            assert!(matches!(event, Some(Event::Changes { changes, .. }) if &*changes[0].key == "/routes/1"));
+        });
+    }
+}
