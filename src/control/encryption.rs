@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn fields_are_found_through_arrays_and_maps() {
-        let plain = json!({"key": "a", "n": 1, "in": [{"secret": "b"}, {"x": 1}], "map": {"k": "c"}, "list": ["d"]});
+        let plain =
+            json!({"key": "a", "n": 1, "in": [{"secret": "b"}, {"x": 1}], "map": {"k": "c"}, "list": ["d"]});
         let fields = ["key", "n", "in.secret", "map", "list", "absent.deep"];
         let mut conf = plain.clone();
         ring().encrypt_fields(&mut conf, &fields);

@@ -83,10 +83,14 @@ impl Filters {
         };
         self.name.as_ref().is_none_or(|regex| text("name").is_some_and(|name| found(regex, name)))
             && self.uri.as_ref().is_none_or(|regex| uris().any(|uri| found(regex, uri)))
-            && self.label.as_ref().is_none_or(|label| value.pointer("/labels").is_some_and(|l| l.get(label).is_some()))
-            && self.fields.iter().all(|(field, wanted)| {
-                value.get(field).and_then(id_text).is_some_and(|id| *id == **wanted)
-            })
+            && self
+                .label
+                .as_ref()
+                .is_none_or(|label| value.pointer("/labels").is_some_and(|l| l.get(label).is_some()))
+            && self
+                .fields
+                .iter()
+                .all(|(field, wanted)| value.get(field).and_then(id_text).is_some_and(|id| *id == **wanted))
     }
 }
 
@@ -118,7 +122,8 @@ mod tests {
             json!({"name": "beta", "uris": ["/b", "/a/two"], "service_id": "1", "upstream_id": "u"}),
             json!({"uri": "/c"}),
         ];
-        let item = |(n, value)| Item { key: format!("/apisix/routes/{n}"), value, created: 10 - n, modified: n };
+        let item =
+            |(n, value)| Item { key: format!("/apisix/routes/{n}"), value, created: 10 - n, modified: n };
         (0..).zip(values).map(item).collect()
     }
 

@@ -48,7 +48,10 @@ impl File {
         let state = self.state();
         let below = format!("{dir}/");
         let end = prefix_end(&below);
-        let entries = state.entries.range::<str, _>((Bound::Included(&*below), Bound::Unbounded)).map(|(_, entry)| entry);
+        let entries = state
+            .entries
+            .range::<str, _>((Bound::Included(&*below), Bound::Unbounded))
+            .map(|(_, entry)| entry);
         let entries = entries.take_while(|e| e.key.as_bytes() < end.as_slice()).cloned().collect();
         Listing { entries, revision: state.revision }
     }
@@ -139,7 +142,8 @@ impl State {
                 continue;
             }
             let create_revision = old.map_or(revision, |old| old.create_revision);
-            let entry = Entry { key: key.clone(), value: value.clone(), create_revision, mod_revision: revision };
+            let entry =
+                Entry { key: key.clone(), value: value.clone(), create_revision, mod_revision: revision };
             self.entries.insert(key.clone(), entry);
             changes.push(Change { key, value: Some(value), create_revision, mod_revision: revision });
         }
@@ -299,7 +303,9 @@ plugins:
         block_on(async {
             let file = File::open(path.clone()).unwrap();
             let mut events = file.watch();
-            assert!(matches!(events.recv().await, Some(Event::Snapshot { entries, .. }) if entries.is_empty()));
+            assert!(
+                matches!(events.recv().await, Some(Event::Snapshot { entries, .. }) if entries.is_empty())
+            );
             write(&path, "routes:\n  - {id: 1, uri: /a}\n#END\n", 2);
             let event = events.recv().await;
             assert!(matches!(event, Some(Event::Changes { changes, .. }) if &*changes[0].key == "/routes/1"));
