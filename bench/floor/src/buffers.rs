@@ -40,21 +40,30 @@ fn map(bytes: usize) -> io::Result<NonNull<u8>> {
 }
 
 impl Buffers {
-    /// Maps `count` (a power of two) buffers of `size` bytes and registers them as group [`GROUP`] of `ring`.
-    pub fn register(ring: &Ring, count: u16, size: usize) -> io::Result<Buffers> {
+    /// Maps `count` (a power of two) buffers of `size` bytes.
+    pub fn new(count: u16, size: usize) -> io::Result<Buffers> {
         assert!(count.is_power_of_two(), "the kernel wants a power of two");
         let entries = map(usize::from(count) * size_of::<BufRingEntry>())?.cast();
         let memory = map(usize::from(count) * size)?;
-        // SAFETY: the mapping is page aligned, holds `count` entries and is never unmapped.
-        unsafe {
-            ring.uring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, 0)?
-        };
         let mut buffers = Buffers { entries, memory, size, mask: count - 1, tail: 0 };
         for id in 0..count {
             buffers.stage(id);
         }
         buffers.publish();
         Ok(buffers)
+    }
+
+    /// Maps buffers as [`Buffers::new`] and registers them as group [`GROUP`] of `ring`.
+    pub fn register(ring: &Ring, count: u16, size: usize) -> io::Result<Buffers> {
+        let buffers = Buffers::new(count, size)?;
+        // SAFETY: the mapping is page aligned, holds `count` entries and is never unmapped.
+        unsafe { ring.uring.submitter().register_buf_ring_with_flags(buffers.address(), count, GROUP, 0)? };
+        Ok(buffers)
+    }
+
+    /// Where the ring of entries begins, as the kernel wants it at registration.
+    pub fn address(&self) -> u64 {
+        self.entries.as_ptr() as u64
     }
 
     /// Size of one buffer in bytes.

@@ -34,7 +34,7 @@ fn options() -> Result<Options, String> {
         text.parse().map_err(|e| format!("{what} {text}: {e}"))
     };
     let (listen, upstream) = (address("LISTEN")?, address("UPSTREAM")?);
-    let mut options = Options { listen, upstream, core: None, buffers: 1024, size: 16 << 10 };
+    let mut options = Options { listen, upstream, core: None, buffers: 1024, size: 64 << 10 };
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or(format!("{name} wants a value"))?;
         let number: usize = value.parse().map_err(|e| format!("{name} {value}: {e}"))?;
