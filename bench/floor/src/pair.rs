@@ -27,12 +27,30 @@ pub struct Chunk {
     pub length: u32,
 }
 
+/// Chunks that one send takes at most.
+pub const GATHERED: usize = 8;
+
+/// The arguments of a gathering send; at a fixed address while one is in flight.
+pub struct Gather {
+    pub message: libc::msghdr,
+    pub pieces: [libc::iovec; GATHERED],
+}
+
+impl Default for Gather {
+    fn default() -> Gather {
+        // SAFETY: both are plain C structs for which all zeroes mean "nothing".
+        unsafe { std::mem::zeroed() }
+    }
+}
+
 /// One socket of a pair.
 pub struct Side {
     pub fd: RawFd,
-    /// Chunks for this socket; the first is in flight when `sending`.
+    /// Chunks for this socket; the first `sending` of them are in flight.
     pub out: VecDeque<Chunk>,
-    pub sending: bool,
+    pub sending: usize,
+    /// What the kernel reads while several chunks leave in one send.
+    pub gather: Box<Gather>,
     /// A multishot receive is armed.
     pub receiving: bool,
     /// Its cancellation is under way (the other side is slow).
@@ -48,7 +66,8 @@ impl Side {
         Side {
             fd,
             out: VecDeque::new(),
-            sending: false,
+            sending: 0,
+            gather: Box::default(),
             receiving: false,
             cancelling: false,
             ended: false,

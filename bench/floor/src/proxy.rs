@@ -12,7 +12,7 @@ use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 use slab::Slab;
 
-use crate::pair::{Chunk, End, Pair};
+use crate::pair::{Chunk, End, GATHERED, Pair};
 
 /// Chunks that may wait for a slow receiver before its sender's receive is cancelled (back-pressure).
 const WAITING: usize = 8;
@@ -55,13 +55,24 @@ pub struct Proxy {
     upstream: Box<libc::sockaddr_in>,
     /// Receives that ended for want of a buffer; armed again as soon as one came back.
     starved: Vec<(usize, End)>,
+    /// Sides that were given their first chunk in this turn.
+    dirty: Vec<(usize, End)>,
     recycled: bool,
 }
 
 impl Proxy {
     pub fn new(ring: Ring, buffers: Buffers, listener: RawFd, upstream: SocketAddrV4) -> Proxy {
         let upstream = Box::new(socket::sockaddr(upstream));
-        Proxy { ring, buffers, pairs: Slab::new(), listener, upstream, starved: Vec::new(), recycled: false }
+        Proxy {
+            ring,
+            buffers,
+            pairs: Slab::new(),
+            listener,
+            upstream,
+            starved: Vec::new(),
+            dirty: Vec::new(),
+            recycled: false,
+        }
     }
 
     /// Runs until the ring fails.
@@ -72,6 +83,12 @@ impl Proxy {
             self.ring.turn(&mut completions)?;
             for completion in completions.drain(..) {
                 self.step(&completion);
+            }
+            // After all completions: what arrived in one turn leaves in one send.
+            for (slot, end) in std::mem::take(&mut self.dirty) {
+                if self.pairs.get(slot).is_some_and(|pair| !pair.failed) {
+                    self.send(slot, end);
+                }
             }
             if std::mem::take(&mut self.recycled) {
                 for (slot, end) in std::mem::take(&mut self.starved) {
@@ -100,8 +117,9 @@ impl Proxy {
 
     fn queue(&mut self, slot: usize, entry: squeue::Entry) {
         self.pairs[slot].in_flight += 1;
-        // SAFETY: entries point at provided buffers or at the boxed address; both live as long as the process, and
-        // a buffer is recycled only after the completion of its send.
+        // SAFETY: entries point at provided buffers and the boxed address, which live as long as the process, or at
+        // the boxed `gather` of a pair that stays while anything is in flight. A buffer is recycled, and `gather`
+        // written again, only after the completion of the send.
         unsafe { self.ring.push(entry) }
     }
 
@@ -190,9 +208,9 @@ impl Proxy {
         let pair = &mut self.pairs[slot];
         let to = pair.side(from.other());
         to.out.push_back(chunk);
-        let (start, waiting) = (!to.sending, to.out.len());
-        if start {
-            self.send(slot, from.other());
+        let waiting = to.out.len();
+        if waiting == 1 {
+            self.dirty.push((slot, from.other()));
         }
         let source = self.pairs[slot].side(from);
         if waiting > WAITING && source.receiving && !source.cancelling {
@@ -204,23 +222,42 @@ impl Proxy {
         }
     }
 
+    /// Sends what waits for `end`, several chunks in one call.
     fn send(&mut self, slot: usize, end: End) {
         let side = self.pairs[slot].side(end);
-        let Some(chunk) = side.out.front().copied() else { return };
-        side.sending = true;
+        if side.sending > 0 || side.out.is_empty() {
+            return;
+        }
         // MSG_WAITALL: the kernel itself goes on after a short send.
-        let entry = opcode::Send::new(Fd(side.fd), self.buffers.start(chunk.buffer), chunk.length)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-            .build();
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        side.sending = side.out.len().min(GATHERED);
+        let entry = if side.sending == 1 {
+            let chunk = side.out[0];
+            opcode::Send::new(Fd(side.fd), self.buffers.start(chunk.buffer), chunk.length)
+                .flags(flags)
+                .build()
+        } else {
+            let gather = &mut *side.gather;
+            for (piece, chunk) in gather.pieces.iter_mut().zip(&side.out) {
+                piece.iov_base = self.buffers.start(chunk.buffer).cast();
+                piece.iov_len = chunk.length as usize;
+            }
+            gather.message.msg_iov = gather.pieces.as_mut_ptr();
+            gather.message.msg_iovlen = side.sending;
+            opcode::SendMsg::new(Fd(side.fd), &raw const gather.message).flags(flags as u32).build()
+        };
         self.queue(slot, entry.user_data(tag(slot, end, Operation::Send)));
     }
 
     fn sent(&mut self, slot: usize, end: End, result: i32) {
         let side = self.pairs[slot].side(end);
-        side.sending = false;
-        let Some(chunk) = side.out.pop_front() else { return };
-        self.recycle(chunk.buffer);
-        if result < chunk.length as i32 {
+        let mut length = 0;
+        for chunk in side.out.drain(..std::mem::take(&mut side.sending)) {
+            length += chunk.length as i32;
+            self.buffers.recycle(chunk.buffer);
+        }
+        self.recycled = true;
+        if result < length {
             return self.fail(slot);
         }
         self.send(slot, end);

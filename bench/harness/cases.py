@@ -1,0 +1,104 @@
+"""What is measured: each case starts the peers it needs, and gives rows."""
+
+from . import configuration, latency, measure, memory, peers
+
+SMALL, LARGE = 100, 65536
+
+
+def names(options, default):
+    chosen = options.peers.split(",") if options.peers else default
+    return chosen + ["apisix"] if options.apisix and "apisix" not in chosen else chosen
+
+
+def started(house, options, default=None):
+    """The peers of a case, by name; gateways have one route that takes every path."""
+    found = {}
+    for name in names(options, default or peers.HTTP_PEERS):
+        label = name.split("=")[0]
+        known = [peer for peer in house.running if peer.name == label]
+        found[label] = known[0] if known else house.start(name)
+        if isinstance(found[label], peers.Gateway) and not known:
+            house.route(found[label])
+            found[label].wait_answers("/")
+    return found
+
+
+def plain(house, options):
+    targets = {name: (peer, "/") for name, peer in started(house, options).items()}
+    return [row for conns in (64, 512) for row in measure.interleave("plain", targets, conns, SMALL, options)]
+
+
+def newconn(house, options):
+    targets = {name: (peer, "/") for name, peer in started(house, options).items()}
+    return measure.interleave("newconn", targets, 64, SMALL, options, ["Connection: close"])
+
+
+def body64k(house, options):
+    targets = {name: (peer, "/64k") for name, peer in started(house, options).items()}
+    return measure.interleave("body64k", targets, 32, LARGE, options)
+
+
+def plugins(house, options):
+    """The same gateway with and without the three plugins on the route, and nginx and the floor for their ratios."""
+    targets, headers = {}, {}
+    for name, peer in started(house, options).items():
+        if isinstance(peer, peers.Gateway):
+            with_plugins(house, peer)
+            targets[f"{name}-plain"] = (peer, "/")
+            targets[name] = (peer, "/guarded")
+            headers[name] = ["apikey: bench-consumer"]
+        elif name in ("nginx", "floor"):
+            targets[name] = (peer, "/")
+    if not headers:
+        return []
+    rows = measure.interleave("plugins", targets, 64, SMALL, options, headers)
+    costs = {row["peer"]: row["cpu_us"] for row in rows}
+    for row in rows:
+        own = costs.get(f"{row['peer']}-plain")
+        row["ratio_own_plain"] = round(row["cpu_us"] / own, 3) if own else None
+    return rows
+
+
+def with_plugins(house, gateway):
+    gateway.put("consumers/bench", {"username": "bench", "plugins": {"key-auth": {"key": "bench-consumer"}}})
+    limit = {"count": 1_000_000_000, "time_window": 3600, "rejected_code": 429, "key": "remote_addr"}
+    chain = {"key-auth": {}, "limit-count": {**limit, "policy": "local"}, "prometheus": {}}
+    house.route(gateway, "guarded", "/guarded", plugins=chain, priority=10)
+    gateway.wait_answers("/guarded", {"apikey": "bench-consumer"})
+
+
+def reactor(house, options):
+    """perf/0001-reactor.md: the same minimal proxy on each candidate, the floor beside it."""
+    found = started(house, options, ["floor", "hand", "monoio", "monoio-flags", "nginx"])
+    small = {name: (peer, "/") for name, peer in found.items()}
+    rows = [row for conns in (64, 512) for row in measure.interleave("plain", small, conns, SMALL, options)]
+    large = {name: (peer, "/64k") for name, peer in found.items()}
+    return rows + measure.interleave("body64k", large, 32, LARGE, options)
+
+
+def cores(house, options):
+    """CPU a request with two workers on two cores against one on one; the load shares the second core."""
+    targets = {}
+    for label, workers, pinned in (("ringway-1", 1, "0"), ("ringway-2", 2, "0,1")):
+        gateway = house.ringway(workers, pinned, label)
+        house.route(gateway)
+        gateway.wait_answers("/")
+        targets[label] = (gateway, "/")
+    rows = measure.interleave("cores", targets, 64, SMALL, options)
+    one, two = rows
+    two["ratio_one_core"] = round(two["cpu_us"] / one["cpu_us"], 3)
+    one["ratio_one_core"] = 1.0
+    return rows
+
+
+CASES = {
+    "plain": plain,
+    "newconn": newconn,
+    "body64k": body64k,
+    "plugins": plugins,
+    "reactor": reactor,
+    "latency": lambda house, options: latency.half_of_nginx(house, options, started(house, options)),
+    "cores": cores,
+    "idle": memory.idle,
+    "routes": configuration.many_routes,
+}

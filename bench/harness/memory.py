@@ -1,0 +1,54 @@
+"""User memory of idle keep-alive connections."""
+
+import socket
+import time
+
+from . import machine
+
+
+def idle(house, options):
+    """RSS before and after opening connections that each made one request and then stay."""
+    gateway = house.ringway()
+    house.route(gateway)
+    gateway.wait_answers("/")
+    hold(gateway, 64)  # warm: buffers and pools that any traffic makes
+    before = machine.resident_bytes(gateway.pids())
+    held = hold(gateway, options.connections, keep=True)
+    time.sleep(1)
+    after = machine.resident_bytes(gateway.pids())
+    for connection in held:
+        connection.close()
+    each = (after - before) / len(held)
+    return [
+        {
+            "case": "idle",
+            "peer": gateway.name,
+            "conns": len(held),
+            "rss_before": before,
+            "rss_after": after,
+            "bytes_per_conn": round(each),
+        }
+    ]
+
+
+def hold(gateway, count, keep=False):
+    """Opens `count` connections from several loopback addresses, one request on each."""
+    held = []
+    request = b"GET / HTTP/1.1\r\nHost: idle.test\r\n\r\n"
+    for number in range(count):
+        source = (f"127.0.0.{2 + number % 8}", 0)
+        connection = socket.create_connection(("127.0.0.1", gateway.port), 10, source)
+        connection.sendall(request)
+        answer = b""
+        while not answer.endswith(b"body.\n"):
+            piece = connection.recv(4096)
+            if not piece:
+                raise RuntimeError(f"connection {number} was closed after {answer[:80]!r}")
+            answer += piece
+        held.append(connection)
+        if number % 2000 == 1999:
+            machine.say(f"  {number + 1} connections")
+    if not keep:
+        for connection in held:
+            connection.close()
+    return held

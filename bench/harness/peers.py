@@ -1,0 +1,174 @@
+"""The proxies that are measured. Each is started once, listens on a free port and forwards to the backend."""
+
+import http.client
+import json
+import os
+import time
+import urllib.parse
+
+from . import machine
+
+ADMIN_KEY = "bench-only-key-of-a-loopback-gateway"
+# Candidates for the reactor (bench/spike), measured by `bench/run reactor`.
+SPIKE = {"hand": [], "monoio": [], "monoio-flags": ["--flags"], "own": []}
+HTTP_PEERS = ["ringway", "floor", "nginx", "haproxy", "envoy"]
+
+
+class Peer:
+    """A running proxy: where it listens and which processes are its cost."""
+
+    def __init__(self, name, port, process):
+        self.name, self.port, self.process = name, port, process
+        machine.wait_listening(port, process)
+
+    def pids(self):
+        return machine.family(self.process.pid)
+
+    def url(self, path="/"):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def stop(self):
+        machine.stop(self.process)
+
+
+class Gateway(Peer):
+    """ringway or APISIX: a proxy with an Admin API."""
+
+    def __init__(self, name, port, process, admin_port, key):
+        super().__init__(name, port, process)
+        self.admin_port, self.key = admin_port, key
+
+    def put(self, path, value, connection=None):
+        """One Admin API write; `connection` is kept alive where given."""
+        own = connection or http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=30)
+        own.request("PUT", f"/apisix/admin/{path}", json.dumps(value), {"X-API-KEY": self.key})
+        answer = own.getresponse()
+        text = answer.read()
+        if answer.status not in (200, 201):
+            raise RuntimeError(f"PUT {path}: {answer.status} {text[:300]}")
+
+    def wait_answers(self, path, headers=None, status=200, seconds=10):
+        """Waits until the proxy answers `path` with `status`."""
+        until = time.monotonic() + seconds
+        last = None
+        while time.monotonic() < until:
+            try:
+                proxy = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                proxy.request("GET", path, headers=headers or {})
+                last = proxy.getresponse().status
+                proxy.close()
+                if last == status:
+                    return
+            except OSError as error:
+                last = error
+            time.sleep(0.002)
+        raise RuntimeError(f"{self.name} {path}: {last} in place of {status} after {seconds} s")
+
+
+class Remote(Gateway):
+    """APISIX where the user points at one: not started, not stopped, its processes found by the port."""
+
+    def __init__(self, url, admin_url, key):
+        self.admin_port = urllib.parse.urlsplit(admin_url).port or 9180
+        self.key, self.name, self.process = key, "apisix", None
+        self.port = urllib.parse.urlsplit(url).port or 9080
+
+    def pids(self):
+        return machine.listeners(self.port)
+
+    def stop(self):
+        pass
+
+
+class House:
+    """Everything one run of the harness has started; ends it all, in any case."""
+
+    def __init__(self, directory, options):
+        self.directory, self.options, self.running = directory, options, []
+        self.backend = machine.free_port()
+        with open(os.path.join(directory, "64k"), "wb") as body:
+            body.write(b"x" * 65536)
+        self.programs = {}
+        config = machine.write_template("backend.conf", directory, BACKEND=self.backend)
+        self.start_peer("backend", self.backend, ["nginx", "-c", config], machine.LOAD_CORE)
+
+    def log(self, name):
+        return os.path.join(self.directory, f"{name}.out")
+
+    def start_peer(self, name, port, command, cores=machine.PROXY_CORE):
+        process = machine.start(command, cores, self.log(name))
+        try:
+            peer = Peer(name, port, process)
+        except RuntimeError as error:
+            machine.stop(process)
+            with open(self.log(name)) as log:
+                raise RuntimeError(f"{error}: {log.read()[-1000:]}") from None
+        self.running.append(peer)
+        return peer
+
+    def cargo(self, folder, name, arguments=()):
+        if name not in self.programs:
+            self.programs[name] = machine.cargo_program(os.path.join(machine.ROOT, folder), name, arguments)
+        return self.programs[name]
+
+    def start(self, name):
+        """Starts the peer called `name`."""
+        port, backend = machine.free_port(), f"127.0.0.1:{self.backend}"
+        listen = f"127.0.0.1:{port}"
+        if name == "ringway":
+            return self.ringway()
+        if name == "apisix":
+            return Remote(self.options.apisix, self.options.apisix_admin, self.options.apisix_key)
+        if name == "floor":
+            return self.start_peer(name, port, [self.cargo("bench/floor", "floor"), listen, backend])
+        if name == "nginx":
+            config = machine.write_template("nginx.conf", self.directory, PORT=port, BACKEND=self.backend)
+            return self.start_peer(name, port, ["nginx", "-c", config])
+        if name == "haproxy":
+            config = machine.write_template("haproxy.cfg", self.directory, PORT=port, BACKEND=self.backend)
+            return self.start_peer(name, port, ["haproxy", "-db", "-f", config])
+        if name == "envoy":
+            admin = machine.free_port()
+            values = {"PORT": port, "BACKEND": self.backend, "ADMIN": admin}
+            config = machine.write_template("envoy.yaml", self.directory, **values)
+            command = [machine.envoy_program(), "-c", config, "--concurrency", "1", "--log-level", "error"]
+            return self.start_peer(name, port, command + ["--base-id", str(admin)])
+        if name in SPIKE:
+            program = self.cargo("bench/spike", name.split("-")[0])
+            return self.start_peer(name, port, [program, listen, backend, *SPIKE[name]])
+        if "=" in name:
+            # NAME=PROGRAM: any program that takes LISTEN UPSTREAM, such as a spike built elsewhere.
+            label, program = name.split("=", 1)
+            return self.start_peer(label, port, [program, listen, backend])
+        raise SystemExit(f"no such peer: {name}")
+
+    def ringway(self, workers=1, cores=machine.PROXY_CORE, name="ringway", data=None):
+        """A gateway of our own, with an empty embedded store unless `data` names the directory of another one."""
+        program = self.options.ringway or self.cargo(".", "ringway", ("--bin", "ringway"))
+        directory = data or os.path.join(self.directory, f"{name}-{time.monotonic_ns()}")
+        os.makedirs(directory, exist_ok=True)
+        ports = {key: machine.free_port() for key in ("PORT", "ADMIN", "CONTROL", "METRICS")}
+        values = {"KEY": ADMIN_KEY, "WORKERS": workers, "ACCESS_LOG": "false"}
+        config = machine.write_template("ringway.yaml", directory, **ports, **values)
+        process = machine.start([program, "run", "-c", config], cores, self.log(name))
+        try:
+            machine.wait_listening(ports["ADMIN"], process)
+            gateway = Gateway(name, ports["PORT"], process, ports["ADMIN"], ADMIN_KEY)
+        except RuntimeError as error:
+            machine.stop(process)
+            with open(self.log(name)) as log:
+                raise RuntimeError(f"{error}: {log.read()[-2000:]}") from None
+        gateway.data = directory
+        self.running.append(gateway)
+        return gateway
+
+    def route(self, gateway, identity="1", uri="/*", **more):
+        """Creates a route to the backend."""
+        upstream = {"type": "roundrobin", "nodes": {f"127.0.0.1:{self.backend}": 1}}
+        gateway.put(f"routes/{identity}", {"uri": uri, "upstream": upstream, **more})
+
+    def stop(self, peer=None):
+        for one in [peer] if peer else self.running[::-1]:
+            one.stop()
+            if one in self.running:
+                self.running.remove(one)
