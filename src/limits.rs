@@ -86,3 +86,40 @@ pub const DNS_IN_FLIGHT: usize = 64;
 
 /// Names of nodes that are kept fresh. 10,000 with a TTL of 30 s are 333 questions a second already.
 pub const DNS_NAMES: usize = 10_000;
+
+/// A body streams through buffers of this size: a 64 KiB body costs a third of what it does with 4 KiB reads.
+pub const BULK_BUFFER: usize = 64 << 10;
+
+/// Large receive buffers that a core keeps for reuse: 64 × 64 KiB = 4 MiB.
+pub const BULK_POOL: usize = 64;
+
+/// Accepted connections that may wait in a core for its acceptor; beyond it they wait in the kernel's backlog.
+pub const ACCEPT_QUEUE: usize = 1024;
+
+/// Completions that one turn of a core takes before it goes on: as many as its tasks can answer in a few ms.
+pub const TURN_COMPLETIONS: usize = 4096;
+
+/// Polls of tasks in one turn; the rest wait until the kernel was asked again, so that tasks that wake each
+/// other without end cannot starve the sockets.
+pub const TURN_POLLS: usize = 4096;
+
+/// Runtimes (cores) alive at once in a process: the core has eight bits of a waker.
+pub const RUNTIMES: usize = 256;
+
+/// Chunks that may wait unread in a stream before its receive is stopped: 16 × 4 KiB, one large buffer's worth.
+pub const RECV_QUEUE: usize = 16;
+
+/// Wake-ups from other threads that may be under way to a core; beyond it, it polls all of its tasks once.
+pub const REMOTE_WAKES: usize = 4096;
+
+/// Send buffers begin at this size: a head and a small body.
+pub const SEND_BUFFER: usize = 4 << 10;
+
+/// A send buffer that grew beyond this is not kept.
+pub const SEND_BUFFER_KEEP: usize = 16 << 10;
+
+/// Pieces that one gathering send takes: 32 pipelined answers of head and body.
+pub const SEND_PIECES: usize = 64;
+
+/// Send buffers (and send queues) that a core keeps for reuse: 256 × 16 KiB = 4 MiB at most.
+pub const SEND_POOL: usize = 256;

@@ -1,0 +1,216 @@
+//! What is sent: owned pieces, gathered into one system call or one ring entry.
+
+use std::collections::VecDeque;
+use std::ptr;
+
+use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
+use socket2::SockAddr;
+
+use super::chunk::{Buffers, Chunk};
+use crate::limits;
+
+/// One owned run of bytes.
+#[derive(Debug)]
+enum Piece {
+    Vec(Vec<u8>),
+    Chunk(Chunk),
+    Bytes(Bytes),
+}
+
+impl Piece {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Piece::Vec(vec) => vec,
+            Piece::Chunk(chunk) => chunk,
+            Piece::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// Bytes to send, in order: most often a head (a `Vec` from [`take_buffer`](super::take_buffer), which returns
+/// to its pool when sent) and perhaps some body.
+#[derive(Debug, Default)]
+pub struct Out(SmallVec<[Piece; 2]>);
+
+impl Out {
+    /// Appends a chunk.
+    pub fn chunk(mut self, chunk: Chunk) -> Out {
+        self.0.push(Piece::Chunk(chunk));
+        self
+    }
+
+    /// Appends bytes.
+    pub fn bytes(mut self, bytes: Bytes) -> Out {
+        self.0.push(Piece::Bytes(bytes));
+        self
+    }
+
+    /// Appends a vector.
+    pub fn vec(mut self, vec: Vec<u8>) -> Out {
+        self.0.push(Piece::Vec(vec));
+        self
+    }
+}
+
+impl From<Vec<u8>> for Out {
+    fn from(vec: Vec<u8>) -> Out {
+        Out(smallvec![Piece::Vec(vec)])
+    }
+}
+
+impl From<Chunk> for Out {
+    fn from(chunk: Chunk) -> Out {
+        Out(smallvec![Piece::Chunk(chunk)])
+    }
+}
+
+impl From<Bytes> for Out {
+    fn from(bytes: Bytes) -> Out {
+        Out(smallvec![Piece::Bytes(bytes)])
+    }
+}
+
+impl From<&'static [u8]> for Out {
+    fn from(bytes: &'static [u8]) -> Out {
+        Out::from(Chunk::from_static(bytes))
+    }
+}
+
+/// The send side of a stream while it has something to send; boxed, so that the kernel may read its message
+/// header and address while an operation runs, and pooled per core.
+pub(super) struct Outgoing {
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that are sent already.
+    sent: usize,
+    /// Bytes of all pieces not yet sent.
+    pub queued: usize,
+    vectors: [libc::iovec; limits::SEND_PIECES],
+    message: libc::msghdr,
+    /// Where a connect in flight goes.
+    pub address: Option<SockAddr>,
+}
+
+/// The next system call of a stream.
+pub(super) enum Gathered {
+    One(*const u8, usize),
+    Many(*const libc::msghdr),
+}
+
+impl Outgoing {
+    pub fn new() -> Outgoing {
+        Outgoing {
+            pieces: VecDeque::new(),
+            sent: 0,
+            queued: 0,
+            vectors: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; limits::SEND_PIECES],
+            // SAFETY: msghdr is plain C data, for which all zeroes is the empty message.
+            message: unsafe { std::mem::zeroed() },
+            address: None,
+        }
+    }
+
+    /// Queues behind what is there. Pieces already handed to the kernel do not move: what it reads is their
+    /// heap memory, not their place in the queue.
+    pub fn push(&mut self, out: Out, buffers: &Buffers) {
+        for piece in out.0 {
+            match (piece.as_slice().len(), piece) {
+                (0, Piece::Vec(vec)) => buffers.give_vec(vec),
+                (0, _) => {}
+                (len, piece) => {
+                    self.queued += len;
+                    self.pieces.push_back(piece);
+                }
+            }
+        }
+    }
+
+    /// Describes as much of the queue as fits one call. The pointers are good until `advance` or `clear`, and
+    /// nothing else may be gathered before.
+    pub fn gather(&mut self) -> Gathered {
+        let mut count = 0;
+        let mut skip = self.sent;
+        for (vector, piece) in self.vectors.iter_mut().zip(&self.pieces) {
+            let bytes = &piece.as_slice()[skip..];
+            *vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            skip = 0;
+            count += 1;
+        }
+        if count == 1 {
+            return Gathered::One(self.vectors[0].iov_base.cast_const().cast(), self.vectors[0].iov_len);
+        }
+        self.message.msg_iov = self.vectors.as_mut_ptr();
+        self.message.msg_iovlen = count;
+        Gathered::Many(&self.message)
+    }
+
+    /// The kernel took `n` bytes.
+    pub fn advance(&mut self, n: usize, buffers: &Buffers) {
+        self.queued = self.queued.saturating_sub(n);
+        self.sent += n;
+        while let Some(piece) = self.pieces.front() {
+            let len = piece.as_slice().len();
+            if self.sent < len {
+                return;
+            }
+            self.sent -= len;
+            if let Some(Piece::Vec(vec)) = self.pieces.pop_front() {
+                buffers.give_vec(vec);
+            }
+        }
+        self.sent = 0;
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        self.sent = 0;
+        self.queued = 0;
+        self.address = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(outgoing: &mut Outgoing) -> Vec<u8> {
+        match outgoing.gather() {
+            // SAFETY: the pieces are alive and unchanged.
+            Gathered::One(data, len) => unsafe { std::slice::from_raw_parts(data, len) }.to_vec(),
+            Gathered::Many(_) => (outgoing.vectors[..outgoing.message.msg_iovlen].iter())
+                // SAFETY: as above; gather has just filled that many.
+                .flat_map(|v| {
+                    unsafe { std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len) }.to_vec()
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn pieces_go_out_in_order_from_where_the_kernel_stopped() {
+        let buffers = Buffers::new(1, 64, false).unwrap();
+        let mut outgoing = Outgoing::new();
+        outgoing.push(Out::from(b"head".to_vec()).chunk(Chunk::from_static(b"body")), &buffers);
+        outgoing.push(Out::from(Bytes::from_static(b"tail")).vec(Vec::new()), &buffers);
+        assert_eq!((outgoing.queued, taken(&mut outgoing)), (12, b"headbodytail".to_vec()));
+        outgoing.advance(6, &buffers);
+        assert_eq!((outgoing.queued, taken(&mut outgoing)), (6, b"dytail".to_vec()));
+        outgoing.advance(3, &buffers);
+        assert_eq!((outgoing.queued, taken(&mut outgoing)), (3, b"ail".to_vec()));
+        outgoing.advance(3, &buffers);
+        assert_eq!(outgoing.queued, 0);
+    }
+
+    #[test]
+    fn more_pieces_than_one_call_takes_go_in_several() {
+        let buffers = Buffers::new(1, 64, false).unwrap();
+        let mut outgoing = Outgoing::new();
+        for n in 0..limits::SEND_PIECES + 1 {
+            outgoing.push(Out::from(vec![n as u8]), &buffers);
+        }
+        assert_eq!(taken(&mut outgoing).len(), limits::SEND_PIECES);
+        outgoing.advance(limits::SEND_PIECES, &buffers);
+        assert_eq!(taken(&mut outgoing), [limits::SEND_PIECES as u8]);
+    }
+}
