@@ -4,6 +4,7 @@
 /// Points on the hash ring of one `chash` upstream. 160 a unit of weight: weights that sum to 3,000 and
 /// have no common divisor fit unchanged. 8 bytes a point, so 4 MB a core at most.
 pub const CHASH_POINTS: u64 = 1 << 19;
+
 /// Levels of JSON Schema, in the schema and in a value checked by it: APISIX's deepest schema has 9; a level
 /// costs about 1 KiB of stack in each of two functions, so 128 stay far from a 2 MiB thread stack.
 pub const SCHEMA_DEPTH: usize = 128;
@@ -68,6 +69,7 @@ pub const PROBES_IN_FLIGHT: usize = 256;
 
 /// Bytes of a probe's answer that are searched for the end of the status line.
 pub const PROBE_STATUS_LINE: usize = 4096;
+
 /// Admin key letters, as many as APISIX makes: 52^32 is 182 bits.
 pub const ADMIN_KEY_LETTERS: usize = 32;
 
@@ -123,3 +125,23 @@ pub const SEND_PIECES: usize = 64;
 
 /// Send buffers (and send queues) that a core keeps for reuse: 256 × 16 KiB = 4 MiB at most.
 pub const SEND_POOL: usize = 256;
+
+/// Error lines waiting for their thread: a burst of a second at 1,000 a second and more; each is small.
+pub const ERROR_LOG_QUEUE: usize = 4096;
+
+/// Pieces of access log waiting for their thread: 256 of 16 KiB are 4 MiB, a second of 20,000 requests/s
+/// at 200 bytes a line, which a disk that stalls for a moment needs.
+pub const ACCESS_LOG_QUEUE: usize = 256;
+
+/// Largest `access_log_buffer` a core, bytes.
+pub const ACCESS_LOG_BUFFER_BYTES: usize = 1 << 20;
+
+/// A line of the access log waits in its buffer no longer than this (APISIX's `flush=3`).
+pub const ACCESS_LOG_AGE_MS: u64 = 3000;
+
+/// Metric series of one core: 11 labels of 20 bytes and their values are about 500 bytes, so 16 MB. A label
+/// that takes ever new values (a host, a path) fills this, not the memory.
+pub const METRIC_SERIES: usize = 32_768;
+
+/// Bytes of one metric label; longer values are cut. APISIX cuts model names at 128, paths are longer.
+pub const METRIC_LABEL_BYTES: usize = 512;

@@ -316,7 +316,7 @@ fn http(r: &mut Reader<'_>, home: &Path) -> Http {
     let access_log = (r.at(&at("enable_access_log")).is_none_or(|n| n.data != Data::Bool(false)))
         .then(|| r.text(&at("access_log")))
         .flatten()
-        .filter(|path| path != "off");
+        .filter(|path| path != "off" && !other_sink(r, "nginx_config.http.access_log", path));
     let charset = r.text(&at("charset")).filter(|c| c != "off");
     let source = r.text(&at("real_ip_header"));
     Http {
@@ -368,6 +368,15 @@ fn http(r: &mut Reader<'_>, home: &Path) -> Http {
             next_upstream_timeout_ms: 0,
         },
     }
+}
+
+/// nginx can log to syslog; ringway cannot yet, and says so instead of making a file of that name.
+fn other_sink(r: &mut Reader<'_>, path: &str, value: &str) -> bool {
+    let other = value.starts_with("syslog:");
+    if other {
+        r.notes.warn(r.line(path), format!("{path} \"{value}\" is not supported: it is off"));
+    }
+    other
 }
 
 /// APISIX puts the format between single quotes of nginx text, so what nginx would unquote there is

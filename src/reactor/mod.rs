@@ -16,6 +16,7 @@ mod core;
 mod epoll;
 mod listener;
 mod mailbox;
+pub mod nice;
 mod out;
 mod slot;
 mod stats;

@@ -1,0 +1,438 @@
+//! Metrics in pages that one core writes and anybody reads.
+//!
+//! A core finds a series by its labels once ([`CoreMetrics::series`]) and then only stores into its numbers:
+//! relaxed, without read-modify-write, because nobody else writes them. A scrape reads all pages and adds up;
+//! a page's mutex is taken by the core only when a series is new, by the scrape only to fetch those it has not
+//! seen, so a scrape never slows requests.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+use smallvec::SmallVec;
+
+use crate::limits;
+
+/// A group of series under one name.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name, without the prefix.
+    pub name: &'static str,
+    /// The HELP text.
+    pub help: &'static str,
+    /// Counter or histogram.
+    pub kind: Kind,
+    /// Label names, the extra ones behind the built-in ones.
+    pub labels: Vec<String>,
+    /// Variables of the extra labels (`plugin_attr.prometheus.metrics.<name>.extra_labels`), without `$`.
+    pub extra: Vec<String>,
+    /// Series unused for so long are not shown; 0 shows them for ever.
+    pub expire_ms: u64,
+}
+
+/// What a family's numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One number that grows.
+    Counter,
+    /// Numbers of values below each bucket's bound, and their sum.
+    Histogram,
+}
+
+/// Which family: an index into [`Metrics::families`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FamilyId(u16);
+
+/// `http_status`
+pub const HTTP_STATUS: FamilyId = FamilyId(0);
+/// `http_latency`, milliseconds
+pub const HTTP_LATENCY: FamilyId = FamilyId(1);
+/// `bandwidth`, bytes
+pub const BANDWIDTH: FamilyId = FamilyId(2);
+
+/// APISIX's latency buckets, ms (apisix/plugins/prometheus/exporter.lua).
+pub const LATENCY_BUCKETS_MS: [f64; 15] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 30000.0, 60000.0];
+
+/// A number with one writer.
+#[derive(Debug, Default)]
+pub struct Tally(AtomicU64);
+
+impl Tally {
+    /// Adds; only the owning core may.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.get().wrapping_add(n), Relaxed);
+    }
+
+    /// Subtracts, down to 0; only the owning core may.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.get().saturating_sub(n), Relaxed);
+    }
+
+    /// Sets; only the owning core may.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value; anybody may ask.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What every core counts, with nginx's names (stub_status).
+#[derive(Debug, Default)]
+pub struct Tallies {
+    /// Connections accepted.
+    pub accepted: Tally,
+    /// Connections served: those accepted that met no limit.
+    pub handled: Tally,
+    /// Open client connections.
+    pub active: Tally,
+    /// Of these, reading a request.
+    pub reading: Tally,
+    /// Of these, working on or writing an answer.
+    pub writing: Tally,
+    /// Of these, idle between requests.
+    pub waiting: Tally,
+    /// Requests.
+    pub requests: Tally,
+    /// Messages to control that found its queue full.
+    pub dropped_messages: Tally,
+    /// Series that [`limits::METRIC_SERIES`] refused.
+    pub refused_series: Tally,
+}
+
+/// One core's numbers.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The fixed ones.
+    pub tallies: Tallies,
+    series: Mutex<Vec<Arc<Series>>>,
+}
+
+impl Page {
+    /// Appends the series from index `seen` on.
+    pub(super) fn fetch(&self, seen: &mut Vec<Arc<Series>>) {
+        let all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.extend(all.iter().skip(seen.len()).cloned());
+    }
+}
+
+/// One line of numbers: a family with values for its labels.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) family: FamilyId,
+    pub(super) labels: Box<[Box<str>]>,
+    /// Counter: the number. Histogram: one for each bucket and one above all, then the sum's `f64` bits.
+    pub(super) values: Box<[AtomicU64]>,
+    /// When it was last written, by the core's clock.
+    pub(super) used_ms: AtomicU64,
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    /// `metric_prefix`
+    pub(super) prefix: String,
+    families: Vec<Family>,
+    /// Upper bounds of the latency buckets, ms, ascending.
+    pub(super) buckets: Box<[f64]>,
+    pages: Mutex<Vec<Arc<Page>>>,
+}
+
+impl Metrics {
+    /// With `plugin_attr.prometheus`' `metric_prefix`, `default_buckets` and `metrics`.
+    pub fn new(prefix: &str, buckets: Option<&[f64]>, metrics: Option<&Value>) -> Arc<Metrics> {
+        let mut buckets = buckets.unwrap_or(&LATENCY_BUCKETS_MS).to_vec();
+        buckets.sort_by(f64::total_cmp);
+        buckets.dedup();
+        let family = |name, help, kind, labels: &str| {
+            let extra = extra_labels(metrics, name);
+            let builtin = labels.split(' ').map(str::to_owned);
+            let expire = metrics.and_then(|m| m.get(name)?.get("expire")?.as_f64()).unwrap_or(0.0);
+            Family {
+                name,
+                help,
+                kind,
+                labels: builtin.chain(extra.iter().map(|(label, _)| label.clone())).collect(),
+                extra: extra.into_iter().map(|(_, variable)| variable).collect(),
+                expire_ms: (expire.max(0.0) * 1000.0) as u64,
+            }
+        };
+        let families = vec![
+            family(
+                "http_status",
+                "HTTP status codes per service in APISIX",
+                Kind::Counter,
+                "code route matched_uri matched_host service consumer node request_type request_llm_model \
+                 llm_model response_source",
+            ),
+            family(
+                "http_latency",
+                "HTTP request latency in milliseconds per service in APISIX",
+                Kind::Histogram,
+                "type route service consumer node request_type request_llm_model llm_model",
+            ),
+            family(
+                "bandwidth",
+                "Total bandwidth in bytes consumed per service in APISIX",
+                Kind::Counter,
+                "type route service consumer node request_type request_llm_model llm_model",
+            ),
+        ];
+        let (prefix, pages) = (prefix.to_owned(), Mutex::default());
+        Arc::new(Metrics { prefix, families, buckets: buckets.into(), pages })
+    }
+
+    /// A page for one more core.
+    pub fn core(self: &Arc<Self>) -> CoreMetrics {
+        let page = Arc::new(Page::default());
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner).push(page.clone());
+        CoreMetrics {
+            metrics: self.clone(),
+            page,
+            series: Vec::new(),
+            index: HashMap::new(),
+            hasher: ahash::RandomState::new(),
+            now_ms: 0,
+        }
+    }
+
+    /// The family of an id.
+    pub fn family(&self, id: FamilyId) -> &Family {
+        &self.families[usize::from(id.0)]
+    }
+
+    pub(super) fn families(&self) -> impl Iterator<Item = (FamilyId, &Family)> {
+        self.families.iter().enumerate().map(|(i, family)| (FamilyId(i as u16), family))
+    }
+
+    /// All pages, in the order of the cores.
+    pub fn pages(&self) -> Vec<Arc<Page>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One tally, summed over all cores.
+    pub fn sum(&self, tally: impl Fn(&Tallies) -> &Tally) -> u64 {
+        self.pages().iter().map(|page| tally(&page.tallies).get()).sum()
+    }
+
+    /// nginx's `stub_status` text, of all cores.
+    pub fn stub_status(&self) -> String {
+        format!(
+            "Active connections: {} \nserver accepts handled requests\n {} {} {} \nReading: {} Writing: {} \
+             Waiting: {} \n",
+            self.sum(|t| &t.active),
+            self.sum(|t| &t.accepted),
+            self.sum(|t| &t.handled),
+            self.sum(|t| &t.requests),
+            self.sum(|t| &t.reading),
+            self.sum(|t| &t.writing),
+            self.sum(|t| &t.waiting)
+        )
+    }
+}
+
+/// `extra_labels: [{name: $variable}]`, the `$` taken off.
+fn extra_labels(metrics: Option<&Value>, family: &str) -> Vec<(String, String)> {
+    let list = metrics.and_then(|m| m.get(family)?.get("extra_labels")?.as_array());
+    list.into_iter()
+        .flatten()
+        .filter_map(|item| {
+            let (label, variable) = item.as_object()?.iter().next()?;
+            Some((label.clone(), variable.as_str()?.trim_start_matches('$').to_owned()))
+        })
+        .collect()
+}
+
+/// Which series of one core: an index that stays good as long as the core lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeriesId(u32);
+
+/// One core's way to its page.
+#[derive(Debug)]
+pub struct CoreMetrics {
+    metrics: Arc<Metrics>,
+    page: Arc<Page>,
+    series: Vec<Arc<Series>>,
+    /// Series by the hash of family and labels. Labels come from the network: the hash is seeded.
+    index: HashMap<u64, SmallVec<[u32; 1]>>,
+    hasher: ahash::RandomState,
+    now_ms: u64,
+}
+
+impl CoreMetrics {
+    /// The fixed numbers of this core.
+    pub fn tallies(&self) -> &Tallies {
+        &self.page.tallies
+    }
+
+    /// All metrics of the process.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The clock that "last used" is taken from: call it about once a second.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// The series of `family` with these label values (as many as [`Family::labels`]), made if it is new. A
+    /// caller that keeps the id pays nothing for the labels. `None` when the core has all it may have.
+    pub fn series(&mut self, family: FamilyId, labels: &[&[u8]]) -> Option<SeriesId> {
+        let hash = self.hasher.hash_one((family, labels));
+        if let Some(found) = self.index.get(&hash) {
+            for id in found {
+                let series = &self.series[*id as usize];
+                if series.family == family && same(&series.labels, labels) {
+                    return Some(SeriesId(*id));
+                }
+            }
+        }
+        if self.series.len() >= limits::METRIC_SERIES {
+            self.page.tallies.refused_series.add(1);
+            return None;
+        }
+        let id = self.series.len() as u32;
+        let series = Arc::new(self.fresh(family, labels));
+        self.page.series.lock().unwrap_or_else(PoisonError::into_inner).push(series.clone());
+        self.series.push(series);
+        self.index.entry(hash).or_default().push(id);
+        Some(SeriesId(id))
+    }
+
+    fn fresh(&self, family: FamilyId, labels: &[&[u8]]) -> Series {
+        let numbers = match self.metrics.family(family).kind {
+            Kind::Counter => 1,
+            Kind::Histogram => self.metrics.buckets.len() + 2,
+        };
+        Series {
+            family,
+            labels: labels.iter().map(|value| String::from_utf8_lossy(cut(value)).into()).collect(),
+            values: (0..numbers).map(|_| AtomicU64::new(0)).collect(),
+            used_ms: AtomicU64::new(self.now_ms),
+        }
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, id: SeriesId, n: u64) {
+        let series = &self.series[id.0 as usize];
+        add(&series.values[0], n);
+        series.used_ms.store(self.now_ms, Relaxed);
+    }
+
+    /// Puts a value, in milliseconds, into a histogram.
+    pub fn observe(&self, id: SeriesId, ms: f64) {
+        let series = &self.series[id.0 as usize];
+        let buckets = &self.metrics.buckets;
+        let bucket = buckets.iter().position(|bound| ms <= *bound).unwrap_or(buckets.len());
+        add(&series.values[bucket], 1);
+        let sum = &series.values[buckets.len() + 1];
+        sum.store((f64::from_bits(sum.load(Relaxed)) + ms).to_bits(), Relaxed);
+        series.used_ms.store(self.now_ms, Relaxed);
+    }
+
+    /// [`CoreMetrics::series`] and [`CoreMetrics::add`] in one.
+    pub fn count(&mut self, family: FamilyId, labels: &[&[u8]], n: u64) {
+        if let Some(id) = self.series(family, labels) {
+            self.add(id, n);
+        }
+    }
+
+    /// A message to control was dropped.
+    pub fn dropped_messages(&mut self) {
+        self.page.tallies.dropped_messages.add(1);
+    }
+
+    /// See [`Metrics::stub_status`].
+    pub fn stub_status(&self) -> String {
+        self.metrics.stub_status()
+    }
+}
+
+/// Not an atomic addition: this core is the only writer.
+fn add(value: &AtomicU64, n: u64) {
+    value.store(value.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+fn cut(value: &[u8]) -> &[u8] {
+    &value[..value.len().min(limits::METRIC_LABEL_BYTES)]
+}
+
+/// Whether a series carries these values. What was cut or was no UTF-8 is compared in its stored form.
+fn same(stored: &[Box<str>], labels: &[&[u8]]) -> bool {
+    stored.len() == labels.len()
+        && stored.iter().zip(labels).all(|(stored, label)| {
+            stored.as_bytes() == *label || **stored == *String::from_utf8_lossy(cut(label))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATENCY: [&[u8]; 8] = [b"request", b"1", b"", b"", b"", b"traditional_http", b"", b""];
+
+    #[test]
+    fn a_series_is_made_once_and_its_numbers_grow() {
+        let metrics = Metrics::new("apisix_", None, None);
+        let mut core = metrics.core();
+        let id = core.series(HTTP_LATENCY, &LATENCY).unwrap();
+        assert_eq!(core.series(HTTP_LATENCY, &LATENCY), Some(id));
+        assert_ne!(core.series(BANDWIDTH, &LATENCY), Some(id));
+        for ms in [0.5, 1.0, 1.5, 70_000.0] {
+            core.observe(id, ms);
+        }
+        let mut seen = Vec::new();
+        metrics.pages()[0].fetch(&mut seen);
+        let values: Vec<u64> = seen[0].values.iter().map(|v| v.load(Relaxed)).collect();
+        assert_eq!((values[0], values[1], values[15]), (2, 1, 1));
+        assert_eq!(f64::from_bits(values[16]), 70_003.0);
+    }
+
+    #[test]
+    fn a_flood_of_labels_is_bounded_and_counted() {
+        let metrics = Metrics::new("apisix_", None, None);
+        let mut core = metrics.core();
+        for n in 0..limits::METRIC_SERIES as u32 + 5 {
+            core.count(BANDWIDTH, &[n.to_string().as_bytes()], 1);
+        }
+        assert_eq!(metrics.sum(|t| &t.refused_series), 5);
+        assert!(core.series(BANDWIDTH, &[b"7"]).is_some(), "those that are there go on");
+        let long = vec![b'x'; limits::METRIC_LABEL_BYTES * 2];
+        let mut other = metrics.core();
+        let id = other.series(BANDWIDTH, &[&long, b"\xff"]);
+        assert_eq!(other.series(BANDWIDTH, &[&long, b"\xff"]), id);
+    }
+
+    #[test]
+    fn tallies_add_up_over_cores() {
+        let metrics = Metrics::new("apisix_", None, None);
+        let (a, b) = (metrics.core(), metrics.core());
+        a.tallies().active.add(3);
+        b.tallies().active.add(2);
+        b.tallies().active.sub(1);
+        b.tallies().requests.add(9);
+        b.tallies().waiting.set(4);
+        assert_eq!(
+            a.stub_status(),
+            "Active connections: 4 \nserver accepts handled requests\n 0 0 9 \nReading: 0 Writing: 0 Waiting: 4 \n"
+        );
+    }
+
+    #[test]
+    fn extra_labels_and_expiry_come_from_the_configuration() {
+        let attr =
+            serde_json::json!({"http_status": {"expire": 1.5, "extra_labels": [{"addr": "$upstream_addr"}]}});
+        let metrics = Metrics::new("x_", Some(&[10.0, 5.0, 10.0]), Some(&attr));
+        let family = metrics.family(HTTP_STATUS);
+        assert_eq!((family.labels.last().unwrap().as_str(), family.labels.len()), ("addr", 12));
+        assert_eq!(
+            (family.extra.as_slice(), family.expire_ms),
+            (["upstream_addr".to_owned()].as_slice(), 1500)
+        );
+        assert_eq!(&*metrics.buckets, &[5.0, 10.0]);
+    }
+}
