@@ -145,3 +145,7 @@ pub const METRIC_SERIES: usize = 32_768;
 
 /// Bytes of one metric label; longer values are cut. APISIX cuts model names at 128, paths are longer.
 pub const METRIC_LABEL_BYTES: usize = 512;
+
+/// Kept connections to upstreams of one core. Each costs a descriptor here and one at the upstream; nginx's
+/// default of 320 an upstream times 50 upstreams.
+pub const IDLE_UPSTREAM_CONNECTIONS: usize = 16_000;

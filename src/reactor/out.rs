@@ -46,6 +46,11 @@ impl Out {
         self
     }
 
+    /// The bytes, piece by piece: what TLS encrypts.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(Piece::as_slice)
+    }
+
     /// Appends a vector.
     pub fn vec(mut self, vec: Vec<u8>) -> Out {
         self.0.push(Piece::Vec(vec));

@@ -1,3 +1,16 @@
 //! A byte stream to a peer: plain TCP or TLS over it, one interface.
+//!
+//! [`connect`] gives a [`Stream`]; [`trust`] says whom a TLS client believes, and [`tls`] runs rustls over the
+//! reactor's socket.
 
+pub mod connect;
+pub mod stream;
+pub mod tls;
 pub mod trust;
+
+pub use connect::{Secure, Target, connect};
+pub use stream::Stream;
+pub use tls::{TlsClient, TlsClients, TlsStream};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -144,7 +144,7 @@ impl Balancer {
             return Some(0);
         }
         let some_healthy = pick.unhealthy.len() < self.nodes.max(1);
-        if some_healthy != !self.warned.get() {
+        if some_healthy == self.warned.get() {
             self.warned.set(!some_healthy);
             if !some_healthy {
                 log::warn!("all upstream nodes is unhealthy, use default");

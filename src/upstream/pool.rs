@@ -1,0 +1,288 @@
+//! Kept connections to upstream nodes, per core.
+//!
+//! A [`Pool`] belongs to one way of reaching one address; a node of a live upstream holds its pool, so that
+//! a request hashes nothing. The last connection put in is the first taken out: those that are not needed
+//! grow old and are closed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
+
+use rustls::pki_types::ServerName;
+
+use crate::limits;
+use crate::model::KeepalivePool;
+use crate::transport::{Stream, Target, TlsClient};
+
+/// What two connections must have in common to take each other's place: the address and, with TLS, the name
+/// asked for and the client (trust, identity, protocols). Connections that began with a PROXY header speak
+/// for one client and are never put in.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    address: SocketAddr,
+    /// Identified by address: each [`TlsClient`] is made once a core and held here.
+    tls: Option<(*const TlsClient, Option<ServerName<'static>>)>,
+}
+
+/// A connection and how much it was used.
+pub struct Connection {
+    /// The stream.
+    pub stream: Stream,
+    /// Requests it has carried, the present one included.
+    pub requests: u32,
+    /// It was taken out of a pool: if it fails before an answer, the node may still be well.
+    pub reused: bool,
+}
+
+impl Connection {
+    /// A new connection for its first request.
+    pub fn new(stream: Stream) -> Self {
+        Connection { stream, requests: 1, reused: false }
+    }
+}
+
+struct Idle {
+    stream: Stream,
+    requests: u32,
+    /// `u64::MAX` where there is no limit.
+    expires_ms: u64,
+}
+
+/// The kept connections of one way of reaching one address.
+pub struct Pool {
+    target: Target,
+    idle: RefCell<VecDeque<Idle>>,
+    /// Kept connections of the whole core.
+    total: Rc<Cell<usize>>,
+}
+
+/// All pools of a core.
+#[derive(Default)]
+pub struct Pools {
+    pools: RefCell<HashMap<Key, Weak<Pool>>>,
+    total: Rc<Cell<usize>>,
+}
+
+impl Pools {
+    /// No pools yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The pool for `target`: the same one for the same target while somebody holds it.
+    pub fn get(&self, target: &Target) -> Rc<Pool> {
+        let tls = target.tls.as_ref().map(|tls| (Rc::as_ptr(&tls.client), tls.name.clone()));
+        let key = Key { address: target.address, tls };
+        let mut pools = self.pools.borrow_mut();
+        if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
+            return pool;
+        }
+        pools.retain(|_, pool| pool.strong_count() > 0);
+        let pool =
+            Rc::new(Pool { target: target.clone(), idle: RefCell::default(), total: Rc::clone(&self.total) });
+        pools.insert(key, Rc::downgrade(&pool));
+        pool
+    }
+
+    /// Closes connections that are too old or that the peer has closed. Call it about once a second.
+    pub fn sweep(&self, now_ms: u64) {
+        let pools: Vec<Rc<Pool>> = self.pools.borrow().values().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            let idle = pool.idle.take();
+            let kept: VecDeque<Idle> = idle.into_iter().filter(|idle| pool.keeps(idle, now_ms)).collect();
+            pool.idle.replace(kept);
+        }
+    }
+
+    /// Kept connections of the core.
+    pub fn idle_connections(&self) -> usize {
+        self.total.get()
+    }
+}
+
+impl Pool {
+    /// Where its connections lead.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// A kept connection that is still good.
+    pub fn take(&self, now_ms: u64) -> Option<Connection> {
+        loop {
+            let idle = self.idle.borrow_mut().pop_back()?;
+            if self.keeps(&idle, now_ms) {
+                self.total.set(self.total.get() - 1);
+                return Some(Connection { stream: idle.stream, requests: idle.requests + 1, reused: true });
+            }
+        }
+    }
+
+    /// Keeps a connection whose request and answer both came to their framed end. It is closed instead if
+    /// it has carried its number of requests, if bytes that nobody asked for wait in it, or, the oldest
+    /// first, where there are too many.
+    pub fn put(&self, connection: Connection, rules: &KeepalivePool, now_ms: u64) {
+        let Connection { stream, requests, .. } = connection;
+        let full = self.total.get() >= limits::IDLE_UPSTREAM_CONNECTIONS;
+        stream.set_recv_deadline(None);
+        if requests >= rules.requests || rules.size == 0 || full || !silent(&stream) {
+            return;
+        }
+        stream.set_send_deadline(None);
+        stream.expect_bulk(false);
+        let expires_ms = match rules.idle_timeout_ms {
+            0 => u64::MAX,
+            timeout_ms => now_ms + u64::from(timeout_ms),
+        };
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= rules.size as usize && idle.pop_front().is_some() {
+            self.total.set(self.total.get() - 1);
+        }
+        idle.push_back(Idle { stream, requests, expires_ms });
+        self.total.set(self.total.get() + 1);
+    }
+
+    /// Whether a kept connection is young enough and silent. If not, it counts no more.
+    fn keeps(&self, idle: &Idle, now_ms: u64) -> bool {
+        let good = now_ms < idle.expires_ms && silent(&idle.stream);
+        if !good {
+            self.total.set(self.total.get() - 1);
+        }
+        good
+    }
+}
+
+/// Anything but silence is wrong on an idle connection: an end, an error, bytes that no request asked for.
+/// With TLS this also takes in the tickets that follow a handshake.
+fn silent(stream: &Stream) -> bool {
+    stream.poll_recv(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.total.set(self.total.get() - self.idle.get_mut().len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::reactor::sleep;
+    use crate::transport::connect;
+    use crate::transport::tests::on_both;
+
+    const RULES: KeepalivePool = KeepalivePool { size: 2, idle_timeout_ms: 1000, requests: 3 };
+
+    struct Bench {
+        pools: Pools,
+        pool: Rc<Pool>,
+        listener: TcpListener,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let pools = Pools::new();
+            let pool = pools.get(&Target { address: listener.local_addr().unwrap(), tls: None });
+            Bench { pools, pool, listener }
+        }
+
+        /// A connection and its far end.
+        async fn connection(&self) -> (Connection, TcpStream) {
+            let stream = connect(self.pool.target(), 1000).await.unwrap();
+            (Connection::new(stream), self.listener.accept().unwrap().0)
+        }
+    }
+
+    fn port(connection: &Connection) -> u16 {
+        connection.stream.local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn the_newest_serves_first_and_the_oldest_goes_when_there_are_too_many() {
+        on_both(async || {
+            let bench = Bench::new();
+            let mut ports = Vec::new();
+            let mut far_ends = Vec::new();
+            for _ in 0..3 {
+                let (connection, far_end) = bench.connection().await;
+                ports.push(port(&connection));
+                far_ends.push(far_end);
+                bench.pool.put(connection, &RULES, 0);
+            }
+            assert_eq!(bench.pools.idle_connections(), 2);
+            assert_eq!(port(&bench.pool.take(10).unwrap()), ports[2]);
+            assert_eq!(port(&bench.pool.take(10).unwrap()), ports[1]);
+            assert!(bench.pool.take(10).is_none());
+            assert_eq!(bench.pools.idle_connections(), 0);
+        });
+    }
+
+    #[test]
+    fn a_connection_serves_its_number_of_requests() {
+        on_both(async || {
+            let bench = Bench::new();
+            let (mut connection, _far_end) = bench.connection().await;
+            for request in 2..=3 {
+                assert_eq!(connection.reused, request > 2);
+                bench.pool.put(connection, &RULES, 0);
+                connection = bench.pool.take(0).unwrap();
+                assert_eq!(connection.requests, request);
+            }
+            bench.pool.put(connection, &RULES, 0);
+            assert!(bench.pool.take(0).is_none());
+        });
+    }
+
+    #[test]
+    fn old_ones_are_not_used_and_swept() {
+        on_both(async || {
+            let bench = Bench::new();
+            let (old, _far) = bench.connection().await;
+            let (young, _near) = bench.connection().await;
+            bench.pool.put(old, &RULES, 0);
+            bench.pool.put(young, &RULES, 900);
+            bench.pools.sweep(1000);
+            assert_eq!(bench.pools.idle_connections(), 1);
+            assert!(bench.pool.take(1900).is_none());
+            let (endless, _far) = bench.connection().await;
+            bench.pool.put(endless, &KeepalivePool { idle_timeout_ms: 0, ..RULES }, 0);
+            assert!(bench.pool.take(1 << 40).is_some());
+        });
+    }
+
+    #[test]
+    fn a_closed_connection_and_one_with_unasked_bytes_are_dropped() {
+        on_both(async || {
+            let bench = Bench::new();
+            let (closed, far_end) = bench.connection().await;
+            let (talking, mut talker) = bench.connection().await;
+            bench.pool.put(closed, &RULES, 0);
+            bench.pool.put(talking, &RULES, 0);
+            drop(far_end);
+            talker.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
+            sleep(30).await;
+            assert!(bench.pool.take(0).is_none());
+            assert_eq!(bench.pools.idle_connections(), 0);
+        });
+    }
+
+    #[test]
+    fn one_target_has_one_pool_and_a_dropped_pool_closes_its_connections() {
+        on_both(async || {
+            let bench = Bench::new();
+            assert!(Rc::ptr_eq(&bench.pool, &bench.pools.get(bench.pool.target())));
+            let other = Target { address: "127.0.0.1:1".parse().unwrap(), tls: None };
+            assert!(!Rc::ptr_eq(&bench.pool, &bench.pools.get(&other)));
+            let (connection, _far_end) = bench.connection().await;
+            bench.pool.put(connection, &RULES, 0);
+            let Bench { pools, pool, .. } = bench;
+            drop(pool);
+            assert_eq!(pools.idle_connections(), 0);
+        });
+    }
+}
