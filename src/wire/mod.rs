@@ -3,6 +3,8 @@
 pub mod header_name;
 pub mod headers;
 pub mod http;
+pub mod proxy_protocol;
+pub mod uri;
 
 pub use header_name::Name;
 pub use headers::{Headers, Span};
