@@ -126,6 +126,45 @@ pub const SEND_PIECES: usize = 64;
 /// Send buffers (and send queues) that a core keeps for reuse: 256 × 16 KiB = 4 MiB at most.
 pub const SEND_POOL: usize = 256;
 
+/// A body with more than this to come is received in large buffers: below it, two small reads cost less.
+pub const BULK_BODY: u64 = 12 << 10;
+/// A piece of an answer's body up to this size is copied behind its head, so that one plain send carries
+/// both; beyond it, gathering two pieces costs less than the copy.
+pub const COPY_BODY: usize = 2 << 10;
+/// Bytes queued towards a client before a further (pipelined) answer waits for them to leave.
+pub const QUEUED_BYTES: usize = 64 << 10;
+/// Of a request's body, kept to send it again with a retry, and awaited to give it a Content-Length.
+pub const REPLAY_BODY: usize = 64 << 10;
+/// What is read and dropped of a body that nobody wanted, to keep the connection; beyond it closing is cheaper.
+pub const DRAIN_BODY_BYTES: usize = 64 << 10;
+/// nginx's `lingering_timeout`: how long a client may still send after our last byte, ms.
+pub const LINGER_MS: u64 = 5_000;
+/// Used exchanges kept for reuse by a core: as many as are answered at once between two looks at the kernel.
+pub const SPARE_EXCHANGES: usize = 256;
+/// Plans that a route keeps for different consumers; beyond it they are built anew.
+pub const JOINED_PLANS: usize = 1024;
+/// Numbers of body-filter state below this are the route's chain's, the others the global rules'.
+pub const GLOBAL_SLOTS: u16 = 256;
+/// How often a draining core looks whether it is done, ms.
+pub const DRAIN_TICK_MS: u32 = 20;
+/// Live connections that a core may have more than the mean, beside an eighth: below it a hand-over costs
+/// more than it brings.
+pub const LOAD_SLACK: u32 = 8;
+/// Pause after a failed accept (no descriptors left), ms: the connections wait in the backlog.
+pub const ACCEPT_PAUSE_MS: u32 = 100;
+/// Buckets of node-wide counters, eight each of 24 bytes: 131,072 live keys in 3.5 MB.
+pub const COUNTER_BUCKETS: usize = 16 << 10;
+/// The body of an Admin API call: 1.5 MiB (apisix/admin/init.lua).
+pub const ADMIN_BODY_BYTES: usize = 1536 << 10;
+/// Messages that may wait for a core.
+pub const CORE_MAIL: usize = 1024;
+/// Messages that may wait for control.
+pub const CONTROL_MAIL: usize = 4096;
+
+/// Kept connections to upstreams of one core. Each costs a descriptor here and one at the upstream; nginx's
+/// default of 320 an upstream times 50 upstreams.
+pub const IDLE_UPSTREAM_CONNECTIONS: usize = 16_000;
+
 /// Error lines waiting for their thread: a burst of a second at 1,000 a second and more; each is small.
 pub const ERROR_LOG_QUEUE: usize = 4096;
 
@@ -145,7 +184,3 @@ pub const METRIC_SERIES: usize = 32_768;
 
 /// Bytes of one metric label; longer values are cut. APISIX cuts model names at 128, paths are longer.
 pub const METRIC_LABEL_BYTES: usize = 512;
-
-/// Kept connections to upstreams of one core. Each costs a descriptor here and one at the upstream; nginx's
-/// default of 320 an upstream times 50 upstreams.
-pub const IDLE_UPSTREAM_CONNECTIONS: usize = 16_000;

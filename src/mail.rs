@@ -1,1 +1,105 @@
-//! Every message that crosses a core.
+//! Every message that crosses a core, with its sender, its receiver and its bound.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::model::delta::Batch;
+use crate::reactor::Accepted;
+
+/// To a core. Bound: [`crate::limits::CORE_MAIL`].
+pub enum ToCore {
+    /// From control: the configuration changed. Control keeps what does not fit and tries again: a core
+    /// misses none.
+    Config(Batch),
+    /// From control: a name was resolved. Later answers replace earlier ones.
+    Name {
+        /// The name as written in nodes.
+        name: Arc<str>,
+        /// Its addresses; none where it does not exist.
+        addresses: Arc<[IpAddr]>,
+    },
+    /// From control: a health verdict.
+    Health {
+        /// The upstream's resource key.
+        upstream: Arc<str>,
+        /// The node as its upstream writes it.
+        host: Arc<str>,
+        /// Its port.
+        port: u16,
+        /// The verdict.
+        healthy: bool,
+    },
+    /// From another core that has clearly more connections: a fresh one, nothing read of it yet.
+    Adopt {
+        /// The connection.
+        accepted: Accepted,
+        /// Which of the listeners it came by.
+        listener: usize,
+    },
+    /// From control: reopen log files (USR1).
+    ReopenLogs,
+    /// From control: accept no more, finish what is under way, until this many ms from now.
+    Drain {
+        /// Time left, ms.
+        within_ms: u64,
+    },
+}
+
+/// To control. Bound: [`crate::limits::CONTROL_MAIL`]; a full queue drops the message and counts it.
+pub enum ToControl {
+    /// From a core: an Admin API call that came by a proxy port.
+    Admin(Box<AdminCall>),
+    /// From a core: this upstream is in use, its health checks may begin.
+    InUse(Arc<str>),
+    /// From a core: what a request saw of a node, for passive health checks.
+    Passive {
+        /// The upstream's resource key.
+        upstream: Arc<str>,
+        /// The node as its upstream writes it.
+        host: Arc<str>,
+        /// Its port.
+        port: u16,
+        /// What was seen.
+        seen: Seen,
+    },
+    /// From a core: it has ended.
+    CoreEnded(usize),
+}
+
+/// What a request saw of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// An answer with this status.
+    Status(u16),
+    /// No connection, or a broken one.
+    TcpFailure,
+    /// No answer in time.
+    Timeout,
+}
+
+/// An Admin API call that came by a proxy port.
+pub struct AdminCall {
+    /// Method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Headers in order.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: Arc<[u8]>,
+    /// Who calls.
+    pub peer: IpAddr,
+    /// Where the answer goes.
+    pub answer: tokio::sync::oneshot::Sender<AdminAnswer>,
+}
+
+/// Its answer.
+#[derive(Debug)]
+pub struct AdminAnswer {
+    /// Status.
+    pub status: u16,
+    /// Headers.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: Vec<u8>,
+}

@@ -1,1 +1,62 @@
-//! Where wire meets sockets: accept, HTTP/1.1 server and client, tunnels.
+//! Where wire meets sockets: the HTTP/1.1 server and client roles, tunnels.
+
+pub mod h1;
+pub mod proxy_header;
+pub mod tunnel;
+
+use std::rc::Rc;
+
+use crate::exchange::{BodyPiece, Client, Exchange, Facts};
+use crate::wire::http::head::RequestLimits;
+
+/// What the connection code asks of the gateway: the road of an exchange lies behind it.
+pub trait Gate: 'static {
+    /// An exchange for a head that is about to be read.
+    fn take(&self, facts: &Rc<Facts>, client: Client) -> Box<Exchange>;
+
+    /// An exchange that has been logged.
+    fn give_back(&self, ex: Box<Exchange>);
+
+    /// Timeouts and limits of client connections.
+    fn settings(&self) -> &Settings;
+
+    /// From the head of the request to the head of the answer: `ex.resp` is set when it returns.
+    fn handle(&self, ex: &mut Exchange) -> impl Future<Output = ()>;
+
+    /// Makes `ex.resp` the built-in answer of `status`: a head that cannot be accepted, a panic.
+    fn refuse(&self, ex: &mut Exchange, status: u16);
+
+    /// Lets body filters change a piece of the answer's body; see [`Gate::filters_body`].
+    fn filter_body(&self, ex: &mut Exchange, piece: &mut BodyPiece);
+
+    /// Does any body filter run for this exchange?
+    fn filters_body(&self, ex: &Exchange) -> bool;
+
+    /// The answer has left, or nobody waits for it: statistics, log phase, upstream connection.
+    fn finish(&self, ex: &mut Exchange);
+
+    /// An exchange panicked: it is counted.
+    fn panicked(&self);
+
+    /// The core is draining: no connection is kept alive.
+    fn is_draining(&self) -> bool;
+}
+
+/// Timeouts and limits of client connections, from `nginx_config.http`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `keepalive_timeout`: between two requests, ms; 0 turns keep-alive off.
+    pub keepalive_ms: u32,
+    /// `keepalive_requests`: on one connection.
+    pub keepalive_requests: u32,
+    /// `client_header_timeout`: for a whole head, ms.
+    pub header_ms: u32,
+    /// `client_body_timeout`: between two reads of a body, ms.
+    pub body_ms: u32,
+    /// `send_timeout`: between two writes, ms.
+    pub send_ms: u32,
+    /// `client_max_body_size`, bytes; 0 allows any.
+    pub max_body_bytes: u64,
+    /// Limits and switches of heads.
+    pub head: RequestLimits,
+}

@@ -1,5 +1,267 @@
 //! One request and its answer, whatever the HTTP version.
+//!
+//! An [`Exchange`] is taken from a per-core store when a head has arrived and given back after the log
+//! phase; its buffers keep their capacity, so a plain request allocates nothing for it.
 
+pub mod body;
+pub mod client;
+pub mod record;
+pub mod reply;
 pub mod vars;
 
+use std::any::Any;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+pub use body::{Body, BodyError, BodyPiece, Side};
+pub use client::Client;
+pub use record::{Attempt, UpstreamRecord};
+pub use reply::{Reply, ReplyBody};
 pub use vars::Vars;
+
+use crate::model::{Consumer, Stored};
+use crate::transport::pool::Lease;
+use crate::wire::headers::Headers;
+use crate::wire::http::{RequestHead, ResponseHead};
+
+/// What is the same for all requests of a connection.
+pub struct Facts {
+    /// The peer of the TCP connection.
+    pub peer: SocketAddr,
+    /// Our end of it.
+    pub local: SocketAddr,
+    /// The source that a PROXY header named.
+    pub proxy_protocol: Option<SocketAddr>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// `$connection`: counts the connections of this core.
+    pub serial: u64,
+}
+
+/// The request as it came and as it is seen.
+#[derive(Default)]
+pub struct Request {
+    /// Method, target, version and headers, in the client's order and case.
+    pub head: RequestHead,
+    /// The normalized path: `$uri`.
+    pub path: Vec<u8>,
+    /// The arguments, without `?`: `$args`. `None` where the target has no `?`.
+    pub args: Option<Vec<u8>>,
+    /// `Host` as sent, or the authority of an absolute target.
+    pub http_host: Vec<u8>,
+    /// The host without its port, lower case: `$host`.
+    pub host: Vec<u8>,
+    /// The client's body.
+    pub body: Body,
+    /// Bytes of its head: the first part of `$request_length`.
+    pub head_bytes: usize,
+}
+
+/// Where an answer comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Source {
+    /// Made here.
+    #[default]
+    Gateway,
+    /// An upstream's.
+    Upstream,
+}
+
+/// The answer.
+#[derive(Default)]
+pub struct Response {
+    /// Status and headers.
+    pub head: ResponseHead,
+    /// Headers that plugins set before there is an answer.
+    pub early: Headers,
+    /// `head` is the answer's: headers are set there from now on.
+    pub answered: bool,
+    /// Its body.
+    pub body: Body,
+    /// Who made it.
+    pub source: Source,
+    /// Bytes of body handed to the client: `$body_bytes_sent`.
+    pub body_bytes: u64,
+    /// Bytes in all: `$bytes_sent`.
+    pub bytes: u64,
+    /// The client left before the answer: 499.
+    pub client_gone: bool,
+    /// The connection becomes a tunnel after this head (101).
+    pub upgrade: bool,
+}
+
+/// What the router found, by name: for variables, logs and plugins.
+#[derive(Default, Clone)]
+pub struct Matched {
+    /// `$route_id`
+    pub route_id: Option<Arc<str>>,
+    /// `$route_name`
+    pub route_name: Option<Box<str>>,
+    /// `$service_id`
+    pub service_id: Option<Arc<str>>,
+    /// `$service_name`
+    pub service_name: Option<Box<str>>,
+    /// The route's path pattern that matched.
+    pub matched_uri: Option<Box<str>>,
+    /// The host pattern that matched.
+    pub matched_host: Option<Box<str>>,
+    /// Parameters of the path, `uri_param_*`.
+    pub params: SmallVec<[(Box<str>, Box<[u8]>); 0]>,
+}
+
+/// A consumer as an exchange knows it.
+#[derive(Clone)]
+pub struct Known {
+    /// The consumer.
+    pub consumer: Arc<Stored<Consumer>>,
+    /// The credential it was found by.
+    pub credential: Option<Arc<str>>,
+}
+
+/// What the request becomes on its way upstream; plugins write it.
+#[derive(Default)]
+pub struct Outgoing {
+    /// Path and arguments in place of the client's target.
+    pub uri: Option<Vec<u8>>,
+    /// The `Host` header in place of the client's.
+    pub host: Option<Vec<u8>>,
+    /// The method in place of the client's.
+    pub method: Option<Box<[u8]>>,
+    /// The scheme in place of the upstream's.
+    pub scheme: Option<&'static str>,
+}
+
+/// One request and its answer.
+pub struct Exchange {
+    /// Its connection.
+    pub facts: Rc<Facts>,
+    /// The way back to the client: to see that it left.
+    pub client: Client,
+    /// The client's address as far as it is believed (`real_ip_*`): `$remote_addr`.
+    pub remote_addr: IpAddr,
+    /// `$remote_port`
+    pub remote_port: u16,
+    /// The request.
+    pub req: Request,
+    /// The answer.
+    pub resp: Response,
+    /// The request on its way upstream.
+    pub out: Outgoing,
+    /// What the router found.
+    pub matched: Option<Rc<Matched>>,
+    /// Who asks, once an auth plugin knows.
+    pub consumer: Option<Known>,
+    /// The upstream tries.
+    pub upstream: UpstreamRecord,
+    /// When its first byte came: ms of this core's clock.
+    pub started_ms: u64,
+    /// State of plugins between phases, by number: body filters and such.
+    pub slots: SmallVec<[Option<Box<dyn Any>>; 0]>,
+    /// Variables that plugins set.
+    pub set_vars: SmallVec<[(Box<str>, Vec<u8>); 0]>,
+    /// `$request_id`, made when asked for.
+    pub request_id: std::cell::OnceCell<String>,
+    /// The upstream request was handed to the kernel at least once.
+    pub proxied: bool,
+    /// The upstream connection while the answer is read from it.
+    pub lease: Option<Lease>,
+    /// Both messages will have ended where they said: the connection may be kept.
+    pub keep_upstream: bool,
+    /// The client's connection cannot be used again, whatever its request said.
+    pub close_client: bool,
+    /// The plan that the exchange began with (`live::Plan`, which this room does not know).
+    pub plan: Option<Rc<dyn Any>>,
+    /// The global rules it began with (`plugin::Chain`).
+    pub global: Option<Rc<dyn Any>>,
+}
+
+impl Exchange {
+    /// A fresh exchange for a connection.
+    pub fn new(facts: Rc<Facts>, client: Client, now_ms: u64) -> Self {
+        let peer = facts.proxy_protocol.unwrap_or(facts.peer);
+        Exchange {
+            remote_addr: facts.peer.ip(),
+            remote_port: peer.port(),
+            facts,
+            client,
+            req: Request::default(),
+            resp: Response::default(),
+            out: Outgoing::default(),
+            matched: None,
+            consumer: None,
+            upstream: UpstreamRecord::default(),
+            started_ms: now_ms,
+            slots: SmallVec::new(),
+            set_vars: SmallVec::new(),
+            request_id: std::cell::OnceCell::new(),
+            proxied: false,
+            lease: None,
+            keep_upstream: false,
+            close_client: false,
+            plan: None,
+            global: None,
+        }
+    }
+
+    /// Makes a used exchange fresh, keeping the capacity of its buffers.
+    pub fn reset(&mut self, facts: Rc<Facts>, client: Client, now_ms: u64) {
+        let mut old = std::mem::replace(self, Exchange::new(facts, client, now_ms));
+        old.req.head.clear();
+        old.resp.head.clear();
+        old.req.path.clear();
+        old.req.host.clear();
+        old.req.http_host.clear();
+        std::mem::swap(&mut self.req.head, &mut old.req.head);
+        std::mem::swap(&mut self.resp.head, &mut old.resp.head);
+        std::mem::swap(&mut self.req.path, &mut old.req.path);
+        std::mem::swap(&mut self.req.host, &mut old.req.host);
+        std::mem::swap(&mut self.req.http_host, &mut old.req.http_host);
+    }
+
+    /// Request headers.
+    pub fn req_headers(&self) -> &Headers {
+        &self.req.head.headers
+    }
+
+    /// Headers of the answer. Before there is one: those that are added to it, whoever makes it.
+    pub fn resp_headers(&mut self) -> &mut Headers {
+        if self.resp.answered { &mut self.resp.head.headers } else { &mut self.resp.early }
+    }
+
+    /// Puts the headers that plugins set before the answer came behind its own.
+    pub fn merge_early_headers(&mut self) {
+        self.resp.answered = true;
+        if self.resp.early.is_empty() {
+            return;
+        }
+        let early = std::mem::take(&mut self.resp.early);
+        for (name, value, _) in early.iter() {
+            self.resp.head.headers.add(name, value);
+        }
+    }
+
+    /// Sets `$name` for the rest of the exchange.
+    pub fn set_var(&mut self, name: &str, value: impl Into<Vec<u8>>) {
+        let value = value.into();
+        match self.set_vars.iter_mut().find(|(n, _)| &**n == name) {
+            Some((_, old)) => *old = value,
+            None => self.set_vars.push((name.into(), value)),
+        }
+    }
+
+    /// The state that a plugin keeps under its number, made when first asked for.
+    pub fn slot<T: Any>(&mut self, number: u16, new: impl FnOnce() -> T) -> &mut T {
+        let at = number as usize;
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        let slot = &mut self.slots[at];
+        if !slot.as_ref().is_some_and(|state| state.is::<T>()) {
+            *slot = Some(Box::new(new()));
+        }
+        slot.as_mut().and_then(|state| state.downcast_mut()).unwrap_or_else(|| unreachable!("just made"))
+    }
+}

@@ -1,9 +1,281 @@
-//! Variables by their nginx and APISIX names.
+//! Variables by their nginx and APISIX names (nginx ngx_http_variables.c, APISIX core/ctx.lua).
 
 use std::borrow::Cow;
+
+use super::{Exchange, Source};
+use crate::wire::http::write::http_date;
+use crate::wire::uri;
 
 /// Something that has `$variables`: an exchange, or a table in a test.
 pub trait Vars {
     /// The value of `$name` (without the `$`), or `None` where nginx would have no value.
     fn var(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+}
+
+impl Vars for Exchange {
+    fn var(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        if let Some((_, value)) = self.set_vars.iter().find(|(n, _)| &**n == name) {
+            return Some(Cow::Borrowed(value));
+        }
+        self.request_var(name)
+            .or_else(|| self.connection_var(name))
+            .or_else(|| self.matched_var(name))
+            .or_else(|| self.response_var(name))
+            .or_else(|| self.upstream_var(name))
+            .or_else(|| self.time_var(name))
+            .or_else(|| self.family_var(name))
+    }
+}
+
+/// What a variable function gives.
+type Value<'a> = Option<Cow<'a, [u8]>>;
+
+fn text<'a>(value: impl ToString) -> Value<'a> {
+    Some(Cow::Owned(value.to_string().into_bytes()))
+}
+
+/// Seconds with three decimals, as nginx prints times.
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03}", ms / 1000, ms % 1000)
+}
+
+impl Exchange {
+    fn request_var(&self, name: &str) -> Value<'_> {
+        let head = &self.req.head;
+        Some(match name {
+            "uri" | "document_uri" => Cow::Borrowed(&self.req.path),
+            "args" | "query_string" => Cow::Borrowed(self.req.args.as_deref()?),
+            "is_args" => {
+                Cow::Borrowed(if self.req.args.as_ref().is_some_and(|a| !a.is_empty()) { b"?" } else { b"" })
+            }
+            "request_uri" => Cow::Owned(self.normalized_request_uri()),
+            "real_request_uri" => Cow::Borrowed(head.target()),
+            "method" | "request_method" => Cow::Borrowed(head.method_text()),
+            "host" => Cow::Borrowed(&self.req.host),
+            "http_host" if self.req.http_host.is_empty() => return None,
+            "http_host" => Cow::Borrowed(&self.req.http_host),
+            "scheme" => Cow::Borrowed(self.facts.scheme.as_bytes()),
+            "https" => Cow::Borrowed(if self.facts.scheme == "https" { b"on" } else { b"" }),
+            "server_protocol" => Cow::Borrowed(self.protocol()),
+            "request" | "request_line" => Cow::Borrowed(head.line()),
+            "request_length" => return text(self.req.head_bytes as u64 + self.request_body_bytes()),
+            "content_length" => return self.header(b"content-length"),
+            "content_type" => return self.header(b"content-type"),
+            "request_id" | "apisix_request_id" => Cow::Borrowed(self.request_id().as_bytes()),
+            "request_type" => Cow::Borrowed(b"traditional_http"),
+            "remote_user" => Cow::Owned(self.basic_user()?),
+            "var_x_forwarded_proto" => Cow::Borrowed(self.facts.scheme.as_bytes()),
+            _ => return None,
+        })
+    }
+
+    fn connection_var(&self, name: &str) -> Value<'_> {
+        match name {
+            "remote_addr" => text(self.remote_addr),
+            "remote_port" => text(self.remote_port),
+            "realip_remote_addr" => text(self.facts.peer.ip()),
+            "realip_remote_port" => text(self.facts.peer.port()),
+            "binary_remote_addr" => Some(Cow::Owned(match self.remote_addr {
+                std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+                std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+            })),
+            "proxy_protocol_addr" => self.facts.proxy_protocol.and_then(|a| text(a.ip())),
+            "proxy_protocol_port" => self.facts.proxy_protocol.and_then(|a| text(a.port())),
+            "server_addr" => text(self.facts.local.ip()),
+            "server_port" => text(self.facts.local.port()),
+            "server_name" => Some(Cow::Borrowed(b"_")),
+            "hostname" => Some(Cow::Borrowed(crate::telemetry::hostname().as_bytes())),
+            "connection" => text(self.facts.serial),
+            "pid" => text(std::process::id()),
+            "nginx_version" => Some(Cow::Borrowed(b"1.27.1")),
+            _ => None,
+        }
+    }
+
+    fn matched_var(&self, name: &str) -> Value<'_> {
+        let matched = self.matched.as_deref();
+        let known = self.consumer.as_ref();
+        Some(Cow::Borrowed(match name {
+            "route_id" => matched?.route_id.as_deref()?.as_bytes(),
+            "route_name" => matched?.route_name.as_deref()?.as_bytes(),
+            "service_id" => matched?.service_id.as_deref()?.as_bytes(),
+            "service_name" => matched?.service_name.as_deref()?.as_bytes(),
+            "matched_uri" => matched?.matched_uri.as_deref()?.as_bytes(),
+            "matched_host" => matched?.matched_host.as_deref()?.as_bytes(),
+            "consumer_name" => known?.consumer.value.username.as_bytes(),
+            "consumer_group_id" => known?.consumer.value.group_id.as_deref()?.as_bytes(),
+            _ => return None,
+        }))
+    }
+
+    fn response_var(&self, name: &str) -> Value<'_> {
+        match name {
+            "status" => text(if self.resp.client_gone { 499 } else { self.resp.head.status }),
+            "body_bytes_sent" => text(self.resp.body_bytes),
+            "bytes_sent" => text(self.resp.bytes),
+            _ => None,
+        }
+    }
+
+    fn upstream_var(&self, name: &str) -> Value<'_> {
+        let attempts = &self.upstream.attempts;
+        let put = |value: Option<u32>, out: &mut Vec<u8>| {
+            value.map(|ms| out.extend_from_slice(seconds(u64::from(ms)).as_bytes())).is_some()
+        };
+        let joined = match name {
+            "upstream_addr" => self.upstream.join(|a, out| {
+                out.extend_from_slice(a.addr.to_string().as_bytes());
+                true
+            }),
+            "upstream_status" => self.upstream.join(|a, out| {
+                out.extend_from_slice(a.status.to_string().as_bytes());
+                a.status != 0
+            }),
+            "upstream_connect_time" => self.upstream.join(|a, out| put(a.connect_ms, out)),
+            "upstream_header_time" => self.upstream.join(|a, out| put(a.header_ms, out)),
+            "upstream_response_time" | "apisix_upstream_response_time" => {
+                self.upstream.join(|a, out| put(a.response_ms, out))
+            }
+            "upstream_bytes_received" => self.upstream.join(|a, out| {
+                out.extend_from_slice(a.bytes.to_string().as_bytes());
+                true
+            }),
+            "balancer_ip" => return attempts.last().and_then(|a| text(a.addr.ip())),
+            "balancer_port" => return attempts.last().and_then(|a| text(a.addr.port())),
+            "upstream_scheme" => return Some(Cow::Borrowed(self.out.scheme.unwrap_or("http").as_bytes())),
+            "upstream_host" => {
+                return Some(Cow::Borrowed(self.out.host.as_deref().unwrap_or(&self.req.http_host)));
+            }
+            "upstream_uri" => return Some(Cow::Borrowed(self.out.uri.as_deref().unwrap_or_default())),
+            "response_source" => {
+                return Some(Cow::Borrowed(match self.resp.source {
+                    Source::Upstream => b"upstream",
+                    Source::Gateway if self.proxied => b"nginx",
+                    Source::Gateway => b"apisix",
+                }));
+            }
+            _ => None,
+        };
+        joined.map(Cow::Owned)
+    }
+
+    fn time_var(&self, name: &str) -> Value<'_> {
+        let now = jiff::Timestamp::now();
+        match name {
+            "request_time" => text(seconds(crate::reactor::now_ms().saturating_sub(self.started_ms))),
+            "msec" => text(seconds(now.as_millisecond() as u64)),
+            "time_iso8601" => {
+                text(now.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z"))
+            }
+            "time_local" => text(now.to_zoned(jiff::tz::TimeZone::system()).strftime("%d/%b/%Y:%H:%M:%S %z")),
+            "date_gmt" => Some(Cow::Owned(http_date(now.as_second() as u64).to_vec())),
+            _ => None,
+        }
+    }
+
+    /// Variables whose name carries a key: `http_*`, `arg_*`, `cookie_*`, …
+    fn family_var(&self, name: &str) -> Value<'_> {
+        if let Some(key) = name.strip_prefix("http_") {
+            return self.header(key.replace('_', "-").as_bytes());
+        }
+        if let Some(key) = name.strip_prefix("arg_") {
+            let pair = uri::args(self.req.args.as_deref()?)
+                .find(|(name, _)| uri::decode_component(name) == key.as_bytes())?;
+            return pair.1.map(uri::decode_component);
+        }
+        if let Some(key) = name.strip_prefix("cookie_") {
+            return self.cookie(key.as_bytes());
+        }
+        if let Some(key) = name.strip_prefix("uri_param_") {
+            let (_, value) = self.matched.as_ref()?.params.iter().find(|(n, _)| &**n == key)?;
+            return Some(Cow::Borrowed(value));
+        }
+        if let Some(key) = name.strip_prefix("sent_http_") {
+            let key = key.replace('_', "-");
+            return self.resp.head.headers.get_named(key.as_bytes()).map(Cow::Borrowed);
+        }
+        if let Some(key) = name.strip_prefix("upstream_http_") {
+            let from_upstream = self.resp.source == Source::Upstream;
+            let key = key.replace('_', "-");
+            return self
+                .resp
+                .head
+                .headers
+                .get_named(key.as_bytes())
+                .filter(|_| from_upstream)
+                .map(Cow::Borrowed);
+        }
+        None
+    }
+
+    /// All values of a request header, joined as nginx joins them.
+    pub fn header(&self, name: &[u8]) -> Value<'_> {
+        let headers = &self.req.head.headers;
+        let mut values = headers.iter().filter(|(n, _, _)| n.eq_ignore_ascii_case(name)).map(|(_, v, _)| v);
+        let first = values.next()?;
+        let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
+        let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b", " };
+        let mut joined = [first, separator, second].concat();
+        for value in values {
+            joined.extend_from_slice(separator);
+            joined.extend_from_slice(value);
+        }
+        Some(Cow::Owned(joined))
+    }
+
+    /// The value of a cookie (RFC 6265 section 5.4 pairs, case-sensitive names).
+    pub fn cookie(&self, key: &[u8]) -> Value<'_> {
+        for (name, line, _) in self.req.head.headers.iter() {
+            if !name.eq_ignore_ascii_case(b"cookie") {
+                continue;
+            }
+            for pair in line.split(|b| *b == b';') {
+                let pair = pair.trim_ascii();
+                let Some(eq) = memchr::memchr(b'=', pair) else { continue };
+                if pair[..eq].trim_ascii_end() == key {
+                    let value = pair[eq + 1..].trim_ascii_start();
+                    let bare = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\""));
+                    return Some(Cow::Borrowed(bare.unwrap_or(value)));
+                }
+            }
+        }
+        None
+    }
+
+    fn normalized_request_uri(&self) -> Vec<u8> {
+        let mut uri = self.req.path.clone();
+        if let Some(args) = self.req.args.as_deref().filter(|args| !args.is_empty()) {
+            uri.push(b'?');
+            uri.extend_from_slice(args);
+        }
+        uri
+    }
+
+    fn protocol(&self) -> &'static [u8] {
+        if self.req.head.version == 10 { b"HTTP/1.0" } else { b"HTTP/1.1" }
+    }
+
+    fn request_body_bytes(&self) -> u64 {
+        match &self.req.body {
+            super::Body::H1(body) => body.bytes,
+            _ => 0,
+        }
+    }
+
+    /// 32 hex digits, random, the same for the whole exchange.
+    pub fn request_id(&self) -> &str {
+        self.request_id.get_or_init(|| format!("{:032x}", fastrand::u128(..)))
+    }
+
+    fn basic_user(&self) -> Option<Vec<u8>> {
+        use base64::Engine;
+        let value = self.req.head.headers.get_named(b"authorization")?;
+        let (scheme, token) = value.split_at_checked(6)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return None;
+        }
+        let decoded = base64::engine::general_purpose::STANDARD.decode(token.trim_ascii()).ok()?;
+        let colon = memchr::memchr(b':', &decoded)?;
+        Some(decoded[..colon].to_vec())
+    }
 }

@@ -1,1 +1,195 @@
-//! The road of an exchange, phase by phase. The first page to read.
+//! The road of an exchange, phase by phase. [`handle`] is the first page to read.
+
+pub mod finish;
+pub mod handle;
+pub mod head;
+pub mod prepare;
+pub mod proxy;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::conn::{Gate, Settings};
+use crate::exchange::{BodyPiece, Client, Exchange, Facts, Reply};
+use crate::expr::{IpNets, Template};
+use crate::limits;
+use crate::live::{Live, Plan};
+use crate::mail::ToControl;
+use crate::plugin::{Chain, Host, Phase};
+use crate::reactor;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::format::LogFormat;
+
+/// One core's gateway: its configuration as it runs, and what its exchanges share.
+pub struct Core {
+    /// The configuration as this core runs it.
+    pub live: RefCell<Live>,
+    /// What plugins share.
+    pub host: Rc<Host>,
+    /// config.yaml.
+    pub config: Arc<Config>,
+    /// To the control thread.
+    pub control: tokio::sync::mpsc::Sender<ToControl>,
+    /// The access log, if it is on.
+    pub access: Option<RefCell<Access>>,
+    /// Randomness of this core.
+    pub rng: RefCell<fastrand::Rng>,
+    settings: Settings,
+    server_header: &'static [u8],
+    real_ip_from: IpNets,
+    trusted: Option<IpNets>,
+    add_headers: Vec<(Box<[u8]>, Template, bool)>,
+    spare: RefCell<Vec<Box<Exchange>>>,
+    draining: Cell<bool>,
+}
+
+/// The access log of a core: its lines, and their format by variable name.
+pub struct Access {
+    /// Where lines gather.
+    pub log: AccessLog,
+    /// What a line is made of.
+    pub format: LogFormat<Box<str>>,
+}
+
+/// What `Server` says: the APISIX version whose behaviour this is.
+pub const SERVER: &[u8] = b"APISIX/3.18.0";
+
+impl Core {
+    /// A core's gateway over an empty configuration.
+    pub fn new(
+        live: Live,
+        host: Rc<Host>,
+        config: Arc<Config>,
+        control: tokio::sync::mpsc::Sender<ToControl>,
+        access: Option<Access>,
+    ) -> Self {
+        let add_headers = config.http.add_headers.iter();
+        let add_headers =
+            add_headers.map(|h| (h.name.as_bytes().into(), Template::compile(&h.value), h.always)).collect();
+        Core {
+            live: RefCell::new(live),
+            host,
+            settings: settings(&config),
+            server_header: if config.enable_server_tokens { SERVER } else { b"APISIX" },
+            real_ip_from: IpNets::new(&config.http.real_ip.from),
+            trusted: config.trusted_addresses.as_deref().map(IpNets::new),
+            add_headers,
+            config,
+            control,
+            access: access.map(RefCell::new),
+            rng: RefCell::new(fastrand::Rng::new()),
+            spare: RefCell::new(Vec::new()),
+            draining: Cell::new(false),
+        }
+    }
+
+    /// No connection is kept alive from now on.
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Tells control something. When its queue is full the message is dropped and counted: a core never
+    /// waits for control.
+    pub fn tell_control(&self, message: ToControl) -> bool {
+        let sent = self.control.try_send(message).is_ok();
+        if !sent {
+            self.host.metrics.borrow_mut().dropped_messages();
+        }
+        sent
+    }
+}
+
+/// What the exchange has held since its match: the route's plan and the global rules.
+pub fn held(ex: &Exchange) -> (Option<Rc<Plan>>, Option<Rc<Chain>>) {
+    (
+        ex.plan.clone().and_then(|plan| plan.downcast().ok()),
+        ex.global.clone().and_then(|chain| chain.downcast().ok()),
+    )
+}
+
+fn settings(config: &Config) -> Settings {
+    let http = &config.http;
+    let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Settings {
+        keepalive_ms: ms(http.keepalive_timeout_ms),
+        keepalive_requests: u32::try_from(http.keepalive_requests).unwrap_or(u32::MAX),
+        header_ms: ms(http.client_header_timeout_ms),
+        body_ms: ms(http.client_body_timeout_ms),
+        send_ms: ms(http.send_timeout_ms),
+        max_body_bytes: http.client_max_body_bytes,
+        head: crate::wire::http::RequestLimits {
+            line_bytes: http.large_client_header_buffer_bytes as usize,
+            head_bytes: http.large_client_header_buffer_bytes as usize
+                * http.large_client_header_buffers as usize,
+            ignore_invalid_headers: http.ignore_invalid_headers,
+            underscores_in_headers: http.underscores_in_headers,
+        },
+    }
+}
+
+impl Gate for Core {
+    fn take(&self, facts: &Rc<Facts>, client: Client) -> Box<Exchange> {
+        let now_ms = reactor::now_ms();
+        match self.spare.borrow_mut().pop() {
+            Some(mut ex) => {
+                ex.reset(facts.clone(), client, now_ms);
+                ex
+            }
+            None => Box::new(Exchange::new(facts.clone(), client, now_ms)),
+        }
+    }
+
+    fn give_back(&self, mut ex: Box<Exchange>) {
+        ex.client = Client::None;
+        ex.plan = None;
+        ex.global = None;
+        ex.lease = None;
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < limits::SPARE_EXCHANGES {
+            spare.push(ex);
+        }
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn handle(&self, ex: &mut Exchange) {
+        handle::handle(self, ex).await;
+    }
+
+    fn refuse(&self, ex: &mut Exchange, status: u16) {
+        Reply::page(status).apply(ex);
+        head::filter(self, ex);
+    }
+
+    fn filter_body(&self, ex: &mut Exchange, piece: &mut BodyPiece) {
+        let (plan, global) = held(ex);
+        if let Some(global) = global {
+            global.body_filter(ex, piece);
+        }
+        if let Some(plan) = plan {
+            plan.chain.body_filter(ex, piece);
+        }
+    }
+
+    fn filters_body(&self, ex: &Exchange) -> bool {
+        let (plan, global) = held(ex);
+        global.is_some_and(|global| global.has(Phase::BodyFilter))
+            || plan.is_some_and(|plan| plan.chain.has(Phase::BodyFilter))
+    }
+
+    fn finish(&self, ex: &mut Exchange) {
+        finish::finish(self, ex);
+    }
+
+    fn panicked(&self) {
+        self.host.metrics.borrow().tallies().panics.add(1);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+}

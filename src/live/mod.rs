@@ -1,3 +1,404 @@
-//! The configuration as one core runs it.
+//! The configuration as one core runs it: built from the model's deltas, object by object.
+//!
+//! `model` crosses cores, `live` never does. A change of one object costs a core O(that object): plans
+//! (chain and upstream of a route) are built on first use and looked at again only when something that
+//! any plan depends on has changed.
 
+pub mod plan;
 pub mod router;
+pub mod upstream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use serde_json::Value;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::config::RouterMode;
+use crate::exchange::Exchange;
+use crate::model::delta::{Batch, Delta, Object};
+use crate::model::{
+    Id, KeepalivePool, Kind, Methods, PluginBundle, Route, Scheme, Service, Stored, Upstream,
+};
+use crate::plugin::{Build, Chain, Host, Registry};
+use crate::transport::pool::{Pool, Pools};
+use crate::transport::{Target, TlsClient, TlsClients};
+
+pub use plan::Plan;
+pub use upstream::{LiveUpstream, Picked};
+
+use router::{Entry, Matcher, Mode, Params, Router};
+
+/// A route on one core: ≤ 250 bytes with its place in the router and the index.
+struct LiveRoute {
+    model: Arc<Stored<Route>>,
+    matcher: Matcher,
+    /// The hosts it stands under in the router: its own, or its service's.
+    hosts: Hosts,
+    plan: RefCell<Option<Rc<Plan>>>,
+}
+
+/// Whose hosts a route stands under.
+enum Hosts {
+    /// Its own, which may be none.
+    Own,
+    /// Its service's, as they were when it was put there.
+    Service(Arc<Stored<Service>>),
+}
+
+impl Hosts {
+    fn of<'a>(&'a self, route: &'a Stored<Route>) -> &'a [Box<str>] {
+        match self {
+            Hosts::Own => &route.value.hosts,
+            Hosts::Service(service) => &service.value.hosts,
+        }
+    }
+}
+
+/// What a core needs to build plugins and upstreams.
+pub struct Tools {
+    /// The plugins of this build.
+    pub registry: Arc<Registry>,
+    /// What plugins share on this core.
+    pub host: Rc<Host>,
+    /// Upstream connections of this core.
+    pub pools: Pools,
+    /// How they are kept where an upstream does not say.
+    pub keep: KeepalivePool,
+    /// TLS towards upstreams.
+    pub tls: TlsClients,
+}
+
+/// The configuration of one core.
+pub struct Live {
+    tools: Tools,
+    mode: Mode,
+    router: Router,
+    routes: Slab<LiveRoute>,
+    route_at: AHashMap<Id, u32>,
+    services: AHashMap<Id, Arc<Stored<Service>>>,
+    upstreams: AHashMap<Id, Arc<Stored<Arc<Upstream>>>>,
+    plugin_configs: AHashMap<Id, Arc<Stored<PluginBundle>>>,
+    consumer_groups: AHashMap<Id, Arc<Stored<PluginBundle>>>,
+    global_rules: BTreeMap<Id, Arc<Stored<PluginBundle>>>,
+    metadata: AHashMap<Id, Arc<Stored<Value>>>,
+    /// Routes without hosts of their own, by the service that may have some for them.
+    service_routes: AHashMap<Id, Vec<Id>>,
+    /// The operator's list; `None` enables all that this build has.
+    enabled: Option<Arc<[Box<str>]>>,
+    /// Upstreams in use, by resource key.
+    in_use: RefCell<AHashMap<Box<str>, Rc<LiveUpstream>>>,
+    /// Addresses of names, as control resolved them.
+    names: AHashMap<Box<str>, SmallVec<[IpAddr; 2]>>,
+    /// Health verdicts by upstream key, kept for upstreams that are built later.
+    verdicts: AHashMap<Box<str>, AHashMap<(Box<str>, u16), bool>>,
+    global: RefCell<Option<Result<Rc<Chain>, u16>>>,
+    /// Counts changes of what plans depend on beside their route.
+    epoch: Cell<u64>,
+    /// Counts changes of what every plugin is built with: the list of plugins and their metadata.
+    built_with: u64,
+    /// The store's revision of the last batch.
+    revision: i64,
+}
+
+/// A route that matched, with what the path gave.
+pub struct Hit {
+    /// What to do with the request.
+    pub plan: Rc<Plan>,
+    /// Parameters of the path.
+    pub params: Params,
+}
+
+impl Live {
+    /// An empty configuration.
+    pub fn new(tools: Tools, mode: RouterMode) -> Self {
+        let mode = match mode {
+            RouterMode::HostUri => Mode::HostUri,
+            RouterMode::Uri => Mode::Uri,
+            RouterMode::UriWithParameter => Mode::UriWithParameter,
+        };
+        Live {
+            tools,
+            mode,
+            router: Router::new(mode),
+            routes: Slab::new(),
+            route_at: AHashMap::new(),
+            services: AHashMap::new(),
+            upstreams: AHashMap::new(),
+            plugin_configs: AHashMap::new(),
+            consumer_groups: AHashMap::new(),
+            global_rules: BTreeMap::new(),
+            metadata: AHashMap::new(),
+            service_routes: AHashMap::new(),
+            enabled: None,
+            in_use: RefCell::new(AHashMap::new()),
+            names: AHashMap::new(),
+            verdicts: AHashMap::new(),
+            global: RefCell::new(None),
+            epoch: Cell::new(0),
+            built_with: 0,
+            revision: 0,
+        }
+    }
+
+    /// Applies a batch; exchanges under way keep the plan that they began with.
+    pub fn apply(&mut self, batch: &Batch) {
+        for delta in batch.deltas.iter() {
+            match delta {
+                Delta::Put(object) => self.put(object),
+                Delta::Delete(kind, id) => self.delete(*kind, id),
+                Delta::Plugins(list) => {
+                    self.enabled = Some(list.clone());
+                    self.built_with += 1;
+                    self.touch();
+                }
+            }
+        }
+        self.revision = batch.revision;
+    }
+
+    /// The store's revision that this core has reached.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    fn put(&mut self, object: &Object) {
+        match object {
+            Object::Route(route) => return self.put_route(route),
+            Object::Consumer(consumer) => return self.tools.host.consumers.put(consumer),
+            Object::Service(o) => {
+                let old = self.services.insert(o.id.clone(), o.clone());
+                self.rehost(&o.id, old.as_ref().map_or(&[], |old| &old.value.hosts), &o.value.hosts);
+            }
+            Object::Upstream(o) => drop(self.upstreams.insert(o.id.clone(), o.clone())),
+            Object::PluginConfig(o) => drop(self.plugin_configs.insert(o.id.clone(), o.clone())),
+            Object::ConsumerGroup(o) => drop(self.consumer_groups.insert(o.id.clone(), o.clone())),
+            Object::GlobalRule(o) => drop(self.global_rules.insert(o.id.clone(), o.clone())),
+            Object::PluginMetadata(o) => {
+                self.metadata.insert(o.id.clone(), o.clone());
+                self.built_with += 1;
+            }
+        }
+        self.touch();
+    }
+
+    fn delete(&mut self, kind: Kind, id: &Id) {
+        match kind {
+            Kind::Route => return self.remove_route(id),
+            Kind::Consumer => return self.tools.host.consumers.remove(id),
+            Kind::Service => {
+                let old = self.services.remove(id);
+                self.rehost(id, old.as_ref().map_or(&[], |old| &old.value.hosts), &[]);
+            }
+            Kind::Upstream => drop(self.upstreams.remove(id)),
+            Kind::PluginConfig => drop(self.plugin_configs.remove(id)),
+            Kind::ConsumerGroup => drop(self.consumer_groups.remove(id)),
+            Kind::GlobalRule => drop(self.global_rules.remove(id)),
+            Kind::PluginMetadata => {
+                self.metadata.remove(id);
+                self.built_with += 1;
+            }
+            Kind::Credential => {
+                return self.tools.host.consumers.remove(id);
+            }
+            Kind::Ssl | Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::PluginList => return,
+        }
+        if kind == Kind::Upstream {
+            self.in_use.get_mut().remove(&*format!("/apisix/upstreams/{id}"));
+        }
+        self.touch();
+    }
+
+    /// Something that plans share has changed: each plan is looked at again on its next use.
+    fn touch(&mut self) {
+        self.epoch.set(self.epoch.get() + 1);
+        self.global.replace(None);
+    }
+
+    fn put_route(&mut self, route: &Arc<Stored<Route>>) {
+        self.remove_route(&route.id);
+        if route.value.disabled {
+            return;
+        }
+        let service = route.value.service_id.as_ref().filter(|_| route.value.hosts.is_empty());
+        let hosts = match service.and_then(|id| self.services.get(id)) {
+            Some(service) if !service.value.hosts.is_empty() => Hosts::Service(service.clone()),
+            _ => Hosts::Own,
+        };
+        let matcher = match Matcher::compile(&route.value, hosts.of(route), self.mode) {
+            Ok(matcher) => matcher,
+            Err(error) => return log::error!("route {} is left out: {error}", route.id),
+        };
+        if let Some(service) = service {
+            self.service_routes.entry(service.clone()).or_default().push(route.id.clone());
+        }
+        let at = self.routes.vacant_key() as u32;
+        let order = route.create_revision as u64;
+        let (priority, uris) = (route.value.priority, &route.value.uris);
+        self.router.insert(at, Entry { hosts: hosts.of(route), uris, priority, order });
+        self.routes.insert(LiveRoute { model: route.clone(), matcher, hosts, plan: RefCell::new(None) });
+        self.route_at.insert(route.id.clone(), at);
+    }
+
+    fn remove_route(&mut self, id: &Id) {
+        let Some(at) = self.route_at.remove(id) else { return };
+        let old = self.routes.remove(at as usize);
+        self.router.remove(at, old.hosts.of(&old.model), &old.model.value.uris);
+        if let Some(service) = &old.model.value.service_id
+            && let Some(routes) = self.service_routes.get_mut(service)
+        {
+            routes.retain(|route| *route != old.model.id);
+        }
+        let key = format!("/apisix/routes/{}", old.model.id);
+        self.in_use.get_mut().remove(&*key);
+    }
+
+    /// A service's hosts have changed: its routes that have none of their own move in the router.
+    fn rehost(&mut self, service: &Id, old: &[Box<str>], new: &[Box<str>]) {
+        if old == new {
+            return;
+        }
+        for id in self.service_routes.get(service).cloned().unwrap_or_default() {
+            let Some(at) = self.route_at.get(&id) else { continue };
+            let route = self.routes[*at as usize].model.clone();
+            self.put_route(&route);
+        }
+    }
+
+    /// Finds the route of a request.
+    pub fn find(&self, ex: &Exchange) -> Option<Hit> {
+        let (host, path) = (&ex.req.host, &ex.req.path);
+        let method = Methods::of(ex.req.head.method_text()).unwrap_or_default();
+        let mut params = Params::default();
+        let at = self.router.find(host, path, &mut params, |at| {
+            let route = self.routes.get(at as usize);
+            route.is_some_and(|route| route.matcher.accepts(method, host, ex.remote_addr, ex))
+        })?;
+        let route = self.routes.get(at as usize)?;
+        Some(Hit { plan: self.plan_of(route), params })
+    }
+
+    /// The route's plan, built now if it is new or if what it depends on has changed.
+    fn plan_of(&self, route: &LiveRoute) -> Rc<Plan> {
+        let mut slot = route.plan.borrow_mut();
+        if let Some(plan) = &*slot
+            && plan.is_current(self)
+        {
+            return plan.clone();
+        }
+        let plan = Rc::new(Plan::build(self, &route.model));
+        *slot = Some(plan.clone());
+        plan
+    }
+
+    /// The global rules' plugins. `Err`: a rule needs what this build does not have; the status answers
+    /// every request.
+    pub fn global_chain(&self) -> Result<Rc<Chain>, u16> {
+        let mut slot = self.global.borrow_mut();
+        slot.get_or_insert_with(|| plan::global_chain(self).map(Rc::new)).clone()
+    }
+
+    /// Control resolved a name anew; upstreams that use it are built again.
+    pub fn set_name(&mut self, name: &str, addresses: &[IpAddr]) {
+        self.names.insert(name.into(), addresses.into());
+        self.in_use.get_mut().retain(|_, up| !up.conf.nodes.iter().any(|node| *node.host == *name));
+        self.touch();
+    }
+
+    /// Is there an answer for `name` yet?
+    pub fn knows_name(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// A health verdict of control for one node of an upstream.
+    pub fn set_health(&mut self, key: &str, host: &str, port: u16, healthy: bool) {
+        let verdicts = self.verdicts.entry(key.into()).or_default();
+        match healthy {
+            true => drop(verdicts.remove(&(Box::from(host), port))),
+            false => drop(verdicts.insert((host.into(), port), false)),
+        }
+        if let Some(up) = self.in_use.get_mut().get(key) {
+            mark_unhealthy(up, verdicts);
+        }
+    }
+
+    /// The upstream of this resource key, built now if nobody used it yet or if it has changed.
+    fn live_upstream(&self, key: &str, conf: &Arc<Upstream>) -> Result<Rc<LiveUpstream>, String> {
+        let mut in_use = self.in_use.borrow_mut();
+        if let Some(up) = in_use.get(key)
+            && Arc::ptr_eq(&up.conf, conf)
+        {
+            return Ok(up.clone());
+        }
+        let tls = self.tls_for(conf)?;
+        let previous = in_use.get(key).cloned();
+        let resolve = |name: &str| self.names.get(name).cloned().unwrap_or_default();
+        let up = LiveUpstream::new(
+            conf.clone(),
+            key,
+            &self.tools.pools,
+            self.tools.keep,
+            tls,
+            previous.as_deref(),
+            resolve,
+        );
+        if let Some(verdicts) = self.verdicts.get(key) {
+            mark_unhealthy(&up, verdicts);
+        }
+        let up = Rc::new(up);
+        in_use.insert(key.into(), up.clone());
+        Ok(up)
+    }
+
+    /// The upstream object of this id.
+    pub fn upstream_by_id(&self, id: &str) -> Option<Result<Rc<LiveUpstream>, String>> {
+        let stored = self.upstreams.get(id)?;
+        Some(self.live_upstream(&format!("/apisix/upstreams/{id}"), &stored.value))
+    }
+
+    /// Certificates of upstreams are believed unless `tls.verify` says to look at them.
+    fn tls_for(&self, conf: &Upstream) -> Result<Option<Rc<TlsClient>>, String> {
+        if !matches!(conf.scheme, Scheme::Https | Scheme::Grpcs) {
+            return Ok(None);
+        }
+        let field = |name: &str| conf.tls.as_deref().and_then(|tls| tls.get(name));
+        let verify = field("verify").and_then(Value::as_bool).unwrap_or(false);
+        let identity =
+            field("client_cert").and_then(Value::as_str).zip(field("client_key").and_then(Value::as_str));
+        self.tools.tls.get(verify, identity, &[]).map(Some).map_err(|error| error.to_string())
+    }
+
+    /// The pool of a target that is known only when a request comes (TLS with the request's host as name).
+    pub fn pool(&self, target: &Target) -> Rc<Pool> {
+        self.tools.pools.get(target)
+    }
+
+    /// Closes idle upstream connections that are too old.
+    pub fn sweep(&self, now_ms: u64) {
+        self.tools.pools.sweep(now_ms);
+    }
+
+    /// A consumer group.
+    pub fn consumer_group(&self, id: &str) -> Option<&Arc<Stored<PluginBundle>>> {
+        self.consumer_groups.get(id)
+    }
+
+    fn build_context<'a>(&'a self, parent: &'a str, plugin: &str) -> Build<'a> {
+        Build { host: &self.tools.host, parent, metadata: self.metadata.get(plugin).map(|m| &m.value) }
+    }
+}
+
+fn mark_unhealthy(up: &LiveUpstream, verdicts: &AHashMap<(Box<str>, u16), bool>) {
+    let mut set = up.unhealthy.borrow_mut();
+    set.clear();
+    for (host, port) in verdicts.keys() {
+        if let Some(node) = up.node_at(host, *port) {
+            set.insert(node);
+        }
+    }
+}

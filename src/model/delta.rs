@@ -14,7 +14,7 @@ pub enum Object {
     /// A service.
     Service(Arc<Stored<Service>>),
     /// An upstream.
-    Upstream(Arc<Stored<Upstream>>),
+    Upstream(Arc<Stored<Arc<Upstream>>>),
     /// A consumer. Each credential of a consumer is one more, with the credential's id and plugins
     /// ([`Consumer::credential_id`]).
     Consumer(Arc<Stored<Consumer>>),

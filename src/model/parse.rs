@@ -36,7 +36,7 @@ pub fn object(kind: Kind, place: Stored<()>, mut value: Value) -> Result<Option<
     Ok(Some(match kind {
         Kind::Route => Object::Route(place.with(route(value)?)),
         Kind::Service => Object::Service(place.with(service(value))),
-        Kind::Upstream => Object::Upstream(place.with(upstream(value))),
+        Kind::Upstream => Object::Upstream(place.with(Arc::new(upstream(value)))),
         Kind::Consumer => Object::Consumer(place.with(consumer(value))),
         Kind::Credential => {
             let credential = credential(&place.id, value);

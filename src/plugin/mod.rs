@@ -1,1 +1,169 @@
-//! The plugin contract: spec, phases, step, chain.
+//! The plugin contract: spec, phases, step, chain. How to add one is a page in `src/plugins/README.md`.
+
+pub mod chain;
+pub mod consumers;
+pub mod counters;
+pub mod meta;
+pub mod registry;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use serde_json::Value;
+
+use crate::exchange::{BodyPiece, Exchange, Reply};
+pub use chain::Chain;
+pub use registry::Registry;
+
+use consumers::Consumers;
+use counters::Counters;
+
+/// Which schema a configuration is checked against (APISIX core.schema.TYPE_*).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SchemaType {
+    /// A route's, service's, plugin config's, global rule's or consumer's plugin.
+    Plain,
+    /// Inside a consumer or credential: the secret of an auth plugin.
+    Consumer,
+    /// Plugin metadata.
+    Metadata,
+}
+
+/// What a plugin is: one static value a plugin file.
+pub struct Spec {
+    /// Its name in configurations, as in APISIX.
+    pub name: &'static str,
+    /// Higher runs first within a phase.
+    pub priority: i32,
+    /// As APISIX's `version`.
+    pub version: f32,
+    /// An auth plugin: it finds the consumer, and never runs twice in a request.
+    pub auth: bool,
+    /// Where a route has the plugin, a global rule's copy is skipped (`run_policy = prefer_route`).
+    pub prefer_route: bool,
+    /// JSON Schema of its configuration.
+    pub schema: &'static str,
+    /// JSON Schema of a consumer's part, for auth plugins.
+    pub consumer_schema: Option<&'static str>,
+    /// JSON Schema of its plugin metadata.
+    pub metadata_schema: Option<&'static str>,
+    /// Fields stored encrypted, by dotted path.
+    pub encrypt_fields: &'static [&'static str],
+    /// The same for a consumer's part.
+    pub consumer_encrypt_fields: &'static [&'static str],
+    /// The field of a consumer's part by which the consumer is found (and which must be unique).
+    pub consumer_key: Option<&'static str>,
+    /// Checks that a JSON Schema cannot say; the error text is APISIX's.
+    pub check: fn(&Value, SchemaType) -> Result<(), String>,
+    /// Compiles a checked configuration for one core.
+    pub build: fn(&Value, &Build) -> Result<Rc<dyn Plugin>, String>,
+}
+
+/// `check` of plugins whose schema says it all.
+pub fn no_check(_: &Value, _: SchemaType) -> Result<(), String> {
+    Ok(())
+}
+
+/// Where a configuration that is being compiled belongs.
+pub struct Build<'a> {
+    /// The process: counters, metrics, configuration.
+    pub host: &'a Rc<Host>,
+    /// `/apisix/routes/1`, `/apisix/services/2`, …: the object the configuration was written in
+    /// (APISIX's `_meta.parent.resource_key`).
+    pub parent: &'a str,
+    /// The plugin's metadata object, if there is one.
+    pub metadata: Option<&'a Value>,
+}
+
+/// What plugins share on one core. No locks: all of it is this core's, but for [`Counters`].
+pub struct Host {
+    /// Consumers by the key of each auth plugin.
+    pub consumers: Consumers,
+    /// Node-wide counters: the exception to shared-nothing, because limits are a node's.
+    pub counters: std::sync::Arc<Counters>,
+    /// This core's metrics page.
+    pub metrics: std::cell::RefCell<crate::telemetry::metrics::CoreMetrics>,
+    /// The configuration of the process.
+    pub config: std::sync::Arc<crate::config::Config>,
+}
+
+/// The phases that a plugin takes part in, as a bit set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Phases(pub u8);
+
+/// One phase of a request, in the order of the road.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Before the consumer is known.
+    Rewrite,
+    /// After it.
+    Access,
+    /// The upstream node is picked.
+    BeforeProxy,
+    /// The answer's head is there.
+    HeaderFilter,
+    /// Each piece of the answer's body.
+    BodyFilter,
+    /// The answer has left.
+    Log,
+}
+
+impl Phases {
+    /// A set of phases.
+    pub const fn of(phases: &[Phase]) -> Self {
+        let (mut bits, mut i) = (0, 0);
+        while i < phases.len() {
+            bits |= 1 << phases[i] as u8;
+            i += 1;
+        }
+        Phases(bits)
+    }
+
+    /// Is `phase` in the set?
+    pub const fn has(self, phase: Phase) -> bool {
+        self.0 & (1 << phase as u8) != 0
+    }
+}
+
+/// What a plugin wants after a phase.
+pub enum Step<'a> {
+    /// Go on.
+    Next,
+    /// Answer now.
+    Reply(Reply),
+    /// It must wait (a call to another server): allocated only then.
+    Wait(Pin<Box<dyn Future<Output = Option<Reply>> + 'a>>),
+}
+
+/// A compiled plugin configuration on one core. A phase that a plugin does not name in
+/// [`Plugin::phases`] is never called.
+pub trait Plugin {
+    /// The phases it takes part in.
+    fn phases(&self) -> Phases;
+
+    /// Before the consumer is known: authentication, rewriting.
+    fn rewrite<'a>(&'a self, _: &'a mut Exchange, _: &'a Host) -> Step<'a> {
+        Step::Next
+    }
+
+    /// Access decisions.
+    fn access<'a>(&'a self, _: &'a mut Exchange, _: &'a Host) -> Step<'a> {
+        Step::Next
+    }
+
+    /// The upstream node is picked, nothing has been sent.
+    fn before_proxy<'a>(&'a self, _: &'a mut Exchange, _: &'a Host) -> Step<'a> {
+        Step::Next
+    }
+
+    /// The answer's head may be changed.
+    fn header_filter(&self, _: &mut Exchange, _: &Host) {}
+
+    /// A piece of the answer's body may be changed. `slot` numbers this plugin's state in the exchange.
+    fn body_filter(&self, _: &mut Exchange, _piece: &mut BodyPiece, _slot: u16) {}
+
+    /// The answer has left, or the client has.
+    fn log(&self, _: &mut Exchange, _: &Host) {}
+}

@@ -1,1 +1,146 @@
-//! The world of one core: owns everything above, answers mail, boots and drains.
+//! The world of one core: it owns its gateway, answers mail, accepts and drains.
+
+pub mod accept;
+pub mod boot;
+pub mod load;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::gate::{Access, Core};
+use crate::limits;
+use crate::live::{Live, Tools};
+use crate::mail::{ToControl, ToCore};
+use crate::model::KeepalivePool;
+use crate::plugin::consumers::Consumers;
+use crate::plugin::counters::Counters;
+use crate::plugin::{Host, Registry};
+use crate::reactor::{self, Listener, Receiver};
+use crate::telemetry::metrics::CoreMetrics;
+use crate::transport::TlsClients;
+use crate::transport::pool::Pools;
+use crate::transport::trust::Trust;
+
+pub use load::Loads;
+
+/// What a core is made of before its thread runs.
+pub struct Parts {
+    /// Its index, 0 … N−1.
+    pub index: usize,
+    /// config.yaml.
+    pub config: Arc<Config>,
+    /// The plugins of this build.
+    pub registry: Arc<Registry>,
+    /// Node-wide counters.
+    pub counters: Arc<Counters>,
+    /// Its metrics page.
+    pub metrics: CoreMetrics,
+    /// Its access log.
+    pub access: Option<Access>,
+    /// Its listening sockets, in the order of the configuration.
+    pub listeners: Vec<accept::Listening>,
+    /// Its mailbox.
+    pub mail: Receiver<ToCore>,
+    /// Whom TLS towards upstreams believes.
+    pub trust: Trust,
+    /// To control.
+    pub control: tokio::sync::mpsc::Sender<ToControl>,
+    /// Live connections of all cores, and the way to their mailboxes.
+    pub loads: Arc<Loads>,
+}
+
+/// Runs a core until it has drained.
+pub async fn run(parts: Parts) {
+    let Parts { index, config, registry, counters, metrics, access, listeners, mail, trust, control, loads } =
+        parts;
+    let host = Rc::new(Host {
+        consumers: Consumers::new(registry.clone()),
+        counters,
+        metrics: RefCell::new(metrics),
+        config: config.clone(),
+    });
+    let upstream = &config.http.upstream;
+    let keep = KeepalivePool {
+        size: upstream.connections,
+        idle_timeout_ms: u32::try_from(upstream.timeout_ms).unwrap_or(u32::MAX),
+        requests: upstream.requests,
+    };
+    let tools =
+        Tools { registry, host: host.clone(), pools: Pools::new(), keep, tls: TlsClients::new(trust) };
+    let live = Live::new(tools, config.router);
+    let core = Rc::new(Core::new(live, host, config, control, access));
+    let shard = Rc::new(accept::Shard::new(index, core, loads));
+    let mut taps = Vec::new();
+    for (at, listening) in listeners.into_iter().enumerate() {
+        match Listener::from_std(listening.socket) {
+            Ok(listener) => {
+                let tap = Rc::new(accept::Tap {
+                    listener,
+                    local: listening.local,
+                    proxy_protocol: listening.proxy_protocol,
+                });
+                reactor::spawn(accept::accept(shard.clone(), tap.clone(), at));
+                taps.push(tap);
+            }
+            Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
+        }
+    }
+    reactor::spawn(housekeeping(shard.clone()));
+    answer_mail(&shard, mail, &taps).await;
+}
+
+/// Mail, until the core is told to drain and has.
+async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[Rc<accept::Tap>]) {
+    let core = &shard.core;
+    loop {
+        let Some(message) = mail.recv().await else { return };
+        match message {
+            ToCore::Config(batch) => {
+                core.live.borrow_mut().apply(&batch);
+                shard.loads.applied(shard.index, batch.revision);
+            }
+            ToCore::Name { name, addresses } => {
+                core.live.borrow_mut().set_name(&name, &addresses);
+            }
+            ToCore::Health { upstream, host, port, healthy } => {
+                core.live.borrow_mut().set_health(&upstream, &host, port, healthy);
+            }
+            ToCore::Adopt { accepted, listener } => {
+                if let Some(tap) = taps.get(listener) {
+                    accept::adopt(shard, tap, accepted);
+                }
+            }
+            ToCore::ReopenLogs => {}
+            ToCore::Drain { within_ms } => return drain(shard, taps, within_ms).await,
+        }
+    }
+}
+
+/// Stops accepting, lets what is under way end, and gives up on the rest when the time is over.
+async fn drain(shard: &accept::Shard, taps: &[Rc<accept::Tap>], within_ms: u64) {
+    let until_ms = reactor::now_ms() + within_ms;
+    shard.core.drain();
+    for tap in taps {
+        tap.listener.stop();
+    }
+    while shard.connections() > 0 && reactor::now_ms() < until_ms {
+        reactor::sleep(limits::DRAIN_TICK_MS).await;
+    }
+    if let Some(access) = &shard.core.access {
+        access.borrow_mut().log.send();
+    }
+}
+
+/// Once a second: idle upstream connections that are too old, log lines that wait.
+async fn housekeeping(shard: Rc<accept::Shard>) {
+    loop {
+        reactor::sleep(1000).await;
+        let now_ms = reactor::now_ms();
+        shard.core.live.borrow().sweep(now_ms);
+        if let Some(access) = &shard.core.access {
+            access.borrow_mut().log.tick(now_ms);
+        }
+    }
+}

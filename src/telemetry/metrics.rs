@@ -98,6 +98,8 @@ pub struct Tallies {
     pub waiting: Tally,
     /// Requests.
     pub requests: Tally,
+    /// Exchanges that ended by a panic.
+    pub panics: Tally,
     /// Messages to control that found its queue full.
     pub dropped_messages: Tally,
     /// Series that [`limits::METRIC_SERIES`] refused.

@@ -4,6 +4,7 @@
 //! a counter when these are full, metrics are numbers that only their core writes and anybody may read.
 
 pub mod access;
+pub mod clock;
 pub mod exporter;
 pub mod file;
 pub mod format;

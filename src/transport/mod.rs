@@ -4,6 +4,7 @@
 //! reactor's socket.
 
 pub mod connect;
+pub mod pool;
 pub mod stream;
 pub mod tls;
 pub mod trust;

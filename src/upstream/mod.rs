@@ -4,7 +4,6 @@ pub mod balancer;
 pub mod hash_key;
 pub mod health;
 pub mod node_set;
-pub mod pool;
 pub mod retry;
 
 pub use balancer::{Balancer, Peer, Pick};

@@ -151,6 +151,17 @@ impl Params {
             .map(|uri| &**uri)
     }
 
+    /// The match captured nothing.
+    pub fn has_none(&self) -> bool {
+        self.pattern.is_none()
+    }
+
+    /// All parameters with their values in `path`, as in [`Params::get`].
+    pub fn pairs(&self, path: &[u8]) -> SmallVec<[(Box<str>, Box<[u8]>); 0]> {
+        let names = self.pattern.iter().flat_map(|pattern| pattern.names_backwards());
+        names.filter_map(|name| Some((name.into(), self.get(name, path)?.into()))).collect()
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Params::default();
     }

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
@@ -14,7 +15,7 @@ use rustls::pki_types::ServerName;
 
 use crate::limits;
 use crate::model::KeepalivePool;
-use crate::transport::{Stream, Target, TlsClient};
+use crate::transport::{Stream, Target, TlsClient, connect};
 
 /// What two connections must have in common to take each other's place: the address and, with TLS, the name
 /// asked for and the client (trust, identity, protocols). Connections that began with a PROXY header speak
@@ -29,7 +30,7 @@ struct Key {
 /// A connection and how much it was used.
 pub struct Connection {
     /// The stream.
-    pub stream: Stream,
+    pub stream: Rc<Stream>,
     /// Requests it has carried, the present one included.
     pub requests: u32,
     /// It was taken out of a pool: if it fails before an answer, the node may still be well.
@@ -39,15 +40,51 @@ pub struct Connection {
 impl Connection {
     /// A new connection for its first request.
     pub fn new(stream: Stream) -> Self {
-        Connection { stream, requests: 1, reused: false }
+        Connection { stream: Rc::new(stream), requests: 1, reused: false }
     }
 }
 
 struct Idle {
-    stream: Stream,
+    stream: Rc<Stream>,
     requests: u32,
     /// `u64::MAX` where there is no limit.
     expires_ms: u64,
+}
+
+/// A connection while a request has it. Dropping it closes the connection, [`Lease::keep`] gives it back.
+pub struct Lease {
+    /// The connection.
+    pub connection: Connection,
+    pool: Rc<Pool>,
+    rules: KeepalivePool,
+    /// Between two reads, ms: what a tunnel on this connection observes.
+    pub read_timeout_ms: u32,
+}
+
+impl Lease {
+    /// A kept connection of `pool`, unless a fresh one is asked for or none is good, else a new one.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn take(
+        pool: &Rc<Pool>,
+        rules: KeepalivePool,
+        fresh: bool,
+        now_ms: u64,
+        timeout_ms: u32,
+    ) -> io::Result<Lease> {
+        let kept = if fresh { None } else { pool.take(now_ms) };
+        let connection = match kept {
+            Some(connection) => connection,
+            None => Connection::new(connect(pool.target(), timeout_ms).await?),
+        };
+        Ok(Lease { connection, pool: pool.clone(), rules, read_timeout_ms: 0 })
+    }
+
+    /// Gives the connection back: both messages came to their framed end.
+    pub fn keep(self, now_ms: u64) {
+        self.pool.put(self.connection, &self.rules, now_ms);
+    }
 }
 
 /// The kept connections of one way of reaching one address.
@@ -172,7 +209,6 @@ mod tests {
 
     use super::*;
     use crate::reactor::sleep;
-    use crate::transport::connect;
     use crate::transport::tests::on_both;
 
     const RULES: KeepalivePool = KeepalivePool { size: 2, idle_timeout_ms: 1000, requests: 3 };

@@ -1,0 +1,202 @@
+//! Writing an answer to an HTTP/1.1 client: its head, the framing, the body piece by piece.
+
+use std::io;
+use std::task::Poll;
+
+use crate::conn::Gate;
+use crate::exchange::{Body, BodyPiece, Exchange};
+use crate::limits;
+use crate::reactor::{self, Chunk, Out};
+use crate::transport::Stream;
+use crate::wire::Name;
+use crate::wire::http::chunked;
+use crate::wire::http::{Method, write};
+
+/// May the connection be used again?
+#[derive(PartialEq, Eq, Debug, Clone, Copy)]
+pub enum After {
+    /// Both messages ended where their framing said.
+    Keep,
+    /// The answer's end is the connection's, or something went wrong behind the head.
+    Close,
+}
+
+/// How the body is framed. Only this file decides it (RFC 9112 section 6).
+#[derive(PartialEq, Eq, Debug, Clone, Copy)]
+enum Frame {
+    /// No body may follow: HEAD, 204, 304.
+    NoBody,
+    /// `Content-Length`, and what is left of it.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// Until the connection closes.
+    Close,
+}
+
+/// Writes `ex.resp`. An error means that the client is gone.
+pub async fn write<G: Gate>(
+    gate: &G,
+    stream: &Stream,
+    ex: &mut Exchange,
+    keep_alive: bool,
+) -> io::Result<After> {
+    let filtered = gate.filters_body(ex);
+    let mut frame = choose_frame(ex, filtered);
+    let keep_alive = keep_alive && frame != Frame::Close;
+    let mut out = reactor::take_buffer();
+    write_head(ex, frame, keep_alive, &mut out);
+    ex.resp.bytes += out.len() as u64;
+    if stream.queued_bytes() > limits::QUEUED_BYTES {
+        stream.flush().await?;
+    }
+    if frame == Frame::NoBody || ex.resp.upgrade {
+        stream.send(Out::from(out));
+        return Ok(if keep_alive { After::Keep } else { After::Close });
+    }
+    let mut pending = Some(out);
+    loop {
+        let piece = match next_piece(stream, &mut ex.resp.body, &mut pending).await {
+            Ok(piece) => piece,
+            Err(_) => return cut_off(stream, &mut pending).await,
+        };
+        let mut piece = BodyPiece { last: ex.resp.body.is_done(), data: piece.unwrap_or_else(Chunk::empty) };
+        if filtered {
+            gate.filter_body(ex, &mut piece);
+        }
+        let fits = send_piece(stream, ex, &mut frame, &mut pending, piece.data, piece.last);
+        if !fits {
+            log::error!("an answer is longer than its content-length, connection {}", ex.facts.serial);
+            return Ok(After::Close);
+        }
+        if piece.last {
+            break;
+        }
+        let deadline = reactor::now_ms() + u64::from(gate.settings().send_ms);
+        stream.set_send_deadline(Some(deadline));
+        stream.flush().await?;
+    }
+    let whole = !matches!(frame, Frame::Length(left) if left > 0);
+    Ok(if keep_alive && whole { After::Keep } else { After::Close })
+}
+
+/// The next piece of the body. If it is not there yet, what is pending leaves first.
+async fn next_piece(
+    stream: &Stream,
+    body: &mut Body,
+    pending: &mut Option<Vec<u8>>,
+) -> Result<Option<Chunk>, crate::exchange::BodyError> {
+    std::future::poll_fn(|cx| match body.poll_piece(cx) {
+        Poll::Pending => {
+            if let Some(out) = pending.take() {
+                stream.send(Out::from(out));
+            }
+            Poll::Pending
+        }
+        ready => ready,
+    })
+    .await
+}
+
+/// Queues one piece behind what is pending. `false`: it is longer than the length that was announced.
+fn send_piece(
+    stream: &Stream,
+    ex: &mut Exchange,
+    frame: &mut Frame,
+    pending: &mut Option<Vec<u8>>,
+    data: Chunk,
+    last: bool,
+) -> bool {
+    let mut out = pending.take().unwrap_or_else(reactor::take_buffer);
+    let before = out.len();
+    let length = data.len() as u64;
+    ex.resp.body_bytes += length;
+    if let Frame::Length(left) = frame {
+        if length > *left {
+            return false;
+        }
+        *left -= length;
+    }
+    let in_chunks = *frame == Frame::Chunked;
+    if in_chunks && !data.is_empty() {
+        chunked::chunk_head(&mut out, data.len());
+    }
+    let copied = data.len() <= limits::COPY_BODY;
+    let mut sent = Out::default();
+    if copied {
+        out.extend_from_slice(&data);
+    } else {
+        ex.resp.bytes += (out.len() - before) as u64 + length;
+        sent = sent.vec(std::mem::replace(&mut out, reactor::take_buffer())).chunk(data);
+    }
+    let behind = if copied { before } else { 0 };
+    if in_chunks && length > 0 {
+        out.extend_from_slice(chunked::CHUNK_END);
+    }
+    if in_chunks && last {
+        chunked::last_chunk(&mut out, ex.resp.body.trailers());
+    }
+    ex.resp.bytes += (out.len() - behind) as u64;
+    stream.send(sent.vec(out));
+    true
+}
+
+/// The body broke off behind its head: the client sees an incomplete message, never a wrong one.
+async fn cut_off(stream: &Stream, pending: &mut Option<Vec<u8>>) -> io::Result<After> {
+    if let Some(out) = pending.take() {
+        stream.send(Out::from(out));
+    }
+    stream.flush().await?;
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+fn choose_frame(ex: &Exchange, filtered: bool) -> Frame {
+    let head = &ex.resp.head;
+    let no_body = (ex.req.head.method == Method::Head) || matches!(head.status, 100..=199 | 204 | 304);
+    if no_body {
+        return Frame::NoBody;
+    }
+    if !filtered && let Some(length) = ex.resp.body.known_length() {
+        return Frame::Length(length);
+    }
+    let announced =
+        head.headers.get(Name::ContentLength).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+    match announced {
+        Some(length) => Frame::Length(length),
+        None if ex.req.head.version == 11 => Frame::Chunked,
+        None => Frame::Close,
+    }
+}
+
+/// Status line and headers, in the order they were given; hop-by-hop ones are ours (RFC 9110 7.6.1).
+fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) {
+    let head = &ex.resp.head;
+    match head.reason() {
+        b"" => write::status_line(out, head.status),
+        reason => write::status_line_with(out, head.status, reason),
+    }
+    let mut dated = false;
+    for (name, value, id) in head.headers.iter() {
+        match id {
+            Name::Connection | Name::KeepAlive | Name::TransferEncoding | Name::ProxyConnection => continue,
+            Name::Upgrade if !ex.resp.upgrade => continue,
+            Name::ContentLength if frame != Frame::NoBody => continue,
+            Name::Date => dated = true,
+            _ => {}
+        }
+        write::header(out, name, value);
+    }
+    match frame {
+        Frame::Length(length) => write::header_number(out, b"Content-Length", length),
+        Frame::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Frame::NoBody | Frame::Close => {}
+    }
+    if !dated {
+        write::header(out, b"Date", &crate::telemetry::clock::date());
+    }
+    out.extend_from_slice(match (ex.resp.upgrade, keep_alive) {
+        (true, _) => b"Connection: upgrade\r\n\r\n",
+        (false, true) => b"Connection: keep-alive\r\n\r\n",
+        (false, false) => b"Connection: close\r\n\r\n".as_slice(),
+    });
+}

@@ -1,0 +1,174 @@
+//! The client role: a request to an upstream, and the head of its answer.
+
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::exchange::body::H1Body;
+use crate::exchange::{Body, Exchange, Side, Source};
+use crate::limits;
+use crate::reactor::{self, Chunk};
+use crate::transport::Stream;
+use crate::wire::Name;
+use crate::wire::http::{self, Framing, Progress, write};
+
+/// How the request's body goes upstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendBody {
+    /// None.
+    Nothing,
+    /// So many bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// The connection failed or ended.
+    Broken(io::Error),
+    /// Too slow.
+    Timeout,
+    /// Not HTTP, or an answer whose length is in doubt.
+    Invalid(&'static str),
+    /// The client left meanwhile.
+    ClientGone,
+}
+
+/// Writes the head of the request as it goes upstream: what nginx's `proxy_set_header` lines of APISIX's
+/// template make of it, then the client's own headers in their order (ngx_tpl.lua).
+pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut Vec<u8>) {
+    let head = &ex.req.head;
+    let method = ex.out.method.as_deref().unwrap_or(head.method_text());
+    write::request_line(out, method, ex.out.uri.as_deref().unwrap_or(head.path()));
+    let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
+    write::header(out, b"Host", host);
+    let upgrade = head.headers.get(Name::Upgrade).filter(|_| websocket);
+    if let Some(upgrade) = upgrade {
+        write::header(out, b"Upgrade", upgrade);
+        write::header(out, b"Connection", head.headers.get(Name::Connection).unwrap_or(b"upgrade"));
+    }
+    out.extend_from_slice(b"X-Real-IP: ");
+    write_ip(ex.remote_addr, out);
+    write_forwarded_for(ex, out);
+    match body {
+        SendBody::Nothing if head.headers.has(Name::ContentLength) => {
+            out.extend_from_slice(b"Content-Length: 0\r\n")
+        }
+        SendBody::Nothing => {}
+        SendBody::Length(length) => write::header_number(out, b"Content-Length", length),
+        SendBody::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+    for (name, value, id) in head.headers.iter() {
+        match id {
+            Name::Host | Name::Connection | Name::KeepAlive | Name::ProxyConnection => continue,
+            Name::ContentLength | Name::TransferEncoding | Name::Te | Name::Trailer => continue,
+            Name::Upgrade | Name::Expect | Name::XRealIp | Name::XForwardedFor => continue,
+            _ => write::header(out, name, value),
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The client's address behind those that were there.
+fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    if ex.req.head.headers.has(Name::XForwardedFor)
+        && let Some(before) = ex.header(b"x-forwarded-for")
+    {
+        out.extend_from_slice(&before);
+        out.extend_from_slice(b", ");
+    }
+    write_ip(ex.remote_addr, out);
+}
+
+/// An address and the line's end.
+fn write_ip(ip: std::net::IpAddr, out: &mut Vec<u8>) {
+    use std::io::Write;
+    match ip {
+        std::net::IpAddr::V4(ip) => {
+            for (i, octet) in ip.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                write::number(out, u64::from(octet));
+            }
+        }
+        std::net::IpAddr::V6(ip) => drop(write!(out, "{ip}")),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Reads until the head of the answer is whole, leaving out interim answers (RFC 9110 section 15.2), and
+/// makes it `ex.resp`. Returns whether the connection may be kept once the body has been read.
+pub async fn read_answer(
+    stream: &Rc<Stream>,
+    ex: &mut Exchange,
+    timeout_ms: u32,
+    websocket: bool,
+) -> Result<bool, NoAnswer> {
+    let mut gathered: Vec<u8> = Vec::new();
+    loop {
+        let mut chunk = next(stream, ex, timeout_ms).await?;
+        if chunk.is_empty() {
+            return Err(NoAnswer::Broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some(attempt) = ex.upstream.current() {
+            attempt.bytes += chunk.len() as u64;
+        }
+        if !gathered.is_empty() {
+            gathered.extend_from_slice(&chunk);
+            chunk = Chunk::from_vec(std::mem::take(&mut gathered));
+        }
+        while !chunk.is_empty() {
+            let progress = http::parse_response(&chunk, limits::RESPONSE_HEAD, &mut ex.resp.head)
+                .map_err(|bad| NoAnswer::Invalid(bad.reason))?;
+            let Progress::Done(consumed) = progress else {
+                gathered = chunk.to_vec();
+                break;
+            };
+            chunk.advance(consumed);
+            let status = ex.resp.head.status;
+            if (100..200).contains(&status) && !(status == 101 && websocket) {
+                continue;
+            }
+            return settle(stream, ex, chunk, timeout_ms);
+        }
+    }
+}
+
+/// The head is whole: what follows it is body.
+fn settle(stream: &Rc<Stream>, ex: &mut Exchange, rest: Chunk, timeout_ms: u32) -> Result<bool, NoAnswer> {
+    ex.resp.source = Source::Upstream;
+    ex.resp.answered = true;
+    if ex.resp.head.status == 101 {
+        ex.resp.upgrade = true;
+        stream.unrecv(rest);
+        return Ok(false);
+    }
+    let framing = http::response_framing(&ex.resp.head, ex.req.head.method)
+        .map_err(|bad| NoAnswer::Invalid(bad.reason))?;
+    let keep = http::response_keep_alive(&ex.resp.head) && framing != Framing::UntilClose;
+    if framing == Framing::None {
+        return Ok(keep && rest.is_empty());
+    }
+    let rest = Some(rest).filter(|rest| !rest.is_empty());
+    let body = H1Body::new(stream.clone(), framing, rest, Side::Upstream, timeout_ms);
+    ex.resp.body = Body::H1(Box::new(body));
+    Ok(keep)
+}
+
+/// The next bytes of the upstream, unless the client leaves first.
+async fn next(stream: &Stream, ex: &Exchange, timeout_ms: u32) -> Result<Chunk, NoAnswer> {
+    stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(timeout_ms)));
+    std::future::poll_fn(|cx| match stream.poll_recv(cx) {
+        Poll::Ready(Ok(chunk)) => Poll::Ready(Ok(chunk)),
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            Poll::Ready(Err(NoAnswer::Timeout))
+        }
+        Poll::Ready(Err(error)) => Poll::Ready(Err(NoAnswer::Broken(error))),
+        Poll::Pending => ex.client.poll_gone(cx).map(|()| Err(NoAnswer::ClientGone)),
+    })
+    .await
+}

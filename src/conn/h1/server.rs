@@ -1,0 +1,252 @@
+//! The server role: one connection, one exchange after the other.
+//!
+//! While a connection is idle its task holds only [`serve`]'s few words; everything an exchange needs
+//! lives in a box that is made when the first byte of a head has come.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::answer;
+use crate::conn::{Gate, tunnel};
+use crate::exchange::body::H1Body;
+use crate::exchange::{Body, Client, Exchange, Facts, Side};
+use crate::limits;
+use crate::reactor::{self, Chunk};
+use crate::transport::Stream;
+use crate::wire::Name;
+use crate::wire::http::{self, Framing, Progress, Reject};
+
+/// What becomes of the connection after an exchange.
+#[derive(PartialEq, Eq, Debug, Clone, Copy)]
+enum Next {
+    /// The next request may come.
+    KeepAlive,
+    /// Say goodbye properly: the client may still be sending.
+    Linger,
+    /// It is over: the client is gone, or a tunnel has ended.
+    Drop,
+}
+
+/// Serves `stream` until its client leaves, misbehaves, or the gateway drains.
+pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
+    let mut served = 0;
+    loop {
+        let Some(first) = first_bytes(&*gate, &stream, served).await else { return };
+        let mut ex = gate.take(&facts, Client::H1(stream.clone()));
+        let next = guarded(&gate, &stream, &mut ex, first, served).await;
+        gate.give_back(ex);
+        match next {
+            Next::KeepAlive => served += 1,
+            Next::Linger => return linger(&stream).await,
+            Next::Drop => return,
+        }
+    }
+}
+
+/// Waits for the first bytes of the next head. `None`: the client left, or was idle too long, or the
+/// gateway drains.
+async fn first_bytes<G: Gate>(gate: &G, stream: &Stream, served: u32) -> Option<Chunk> {
+    let settings = gate.settings();
+    let wait_ms = if served == 0 { settings.header_ms } else { settings.keepalive_ms };
+    stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(wait_ms)));
+    stream.expect_bulk(false);
+    if served > 0 && gate.is_draining() && !stream.has_buffered() {
+        return None;
+    }
+    stream.recv().await.ok().filter(|chunk| !chunk.is_empty())
+}
+
+/// Runs the exchange in a box of its own; a panic in it answers 500 and harms no other connection.
+async fn guarded<G: Gate>(
+    gate: &Rc<G>,
+    stream: &Rc<Stream>,
+    ex: &mut Exchange,
+    first: Chunk,
+    served: u32,
+) -> Next {
+    let next = {
+        let mut road: Pin<Box<_>> = Box::pin(exchange(&**gate, stream, ex, first, served));
+        std::future::poll_fn(move |cx| {
+            match std::panic::catch_unwind(AssertUnwindSafe(|| road.as_mut().poll(cx))) {
+                Ok(poll) => poll.map(Ok),
+                Err(_) => Poll::Ready(Err(())),
+            }
+        })
+        .await
+    };
+    match next {
+        Ok(next) => next,
+        Err(()) => {
+            gate.panicked();
+            log::error!("a panic ended the exchange of connection {}", ex.facts.serial);
+            match ex.resp.bytes {
+                0 => refuse(&**gate, stream, ex, 500).await,
+                _ => Next::Drop,
+            }
+        }
+    }
+}
+
+/// One exchange: head, gate, answer, log.
+async fn exchange<G: Gate>(
+    gate: &G,
+    stream: &Rc<Stream>,
+    ex: &mut Exchange,
+    first: Chunk,
+    served: u32,
+) -> Next {
+    let rest = match read_head(gate, stream, ex, first).await {
+        Ok(rest) => rest,
+        Err(HeadError::Gone) => return Next::Drop,
+        Err(HeadError::Reject(reject)) => {
+            log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
+            return refuse(gate, stream, ex, reject.page).await;
+        }
+    };
+    if let Err(reject) = attach_body(gate, stream, ex, rest) {
+        log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
+        return refuse(gate, stream, ex, reject.page).await;
+    }
+    let settings = gate.settings();
+    let keep_alive = http::request_keep_alive(&ex.req.head)
+        && settings.keepalive_ms != 0
+        && served + 1 < settings.keepalive_requests
+        && !gate.is_draining();
+
+    gate.handle(ex).await;
+
+    if ex.resp.client_gone {
+        gate.finish(ex);
+        return Next::Drop;
+    }
+    let sent = answer::write(gate, stream, ex, keep_alive).await;
+    if ex.resp.upgrade && sent.is_ok() {
+        tunnel::run(stream, ex).await;
+        gate.finish(ex);
+        return Next::Drop;
+    }
+    gate.finish(ex);
+    match sent {
+        Err(_) => Next::Drop,
+        Ok(answer::After::Close) => Next::Linger,
+        Ok(answer::After::Keep) => drain_body(stream, &mut ex.req.body).await,
+    }
+}
+
+enum HeadError {
+    /// The client left, or took too long (nginx closes such a connection without a word).
+    Gone,
+    /// The head is not acceptable.
+    Reject(Reject),
+}
+
+/// Reads until the head is whole; what follows it is returned.
+async fn read_head<G: Gate>(
+    gate: &G,
+    stream: &Stream,
+    ex: &mut Exchange,
+    mut first: Chunk,
+) -> Result<Option<Chunk>, HeadError> {
+    let limits = &gate.settings().head;
+    match http::parse_request(&first, limits, &mut ex.req.head).map_err(HeadError::Reject)? {
+        Progress::Done(consumed) => {
+            ex.req.head_bytes = consumed;
+            first.advance(consumed);
+            return Ok(Some(first).filter(|rest| !rest.is_empty()));
+        }
+        Progress::Partial => {}
+    }
+    let mut gathered = first.to_vec();
+    drop(first);
+    stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(gate.settings().header_ms)));
+    loop {
+        let more = stream.recv().await.ok().filter(|chunk| !chunk.is_empty()).ok_or(HeadError::Gone)?;
+        gathered.extend_from_slice(&more);
+        if let Progress::Done(consumed) =
+            http::parse_request(&gathered, limits, &mut ex.req.head).map_err(HeadError::Reject)?
+        {
+            ex.req.head_bytes = consumed;
+            let rest = gathered.split_off(consumed);
+            return Ok((!rest.is_empty()).then(|| Chunk::from_vec(rest)));
+        }
+    }
+}
+
+/// Decides the framing of the request's body and gives it what came with the head.
+fn attach_body<G: Gate>(
+    gate: &G,
+    stream: &Rc<Stream>,
+    ex: &mut Exchange,
+    rest: Option<Chunk>,
+) -> Result<(), Reject> {
+    let settings = gate.settings();
+    let framing = http::request_framing(&ex.req.head)?;
+    if let Framing::Length(length) = framing
+        && settings.max_body_bytes != 0
+        && length > settings.max_body_bytes
+    {
+        return Err(Reject::new(413, "client intended to send too large body"));
+    }
+    if matches!(framing, Framing::None | Framing::Length(0)) {
+        if let Some(rest) = rest {
+            stream.unrecv(rest);
+        }
+        return Ok(());
+    }
+    let expects = ex.req.head.version == 11
+        && ex.req.head.headers.get(Name::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+    let body = H1Body::new(stream.clone(), framing, rest, Side::Client, settings.body_ms)
+        .expects_continue(expects)
+        .at_most(settings.max_body_bytes);
+    ex.req.body = Body::H1(Box::new(body));
+    Ok(())
+}
+
+/// Answers `status` with its built-in page and closes: nothing that follows can be trusted.
+async fn refuse<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, status: u16) -> Next {
+    gate.refuse(ex, status);
+    let sent = answer::write(gate, stream, ex, false).await;
+    gate.finish(ex);
+    if sent.is_ok() { Next::Linger } else { Next::Drop }
+}
+
+/// Reads what is left of the request's body, so that the next head can be found behind it.
+async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
+    let mut dropped = 0;
+    loop {
+        match body.piece().await {
+            Ok(Some(piece)) if dropped < limits::DRAIN_BODY_BYTES => dropped += piece.len(),
+            Ok(Some(_)) | Err(_) => return Next::Linger,
+            Ok(None) => break,
+        }
+    }
+    if let Body::H1(body) = body
+        && let Some(rest) = body.rest()
+    {
+        stream.unrecv(rest);
+    }
+    *body = Body::Empty;
+    Next::KeepAlive
+}
+
+/// nginx's lingering close: our end is closed, and what the client still sends is read and dropped for
+/// a while, so that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+async fn linger(stream: &Stream) {
+    if stream.flush().await.is_err() {
+        return;
+    }
+    stream.shutdown_write();
+    let until = reactor::now_ms() + limits::LINGER_MS;
+    stream.set_recv_deadline(Some(until));
+    while let Ok(chunk) = stream.recv().await {
+        if chunk.is_empty() || reactor::now_ms() >= until {
+            return;
+        }
+    }
+}
+
+/// An error of a write to the client.
+pub type Sent<T> = io::Result<T>;

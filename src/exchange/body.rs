@@ -1,0 +1,265 @@
+//! A message body as a stream of owned pieces, whatever it comes from. Asking for the next piece is
+//! what arms the next read: a slow receiver slows its sender.
+
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::limits;
+use crate::reactor::Chunk;
+use crate::transport::Stream;
+use crate::wire::headers::Headers;
+use crate::wire::http::{BodyDecoder, Framing, Sender};
+
+/// Whose fault a broken body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The client's: it gets the status.
+    Client,
+    /// The upstream's: the answer is cut off.
+    Upstream,
+}
+
+/// Why a body ended before its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BodyError {
+    /// No data in time: 408 for a client.
+    Timeout,
+    /// The connection ended within the body.
+    Closed,
+    /// Not what the framing allows: 400 for a client.
+    Malformed,
+    /// Longer than `client_max_body_size`: 413.
+    TooLarge,
+}
+
+/// A piece of a body on its way through body filters.
+pub struct BodyPiece {
+    /// The bytes; a filter may replace them.
+    pub data: Chunk,
+    /// No more follow.
+    pub last: bool,
+}
+
+/// A message body.
+#[derive(Default)]
+pub enum Body {
+    /// None, or read to its end.
+    #[default]
+    Empty,
+    /// In memory.
+    Buffered(VecDeque<Chunk>),
+    /// Arriving on an HTTP/1.1 connection.
+    H1(Box<H1Body>),
+}
+
+/// A body that arrives on an HTTP/1.1 connection.
+pub struct H1Body {
+    stream: Rc<Stream>,
+    decoder: BodyDecoder,
+    /// The decoder has seen the end.
+    done: bool,
+    /// Bytes that arrived and are not decoded yet.
+    ready: Option<Chunk>,
+    side: Side,
+    /// Time between two reads, ms; 0 is none.
+    timeout_ms: u32,
+    /// A read is under way since the deadline was set.
+    waiting: bool,
+    /// The client waits for `100 Continue` before it sends.
+    expects_continue: bool,
+    /// Longest body accepted; 0 is any.
+    max_bytes: u64,
+    /// Bytes of body so far.
+    pub bytes: u64,
+}
+
+impl H1Body {
+    /// A body framed so on `stream`; `ready` is what came with the head.
+    pub fn new(
+        stream: Rc<Stream>,
+        framing: Framing,
+        ready: Option<Chunk>,
+        side: Side,
+        timeout_ms: u32,
+    ) -> Self {
+        let sender = if side == Side::Client { Sender::Client } else { Sender::Upstream };
+        H1Body {
+            stream,
+            decoder: BodyDecoder::new(framing, sender),
+            done: false,
+            ready,
+            side,
+            timeout_ms,
+            waiting: false,
+            expects_continue: false,
+            max_bytes: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The client asked for `100 Continue`: sent when the body is first wanted and none has come.
+    pub fn expects_continue(mut self, yes: bool) -> Self {
+        self.expects_continue = yes && self.ready.is_none();
+        self
+    }
+
+    /// Refuse bodies longer than `bytes`; 0 allows any.
+    pub fn at_most(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Bytes that belong to what follows the body, once it has ended.
+    pub fn rest(&mut self) -> Option<Chunk> {
+        self.ready.take().filter(|chunk| !chunk.is_empty())
+    }
+
+    /// Trailers, once the body has ended.
+    pub fn trailers(&self) -> Option<&Headers> {
+        self.decoder.trailers()
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
+        loop {
+            if let Some(piece) = self.decode()? {
+                return Poll::Ready(Ok(Some(piece)));
+            }
+            if self.done {
+                return Poll::Ready(Ok(None));
+            }
+            let chunk = std::task::ready!(self.poll_recv(cx))?;
+            if chunk.is_empty() {
+                if !self.decoder.is_whole_at_close() {
+                    return Poll::Ready(Err(BodyError::Closed));
+                }
+                self.done = true;
+                return Poll::Ready(Ok(None));
+            }
+            self.ready = Some(chunk);
+        }
+    }
+
+    /// The next data among the bytes that are there.
+    fn decode(&mut self) -> Result<Option<Chunk>, BodyError> {
+        while !self.done {
+            let Some(mut chunk) = self.ready.take() else { return Ok(None) };
+            let step = self.decoder.decode(&chunk).map_err(|_| BodyError::Malformed)?;
+            self.done = step.end;
+            let mut piece = chunk.split_to(step.consumed);
+            self.ready = Some(chunk).filter(|chunk| !chunk.is_empty());
+            if step.data.is_empty() {
+                continue;
+            }
+            self.bytes += step.data.len() as u64;
+            if self.max_bytes != 0 && self.bytes > self.max_bytes {
+                return Err(BodyError::TooLarge);
+            }
+            piece.truncate(step.data.end);
+            piece.advance(step.data.start);
+            return Ok(Some(piece));
+        }
+        Ok(None)
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
+        if !self.waiting {
+            self.waiting = true;
+            if std::mem::take(&mut self.expects_continue) {
+                self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n".as_slice());
+            }
+            let deadline =
+                (self.timeout_ms != 0).then(|| crate::reactor::now_ms() + u64::from(self.timeout_ms));
+            self.stream.set_recv_deadline(deadline);
+            self.stream.expect_bulk(self.is_large());
+        }
+        let result = std::task::ready!(self.stream.poll_recv(cx));
+        self.waiting = false;
+        Poll::Ready(result.map_err(|e| match e.kind() {
+            io::ErrorKind::TimedOut => BodyError::Timeout,
+            _ => BodyError::Closed,
+        }))
+    }
+
+    /// Is much more to come? Where the length is not known, what has come tells.
+    fn is_large(&self) -> bool {
+        match &self.decoder {
+            BodyDecoder::Length(left) => *left > limits::BULK_BODY,
+            _ => self.bytes > limits::BULK_BODY,
+        }
+    }
+
+    /// Whose body this is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+}
+
+impl Body {
+    /// These bytes.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        if bytes.is_empty() { Body::Empty } else { Body::Buffered(VecDeque::from([Chunk::from_vec(bytes)])) }
+    }
+
+    /// These bytes, not copied.
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        if bytes.is_empty() {
+            Body::Empty
+        } else {
+            Body::Buffered(VecDeque::from([Chunk::from_static(bytes)]))
+        }
+    }
+
+    /// What is left of it, where that is known before it is read.
+    pub fn known_length(&self) -> Option<u64> {
+        match self {
+            Body::Empty => Some(0),
+            Body::Buffered(chunks) => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Body::H1(body) => match &body.decoder {
+                BodyDecoder::Length(left) => Some(*left),
+                _ => None,
+            },
+        }
+    }
+
+    /// The next piece is the end, and is there.
+    pub fn is_done(&self) -> bool {
+        match self {
+            Body::Empty => true,
+            Body::Buffered(chunks) => chunks.is_empty(),
+            Body::H1(body) => body.done,
+        }
+    }
+
+    /// It ended where its framing said, and nothing came behind it.
+    pub fn ended_clean(&self) -> bool {
+        match self {
+            Body::Empty => true,
+            Body::Buffered(_) => false,
+            Body::H1(body) => body.done && body.ready.is_none(),
+        }
+    }
+
+    /// Trailer fields, once the end is reached.
+    pub fn trailers(&self) -> Option<&Headers> {
+        match self {
+            Body::H1(body) => body.trailers(),
+            _ => None,
+        }
+    }
+
+    /// The next piece; `None` at the end. The body is [`Body::Empty`] no earlier than its owner says.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
+        match self {
+            Body::Empty => Poll::Ready(Ok(None)),
+            Body::Buffered(chunks) => Poll::Ready(Ok(chunks.pop_front())),
+            Body::H1(body) => body.poll_piece(cx),
+        }
+    }
+
+    /// Waits for the next piece.
+    pub async fn piece(&mut self) -> Result<Option<Chunk>, BodyError> {
+        std::future::poll_fn(|cx| self.poll_piece(cx)).await
+    }
+}

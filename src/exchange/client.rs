@@ -1,0 +1,25 @@
+//! The way back to the client while its request is under way.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::transport::Stream;
+
+/// The client's end of an exchange, by HTTP version.
+#[derive(Clone)]
+pub enum Client {
+    /// Nobody: an exchange made in a test.
+    None,
+    /// HTTP/1.1: the whole connection.
+    H1(Rc<Stream>),
+}
+
+impl Client {
+    /// Ready when the client has closed or reset its connection: nobody waits for the answer (499).
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Client::None => Poll::Pending,
+            Client::H1(stream) => stream.poll_closed(cx),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! After the answer: the upstream connection, the log phase, the access log.
+
+use super::{Access, Core, held};
+use crate::exchange::{Body, Exchange, Source, Vars};
+use crate::live::plan::Destination;
+use crate::mail::{Seen, ToControl};
+use crate::reactor;
+
+/// Ends an exchange whose answer has left, or whose client has.
+pub fn finish(core: &Core, ex: &mut Exchange) {
+    release_upstream(core, ex);
+    let (plan, global) = held(ex);
+    if let Some(global) = global {
+        global.log(ex, &core.host);
+    }
+    if let Some(plan) = plan {
+        plan.chain.log(ex, &core.host);
+    }
+    core.host.metrics.borrow().tallies().requests.add(1);
+    if let Some(access) = &core.access {
+        write_access_line(&mut access.borrow_mut(), ex);
+    }
+}
+
+fn write_access_line(access: &mut Access, ex: &Exchange) {
+    let format = &access.format;
+    access.log.line(reactor::now_ms(), |line| {
+        format.write(line, |name, out| {
+            let value = ex.var(name);
+            out.extend_from_slice(value.as_deref().unwrap_or_default());
+            value.is_some()
+        });
+    });
+}
+
+/// Gives the upstream connection back if both messages ended where they said, else closes it.
+fn release_upstream(core: &Core, ex: &mut Exchange) {
+    let Some(lease) = ex.lease.take() else { return };
+    let now_ms = reactor::now_ms();
+    let (mut latency_ms, mut status, mut node) = (0, 0, 0);
+    if let Some(attempt) = ex.upstream.current() {
+        attempt.response_ms = Some((now_ms - attempt.began_ms) as u32);
+        if let Body::H1(body) = &ex.resp.body {
+            attempt.bytes += body.bytes;
+        }
+        (latency_ms, status, node) = ((now_ms - attempt.began_ms) as u32, attempt.status, attempt.node);
+    }
+    if ex.keep_upstream && ex.resp.body.ended_clean() {
+        lease.keep(now_ms);
+    }
+    ex.resp.body = Body::Empty;
+    let (Some(plan), _) = held(ex) else { return };
+    let Destination::Upstream(upstream) = &plan.destination else { return };
+    upstream.finished(node, Some(latency_ms), now_ms);
+    if ex.resp.source == Source::Upstream
+        && upstream.conf.checks.as_ref().is_some_and(|c| c.get("passive").is_some())
+    {
+        let node = &upstream.nodes[node];
+        core.tell_control(ToControl::Passive {
+            upstream: upstream.key.as_ref().into(),
+            host: node.host.as_ref().into(),
+            port: node.port,
+            seen: Seen::Status(status),
+        });
+    }
+}

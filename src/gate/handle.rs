@@ -1,0 +1,99 @@
+//! The phases, top to bottom (APISIX init.lua `http_access_phase` to `http_header_filter_phase`).
+
+use std::any::Any;
+use std::rc::Rc;
+
+use super::{Core, head, prepare, proxy};
+use crate::exchange::{Exchange, Matched, Reply};
+use crate::live::Plan;
+use crate::plugin::{Chain, Phase};
+
+/// An answer that ends the road early.
+type Road = Result<(), Reply>;
+
+/// From the head of the request to the head of the answer. Body filters run while the answer is written,
+/// the log phase when it has left ([`super::finish`]).
+pub async fn handle(core: &Core, ex: &mut Exchange) {
+    if let Err(reply) = road(core, ex).await {
+        reply.apply(ex);
+    }
+    if !ex.resp.client_gone {
+        head::filter(core, ex);
+    }
+}
+
+/// `Err`: the gateway answers. `Ok`: the upstream has, or the client has left.
+async fn road(core: &Core, ex: &mut Exchange) -> Road {
+    prepare::request(core, ex)?;
+    prepare::own_endpoint(core, ex).await?;
+    let global = core.live.borrow().global_chain().map_err(Reply::page)?;
+    let Some(plan) = match_route(core, ex) else { return no_route(core, ex, global).await };
+    hold(ex, Some(&plan), &global);
+    refuse_unserved(&plan)?;
+
+    run(&global, Phase::Rewrite, core, ex).await?;
+    run(&plan.chain, Phase::Rewrite, core, ex).await?;
+    let plan = join_consumer(core, ex, plan, &global).await?;
+    run(&global, Phase::Access, core, ex).await?;
+    run(&plan.chain, Phase::Access, core, ex).await?;
+
+    proxy::run(core, ex, &plan, &global).await
+}
+
+/// One phase of one chain.
+pub async fn run(chain: &Chain, phase: Phase, core: &Core, ex: &mut Exchange) -> Road {
+    if !chain.has(phase) {
+        return Ok(());
+    }
+    chain.run(phase, ex, &core.host).await.map_or(Ok(()), Err)
+}
+
+/// Finds the route and remembers what the path said.
+fn match_route(core: &Core, ex: &mut Exchange) -> Option<Rc<Plan>> {
+    let hit = core.live.borrow().find(ex)?;
+    ex.matched = Some(match hit.params.has_none() {
+        true => hit.plan.matched.clone(),
+        false => Rc::new(Matched { params: hit.params.pairs(&ex.req.path), ..(*hit.plan.matched).clone() }),
+    });
+    Some(hit.plan)
+}
+
+/// Global rules run for requests that no route takes, too.
+async fn no_route(core: &Core, ex: &mut Exchange, global: Rc<Chain>) -> Road {
+    hold(ex, None, &global);
+    run(&global, Phase::Rewrite, core, ex).await?;
+    run(&global, Phase::Access, core, ex).await?;
+    Err(Reply::error_msg(404, "404 Route Not Found"))
+}
+
+/// What the route refers to is missing, or it needs what this build has not: it never opens.
+fn refuse_unserved(plan: &Plan) -> Road {
+    plan.refusal.map_or(Ok(()), |status| Err(Reply::page(status)))
+}
+
+/// Once an auth plugin has found the consumer: its plugins, and its group's, over the route's. Those that
+/// only it brings run their rewrite now.
+async fn join_consumer(
+    core: &Core,
+    ex: &mut Exchange,
+    plan: Rc<Plan>,
+    global: &Rc<Chain>,
+) -> Result<Rc<Plan>, Reply> {
+    let Some(known) = &ex.consumer else { return Ok(plan) };
+    let joined = plan.join_consumer(&core.live.borrow(), known).map_err(Reply::page)?;
+    if Rc::ptr_eq(&joined, &plan) {
+        return Ok(plan);
+    }
+    hold(ex, Some(&joined), global);
+    refuse_unserved(&joined)?;
+    match joined.chain.run_rewrite_in_consumer(ex, &core.host).await {
+        Some(reply) => Err(reply),
+        None => Ok(joined),
+    }
+}
+
+/// The exchange keeps its plan to its end, whatever the configuration becomes meanwhile.
+fn hold(ex: &mut Exchange, plan: Option<&Rc<Plan>>, global: &Rc<Chain>) {
+    ex.plan = plan.map(|plan| plan.clone() as Rc<dyn Any>);
+    ex.global = Some(global.clone());
+}

@@ -1,0 +1,66 @@
+//! The head of the answer before it leaves (APISIX init.lua `http_header_filter_phase`, ngx_tpl.lua).
+
+use super::{Core, held};
+use crate::exchange::{Exchange, Vars};
+use crate::wire::Name;
+
+/// Header filter: what the gateway sets, then global rules, then the route's plugins.
+pub fn filter(core: &Core, ex: &mut Exchange) {
+    ex.merge_early_headers();
+    ex.resp.head.headers.set(b"Server", core.server_header);
+    upstream_status(core, ex);
+    charset(core, ex);
+    let (plan, global) = held(ex);
+    if let Some(global) = global {
+        global.header_filter(ex, &core.host);
+    }
+    if let Some(plan) = plan {
+        plan.chain.header_filter(ex, &core.host);
+    }
+    add_headers(core, ex);
+}
+
+/// `X-APISIX-Upstream-Status`: all tries' statuses, if the last is a 5xx or the option asks for it always.
+fn upstream_status(core: &Core, ex: &mut Exchange) {
+    let Some(last) = ex.upstream.attempts.last() else { return };
+    if !core.config.show_upstream_status_in_response_header && !(500..600).contains(&last.status) {
+        return;
+    }
+    if let Some(statuses) = ex.var("upstream_status") {
+        let statuses = statuses.into_owned();
+        ex.resp.head.headers.set(b"X-APISIX-Upstream-Status", &statuses);
+    }
+}
+
+/// nginx's charset filter: `; charset=utf-8` behind the text types that have none.
+fn charset(core: &Core, ex: &mut Exchange) {
+    let Some(charset) = &core.config.http.charset else { return };
+    let Some(value) = ex.resp.head.headers.get(Name::ContentType) else { return };
+    const TEXT: [&[u8]; 6] = [
+        b"text/html",
+        b"text/xml",
+        b"text/plain",
+        b"text/vnd.wap.wml",
+        b"application/javascript",
+        b"application/rss+xml",
+    ];
+    if TEXT.iter().any(|known| value.eq_ignore_ascii_case(known)) {
+        let value = [value, b"; charset=", charset.as_bytes()].concat();
+        ex.resp.head.headers.set(b"Content-Type", &value);
+    }
+}
+
+/// `add_header` of the configuration snippets.
+fn add_headers(core: &Core, ex: &mut Exchange) {
+    for (name, template, always) in &core.add_headers {
+        let fits = matches!(ex.resp.head.status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308);
+        if !fits && !always {
+            continue;
+        }
+        let mut value = Vec::new();
+        template.render(ex, &mut value);
+        if !value.is_empty() {
+            ex.resp.head.headers.add(name, &value);
+        }
+    }
+}

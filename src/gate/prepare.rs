@@ -1,0 +1,229 @@
+//! Before routing: what the request is taken to be (APISIX init.lua `http_access_phase`, ngx_tpl.lua).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Core;
+use crate::config::RealIpSource;
+use crate::exchange::{Exchange, Reply, ReplyBody};
+use crate::limits;
+use crate::mail::{AdminAnswer, AdminCall, ToControl};
+use crate::wire::Name;
+use crate::wire::uri::Uri;
+
+/// Normalizes path and host, finds the client's address, and sets the forwarding headers.
+pub fn request(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
+    set_host(ex);
+    real_ip(core, ex);
+    forwarded(core, ex);
+    set_path(core, ex)
+}
+
+fn set_host(ex: &mut Exchange) {
+    let req = &mut ex.req;
+    if let Some(host) = req.head.headers.get(Name::Host) {
+        req.http_host.extend_from_slice(host);
+    }
+    if let Some(host) = req.head.host() {
+        req.host.extend(host.name.iter().map(u8::to_ascii_lowercase));
+    }
+}
+
+/// The path that routes, variables and plugins see: decoded, dot segments resolved, `//` merged.
+fn set_path(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
+    let req = &mut ex.req;
+    let target = req.head.path();
+    let uri = Uri::parse(target, &mut req.path).map_err(|reject| Reply::page(reject.status))?;
+    req.args = uri.args(target).map(<[u8]>::to_vec);
+    if uri.is_clean() {
+        req.path.extend_from_slice(uri.path(target, &[]));
+    }
+    if core.config.delete_uri_tail_slash && req.path.ends_with(b"/") {
+        req.path.pop();
+    }
+    if core.config.normalize_uri_like_servlet && memchr::memchr(b';', &req.path).is_some() {
+        let servlet = servlet_path(&req.path).map_err(|reason| {
+            log::error!("failed to normalize: {reason}");
+            Reply::page(400)
+        })?;
+        ex.out.uri = Some(escape_control(&req.path));
+        req.path = servlet;
+    }
+    Ok(())
+}
+
+/// Control characters must not reach the request line (APISIX core/utils.lua).
+fn escape_control(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for &b in path {
+        match b.is_ascii_control() {
+            true => out.extend_from_slice(format!("%{b:02X}").as_bytes()),
+            false => out.push(b),
+        }
+    }
+    out
+}
+
+/// Cuts the parameters behind `;` from each segment, and refuses what would become a dot segment by it.
+fn servlet_path(path: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let segments: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
+    let mut out = Vec::with_capacity(path.len());
+    for (i, segment) in segments.iter().enumerate() {
+        if i > 0 {
+            out.push(b'/');
+        }
+        let Some(at) = memchr::memchr(b';', segment) else {
+            out.extend_from_slice(segment);
+            continue;
+        };
+        let bare = &segment[..at];
+        match bare.to_ascii_lowercase().as_slice() {
+            b"." | b".." => return Err("dot segment with parameter"),
+            b"" if i + 1 < segments.len() => return Err("empty segment with parameters"),
+            b"%2e" | b"%2e%2e" => return Err("encoded dot segment"),
+            _ => out.extend_from_slice(bare),
+        }
+    }
+    Ok(out)
+}
+
+/// `real_ip_header` from `real_ip_from`: nginx's realip module.
+fn real_ip(core: &Core, ex: &mut Exchange) {
+    let real_ip = &core.config.http.real_ip;
+    if !core.real_ip_from.contains(ex.facts.peer.ip()) {
+        return;
+    }
+    let header = match &real_ip.source {
+        RealIpSource::ProxyProtocol => {
+            if let Some(source) = ex.facts.proxy_protocol {
+                ex.remote_addr = source.ip();
+                ex.remote_port = source.port();
+            }
+            return;
+        }
+        RealIpSource::Header(name) => name.as_bytes(),
+    };
+    if ex.req.head.headers.get_named(header).is_none() {
+        return;
+    }
+    let Some(value) = ex.header(header) else { return };
+    let mut found = None;
+    for item in value.rsplit(|b| *b == b',') {
+        let Some((ip, port)) = address(item.trim_ascii()) else { break };
+        found = Some((ip, port));
+        if !(real_ip.recursive && core.real_ip_from.contains(ip)) {
+            break;
+        }
+    }
+    if let Some((ip, port)) = found {
+        ex.remote_addr = ip;
+        ex.remote_port = port.unwrap_or(0);
+    }
+}
+
+/// `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]:5`
+fn address(text: &[u8]) -> Option<(IpAddr, Option<u16>)> {
+    let text = std::str::from_utf8(text).ok()?;
+    if let Ok(ip) = text.parse() {
+        return Some((ip, None));
+    }
+    let with_port: std::net::SocketAddr = text.parse().ok()?;
+    Some((with_port.ip(), Some(with_port.port())))
+}
+
+/// X-Forwarded-Proto, -Host and -Port say what was seen here, unless a trusted peer said it before;
+/// `Forwarded` goes (APISIX init.lua `handle_trusted_x_forwarded_headers`).
+fn forwarded(core: &Core, ex: &mut Exchange) {
+    let trusted = core.trusted.as_ref().map(|nets| nets.contains(ex.facts.peer.ip()));
+    let headers = &mut ex.req.head.headers;
+    let keeps = |headers: &crate::wire::headers::Headers, name: Name| {
+        trusted == Some(true) && headers.get(name).is_some_and(|value| !value.is_empty())
+    };
+    if !keeps(headers, Name::XForwardedProto) {
+        headers.set(b"X-Forwarded-Proto", ex.facts.scheme.as_bytes());
+    }
+    if !keeps(headers, Name::XForwardedPort) {
+        let mut text = itoa::Buffer::new();
+        let port = host_port(&ex.req.http_host).unwrap_or(ex.facts.local.port());
+        headers.set(b"X-Forwarded-Port", text.format(port).as_bytes());
+    }
+    if !keeps(headers, Name::XForwardedHost) && !ex.req.http_host.is_empty() {
+        headers.set(b"X-Forwarded-Host", &ex.req.http_host);
+    }
+    if trusted != Some(true) && headers.has(Name::Forwarded) {
+        headers.remove(Name::Forwarded);
+    }
+    if trusted == Some(false) && headers.has(Name::XForwardedFor) {
+        headers.remove(Name::XForwardedFor);
+    }
+}
+
+fn host_port(host: &[u8]) -> Option<u16> {
+    let colon = memchr::memrchr(b':', host)?;
+    std::str::from_utf8(&host[colon + 1..]).ok()?.parse().ok()
+}
+
+/// Paths that the gateway answers itself, before routing.
+pub async fn own_endpoint(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
+    if !ex.req.path.starts_with(b"/apisix/") {
+        return Ok(());
+    }
+    if ex.req.path == b"/apisix/nginx_status" {
+        return Err(nginx_status(core, ex));
+    }
+    let admin = core.config.admin.as_ref().filter(|admin| admin.on_node_port);
+    if admin.is_some_and(|admin| admin.listen.port() == ex.facts.local.port())
+        && (ex.req.path == b"/apisix/admin" || ex.req.path.starts_with(b"/apisix/admin/"))
+    {
+        return Err(admin_call(core, ex).await);
+    }
+    Ok(())
+}
+
+/// nginx's stub_status, for 127.0.0.0/24 alone.
+fn nginx_status(core: &Core, ex: &mut Exchange) -> Reply {
+    let IpAddr::V4(ip) = ex.remote_addr else { return Reply::page(403) };
+    if ip.octets()[..3] != [127, 0, 0] {
+        return Reply::page(403);
+    }
+    let text = core.host.metrics.borrow().stub_status();
+    ex.resp.early.set(b"Content-Type", b"text/plain");
+    Reply { status: 200, body: ReplyBody::Text(text.into_bytes()) }
+}
+
+/// The Admin API on a proxy port: the call goes to control and its answer comes back by mail.
+async fn admin_call(core: &Core, ex: &mut Exchange) -> Reply {
+    let mut body = Vec::new();
+    loop {
+        match ex.req.body.piece().await {
+            Ok(Some(piece)) => body.extend_from_slice(&piece),
+            Ok(None) => break,
+            Err(_) => return Reply::page(400),
+        }
+        if body.len() > limits::ADMIN_BODY_BYTES {
+            return Reply::page(413);
+        }
+    }
+    let (answer, answered) = tokio::sync::oneshot::channel::<AdminAnswer>();
+    let headers = ex.req.head.headers.iter();
+    let call = AdminCall {
+        method: String::from_utf8_lossy(ex.req.head.method_text()).into_owned(),
+        target: String::from_utf8_lossy(ex.req.head.path()).into_owned(),
+        headers: headers
+            .map(|(n, v, _)| {
+                (String::from_utf8_lossy(n).into_owned(), String::from_utf8_lossy(v).into_owned())
+            })
+            .collect(),
+        body: Arc::from(body),
+        peer: ex.remote_addr,
+        answer,
+    };
+    if !core.tell_control(ToControl::Admin(Box::new(call))) {
+        return Reply::page(503);
+    }
+    let Ok(answer) = answered.await else { return Reply::page(503) };
+    for (name, value) in &answer.headers {
+        ex.resp.early.add(name.as_bytes(), value.as_bytes());
+    }
+    Reply { status: answer.status, body: ReplyBody::Text(answer.body) }
+}

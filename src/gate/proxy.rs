@@ -1,0 +1,432 @@
+//! To the upstream and back: pick a node, connect, send, read the head of the answer; and again with
+//! another node while nothing was answered (APISIX balancer.lua, nginx ngx_http_upstream.c).
+
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+
+use rustls::pki_types::ServerName;
+
+use super::{Core, handle};
+use crate::conn::h1::client::{self, NoAnswer, SendBody};
+use crate::exchange::{Body, BodyError, Exchange, Reply};
+use crate::limits;
+use crate::live::plan::Destination;
+use crate::live::{LiveUpstream, Picked, Plan};
+use crate::mail::{Seen, ToControl};
+use crate::model::Scheme;
+use crate::plugin::{Chain, Phase};
+use crate::reactor::{self, Chunk, Out};
+use crate::transport::pool::Lease;
+use crate::transport::{Secure, Target, trust};
+use crate::upstream::NodeSet;
+use crate::upstream::retry::{Decision, Failure, NO_NODE_TO_TRY, NO_VALID_NODE, Retries, Try};
+use crate::wire::http::chunked::{CHUNK_END, chunk_head};
+use crate::wire::http::{Host, Method};
+
+/// Timeouts of one exchange towards its upstream, ms.
+#[derive(Clone, Copy)]
+struct Times {
+    connect_ms: u32,
+    send_ms: u32,
+    read_ms: u32,
+}
+
+/// What is kept of a request's body so that it can be sent again.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// All that was taken from the client so far is in `bytes`.
+    whole: bool,
+    /// The body has ended.
+    ended: bool,
+}
+
+/// Sends the exchange upstream. `Ok`: `ex.resp` is the upstream's answer, or the client has left.
+pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) -> Result<(), Reply> {
+    let upstream = destination(plan)?;
+    announce(core, &upstream);
+    let times = times(core, plan, &upstream);
+    let mut tried = NodeSet::new();
+    let mut picked = pick(core, ex, &upstream, &tried).await?;
+    set_host(ex, &upstream, picked.node);
+    handle::run(global, Phase::BeforeProxy, core, ex).await?;
+    handle::run(&plan.chain, Phase::BeforeProxy, core, ex).await?;
+
+    let mut retries = Retries::new(&upstream.conf, upstream.nodes.len(), reactor::now_ms());
+    let mut held = Held { whole: true, ..Held::default() };
+    let mut fresh = false;
+    loop {
+        ex.upstream.begin(picked.addr, picked.node, reactor::now_ms());
+        upstream.started(picked.node);
+        let tried_once = attempt(core, ex, &upstream, &picked, times, &mut held, plan.websocket, fresh).await;
+        let failed = match tried_once {
+            Ok(()) => return Ok(()),
+            Err(Missed::ClientGone) => {
+                upstream.finished(picked.node, None, reactor::now_ms());
+                ex.resp.client_gone = true;
+                return Ok(());
+            }
+            Err(Missed::Body(error)) => {
+                upstream.finished(picked.node, None, reactor::now_ms());
+                return client_body_failed(ex, error);
+            }
+            Err(Missed::Try(failed)) => failed,
+        };
+        upstream.finished(picked.node, None, reactor::now_ms());
+        match retries.after(failed, reactor::now_ms()) {
+            Decision::GiveUp(status) => {
+                note_failure(core, ex, &upstream, &picked, failed, status);
+                return Err(Reply::page(status));
+            }
+            Decision::SameNode => {
+                ex.upstream.attempts.pop();
+                fresh = true;
+            }
+            Decision::NextNode => {
+                note_failure(core, ex, &upstream, &picked, failed, 0);
+                tried.insert(picked.node);
+                fresh = false;
+                picked = pick(core, ex, &upstream, &tried).await.map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
+                set_host(ex, &upstream, picked.node);
+            }
+        }
+    }
+}
+
+fn destination(plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
+    match &plan.destination {
+        Destination::None(status) => Err(Reply::page(*status)),
+        Destination::Upstream(up) => match up.conf.scheme {
+            Scheme::Http | Scheme::Https if up.conf.discovery.is_none() => Ok(up.clone()),
+            // kafka, gRPC and service discovery are not served yet: such a route never opens
+            _ => Err(Reply::page(503)),
+        },
+    }
+}
+
+/// The first request to an upstream with health checks starts them.
+fn announce(core: &Core, upstream: &LiveUpstream) {
+    if !upstream.announced.get() {
+        let sent = core.tell_control(ToControl::InUse(upstream.key.as_ref().into()));
+        upstream.announced.set(sent);
+    }
+}
+
+fn times(core: &Core, plan: &Plan, upstream: &LiveUpstream) -> Times {
+    let proxy = &core.config.http.proxy;
+    let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    match plan.timeout.or(upstream.conf.timeout) {
+        Some(t) => Times { connect_ms: t.connect_ms, send_ms: t.send_ms, read_ms: t.read_ms },
+        None => Times {
+            connect_ms: ms(proxy.connect_timeout_ms),
+            send_ms: ms(proxy.send_timeout_ms),
+            read_ms: ms(proxy.read_timeout_ms),
+        },
+    }
+}
+
+/// Picks a node. Names that control has not resolved yet are waited for, as long as a resolver may take.
+async fn pick(core: &Core, ex: &Exchange, upstream: &LiveUpstream, tried: &NodeSet) -> Result<Picked, Reply> {
+    if upstream.nodes.is_empty() {
+        log::error!("no valid upstream node of {}", upstream.key);
+        return Err(Reply::page(NO_VALID_NODE));
+    }
+    let now_ms = reactor::now_ms();
+    upstream.pick(ex, tried, now_ms, &mut core.rng.borrow_mut()).ok_or_else(|| {
+        log::error!("failed to find valid upstream server, all upstream servers tried: {}", upstream.key);
+        Reply::page(NO_NODE_TO_TRY)
+    })
+}
+
+fn set_host(ex: &mut Exchange, upstream: &LiveUpstream, node: usize) {
+    ex.out.scheme.get_or_insert(upstream.scheme);
+    if let Some(host) = upstream.host_header(node) {
+        ex.out.host = Some(host.to_vec());
+    }
+}
+
+/// Why a try brought no answer.
+enum Missed {
+    Try(Try),
+    /// The client's body broke off: the client's fault.
+    Body(BodyError),
+    ClientGone,
+}
+
+/// One try on one node, from the connection to the head of the answer.
+#[allow(clippy::too_many_arguments)] // one try: everything it depends on, named
+async fn attempt(
+    core: &Core,
+    ex: &mut Exchange,
+    upstream: &LiveUpstream,
+    picked: &Picked,
+    times: Times,
+    held: &mut Held,
+    websocket: bool,
+    fresh: bool,
+) -> Result<(), Missed> {
+    let non_idempotent = matches!(ex.req.head.method, Method::Post | Method::Lock | Method::Patch);
+    let mut state =
+        Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable: held.whole };
+    let mut lease = connection(core, ex, upstream, picked, times, fresh).await.map_err(|error| {
+        log::error!("connect() to {} failed: {error}", picked.addr);
+        Missed::Try(Try { failure: failure_of(&error), ..state })
+    })?;
+    lease.read_timeout_ms = times.read_ms;
+    state.reused = lease.connection.reused;
+
+    hold_body(ex, held).await.map_err(Missed::Body)?;
+    state.replayable = held.whole;
+    state.sent = true;
+    ex.proxied = true;
+    let early = send(ex, &lease, held, websocket, times).await;
+    state.replayable = held.whole;
+    let answered = match early {
+        Err(missed) => Err(missed),
+        Ok(all_sent) => client::read_answer(&lease.connection.stream, ex, times.read_ms, websocket)
+            .await
+            .map(|keep| keep && all_sent)
+            .map_err(Unsent::from),
+    };
+    match answered {
+        Ok(keep) => {
+            let now_ms = reactor::now_ms();
+            if let Some(attempt) = ex.upstream.current() {
+                attempt.status = ex.resp.head.status;
+                attempt.header_ms = Some((now_ms - attempt.began_ms) as u32);
+            }
+            ex.keep_upstream = keep;
+            ex.lease = Some(lease);
+            Ok(())
+        }
+        Err(Unsent::Body(error)) => Err(Missed::Body(error)),
+        Err(Unsent::Upstream(NoAnswer::ClientGone)) => Err(Missed::ClientGone),
+        Err(Unsent::Upstream(NoAnswer::Timeout)) => {
+            log::error!("upstream timed out while reading response header from upstream {}", picked.addr);
+            Err(Missed::Try(Try { failure: Failure::Timeout, ..state }))
+        }
+        Err(Unsent::Upstream(NoAnswer::Invalid(reason))) => {
+            log::error!("{reason}, upstream {}", picked.addr);
+            Err(Missed::Try(Try { failure: Failure::InvalidHead, ..state }))
+        }
+        Err(Unsent::Upstream(NoAnswer::Broken(error))) => {
+            if !state.reused {
+                log::error!("upstream prematurely closed connection: {error}, upstream {}", picked.addr);
+            }
+            Err(Missed::Try(state))
+        }
+    }
+}
+
+/// A kept connection, or a new one.
+async fn connection(
+    core: &Core,
+    ex: &mut Exchange,
+    upstream: &LiveUpstream,
+    picked: &Picked,
+    times: Times,
+    fresh: bool,
+) -> io::Result<Lease> {
+    let pool = match &upstream.tls {
+        None => picked.pool.clone(),
+        Some(client) => core.live.borrow().pool(&Target {
+            address: picked.addr,
+            tls: Some(Secure { client: client.clone(), name: server_name(core, ex) }),
+        }),
+    };
+    let lease = Lease::take(&pool, upstream.keep, fresh, reactor::now_ms(), times.connect_ms).await?;
+    if let Some(attempt) = ex.upstream.current() {
+        attempt.connect_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
+    }
+    Ok(lease)
+}
+
+/// The name that TLS towards the upstream asks for: the Host header's, if `proxy_ssl_server_name` is on.
+fn server_name(core: &Core, ex: &Exchange) -> Option<ServerName<'static>> {
+    if !core.config.http.proxy_ssl_server_name {
+        return None;
+    }
+    let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
+    let host = std::str::from_utf8(Host::parse(host)?.name).ok()?;
+    trust::server_name(host)
+}
+
+/// Takes the body up to the replay limit: the connection is there, so what is taken is not lost by a
+/// failed connect, and a body that ends here goes with a Content-Length.
+async fn hold_body(ex: &mut Exchange, held: &mut Held) -> Result<(), BodyError> {
+    if held.ended || matches!(ex.req.body, Body::Empty) {
+        held.ended = true;
+        return Ok(());
+    }
+    while held.whole && held.bytes.len() < limits::REPLAY_BODY {
+        match ex.req.body.piece().await? {
+            Some(piece) => held.bytes.extend_from_slice(&piece),
+            None => {
+                held.ended = true;
+                return Ok(());
+            }
+        }
+        if ex.req.body.is_done() {
+            held.ended = true;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Why the request could not be sent to its end.
+enum Unsent {
+    Body(BodyError),
+    Upstream(NoAnswer),
+}
+
+impl From<NoAnswer> for Unsent {
+    fn from(error: NoAnswer) -> Self {
+        Unsent::Upstream(error)
+    }
+}
+
+/// Sends head and body. `Ok(false)`: the upstream answered before it had the whole body.
+async fn send(
+    ex: &mut Exchange,
+    lease: &Lease,
+    held: &mut Held,
+    websocket: bool,
+    times: Times,
+) -> Result<bool, Unsent> {
+    let stream = &*lease.connection.stream;
+    let framing = match ex.req.body.known_length() {
+        _ if held.ended && held.bytes.is_empty() => SendBody::Nothing,
+        _ if held.ended => SendBody::Length(held.bytes.len() as u64),
+        Some(left) => SendBody::Length(held.bytes.len() as u64 + left),
+        None => SendBody::Chunked,
+    };
+    let mut out = reactor::take_buffer();
+    client::write_request(ex, websocket, framing, &mut out);
+    let chunked = framing == SendBody::Chunked;
+    if !held.bytes.is_empty() {
+        if chunked {
+            chunk_head(&mut out, held.bytes.len());
+        }
+        out.extend_from_slice(&held.bytes);
+        if chunked {
+            out.extend_from_slice(CHUNK_END);
+        }
+    }
+    stream.send(Out::from(out));
+    if held.ended {
+        return Ok(true);
+    }
+    held.whole = false;
+    held.bytes = Vec::new();
+    stream_body(ex, lease, chunked, times).await
+}
+
+/// Passes the rest of the body on, one piece in flight, while watching for an early answer.
+async fn stream_body(ex: &mut Exchange, lease: &Lease, chunked: bool, times: Times) -> Result<bool, Unsent> {
+    let stream = &*lease.connection.stream;
+    loop {
+        stream.set_send_deadline(Some(reactor::now_ms() + u64::from(times.send_ms)));
+        let early = std::future::poll_fn(|cx| {
+            match stream.poll_flushed(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(NoAnswer::from(error))),
+                Poll::Pending => {}
+            }
+            stream.poll_recv(cx).map(|answer| answer.map(Some).map_err(NoAnswer::from))
+        })
+        .await?;
+        if let Some(chunk) = early {
+            stream.unrecv(chunk);
+            return Ok(false);
+        }
+        let body = &mut ex.req.body;
+        let piece = std::future::poll_fn(|cx| {
+            if let Poll::Ready(piece) = body.poll_piece(cx) {
+                return Poll::Ready(piece.map(Ok).map_err(Unsent::Body));
+            }
+            stream.poll_recv(cx).map(|answer| answer.map(Err).map_err(|e| Unsent::Upstream(e.into())))
+        })
+        .await?;
+        match piece {
+            Ok(Some(data)) => {
+                let mut out = reactor::take_buffer();
+                if chunked {
+                    chunk_head(&mut out, data.len());
+                }
+                let mut sent = Out::from(out).chunk(data);
+                if chunked {
+                    sent = sent.chunk(Chunk::from_static(CHUNK_END));
+                }
+                stream.send(sent);
+            }
+            Ok(None) => {
+                if chunked {
+                    stream.send(Out::from(b"0\r\n\r\n".as_slice()));
+                }
+                return Ok(true);
+            }
+            Err(chunk) => {
+                stream.unrecv(chunk);
+                return Ok(false);
+            }
+        }
+    }
+}
+
+impl From<io::Error> for NoAnswer {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => NoAnswer::Timeout,
+            _ => NoAnswer::Broken(error),
+        }
+    }
+}
+
+fn failure_of(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::TimedOut { Failure::Timeout } else { Failure::Error }
+}
+
+/// The client's body ended before its end: it left (499), was too slow (408), or sent nonsense.
+fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> {
+    ex.close_client = true;
+    match error {
+        BodyError::Closed => {
+            ex.resp.client_gone = true;
+            Ok(())
+        }
+        BodyError::Timeout => Err(Reply::page(408)),
+        BodyError::Malformed => Err(Reply::page(400)),
+        BodyError::TooLarge => Err(Reply::page(413)),
+    }
+}
+
+/// Writes a failed try down: for `$upstream_status`, and for passive health checks.
+fn note_failure(
+    core: &Core,
+    ex: &mut Exchange,
+    upstream: &LiveUpstream,
+    picked: &Picked,
+    failed: Try,
+    status: u16,
+) {
+    let status = match (failed.failure, status) {
+        (_, 1..) => status,
+        (Failure::Timeout, 0) => 504,
+        _ => 502,
+    };
+    if let Some(attempt) = ex.upstream.current() {
+        attempt.status = status;
+        attempt.response_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
+    }
+    if upstream.conf.checks.is_some() {
+        let node = &upstream.nodes[picked.node];
+        core.tell_control(ToControl::Passive {
+            upstream: upstream.key.as_ref().into(),
+            host: node.host.as_ref().into(),
+            port: node.port,
+            seen: if failed.failure == Failure::Timeout { Seen::Timeout } else { Seen::TcpFailure },
+        });
+    }
+}

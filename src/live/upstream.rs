@@ -1,0 +1,192 @@
+//! An upstream as one core uses it: its balancer, its nodes' addresses and their connection pools.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::exchange::Vars;
+use crate::model::{KeepalivePool, Node, PassHost, Scheme, Upstream};
+use crate::transport::pool::{Pool, Pools};
+use crate::transport::{Target, TlsClient};
+use crate::upstream::{Balancer, HashKey, NodeSet, Peer, Pick};
+
+/// A node and where it is reached.
+pub struct LiveNode {
+    /// As written: a name or an address.
+    pub host: Box<str>,
+    /// As written, or the scheme's.
+    pub port: u16,
+    /// What `pass_host: node` sends.
+    pub host_header: Box<[u8]>,
+    /// One address, or those that its name resolved to: one is taken at random for each request.
+    places: SmallVec<[(SocketAddr, Rc<Pool>); 1]>,
+}
+
+/// One upstream on one core.
+pub struct LiveUpstream {
+    /// As the operator wrote it.
+    pub conf: Arc<Upstream>,
+    /// `/apisix/upstreams/1`, or the route's or service's key of an inline one.
+    pub key: Box<str>,
+    /// Nodes that have an address.
+    pub nodes: Vec<LiveNode>,
+    /// The scheme that requests use, unless a plugin says otherwise.
+    pub scheme: &'static str,
+    /// How connections to its nodes are kept.
+    pub keep: KeepalivePool,
+    /// TLS towards the nodes, where the scheme has it.
+    pub tls: Option<Rc<TlsClient>>,
+    hash_key: HashKey,
+    balancer: RefCell<Balancer>,
+    /// Nodes that the health checks took out.
+    pub unhealthy: RefCell<NodeSet>,
+    /// Control was told that this upstream is in use: its health checks run.
+    pub announced: Cell<bool>,
+}
+
+/// A place to send a request to.
+pub struct Picked {
+    /// Index of the node.
+    pub node: usize,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// Connections to it.
+    pub pool: Rc<Pool>,
+}
+
+impl LiveUpstream {
+    /// Builds it from `conf`. `resolve` gives the addresses of a name; `previous` is the same upstream
+    /// before a change, whose in-flight counts go on.
+    pub fn new(
+        conf: Arc<Upstream>,
+        key: &str,
+        pools: &Pools,
+        keep: KeepalivePool,
+        tls: Option<Rc<TlsClient>>,
+        previous: Option<&LiveUpstream>,
+        resolve: impl Fn(&str) -> SmallVec<[IpAddr; 2]>,
+    ) -> Self {
+        let scheme = scheme_name(conf.scheme);
+        let default_port = if tls.is_some() { 443 } else { 80 };
+        let nodes: Vec<LiveNode> = (conf.nodes.iter())
+            .filter_map(|node| LiveNode::new(node, default_port, pools, &resolve))
+            .collect();
+        let peers: Vec<Peer> = (nodes.iter())
+            .map(|live| {
+                let written = conf
+                    .nodes
+                    .iter()
+                    .find(|n| n.host == live.host && n.port.unwrap_or(default_port) == live.port);
+                Peer {
+                    host: live.places[0].0.ip().to_string().into(),
+                    port: live.port,
+                    weight: written.map_or(1, |n| n.weight),
+                    priority: written.map_or(0, |n| n.priority),
+                }
+            })
+            .collect();
+        let old = previous.map(|previous| previous.balancer.borrow());
+        let balancer = Balancer::new(conf.balance, &peers, old.as_deref(), &mut fastrand::Rng::new());
+        drop(old);
+        LiveUpstream {
+            hash_key: HashKey::new(&conf),
+            key: key.into(),
+            nodes,
+            scheme,
+            keep: conf.keepalive_pool.unwrap_or(keep),
+            tls,
+            balancer: RefCell::new(balancer),
+            unhealthy: RefCell::new(NodeSet::new()),
+            announced: Cell::new(conf.checks.is_none()),
+            conf,
+        }
+    }
+
+    /// Picks a node for an exchange, or `None` when all were tried.
+    pub fn pick(
+        &self,
+        vars: &dyn Vars,
+        tried: &NodeSet,
+        now_ms: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Picked> {
+        let mut balancer = self.balancer.borrow_mut();
+        let key = if balancer.wants_key() { self.hash_key.resolve(vars) } else { Default::default() };
+        let unhealthy = self.unhealthy.borrow();
+        let node = balancer.pick(&Pick { key: &key, tried, unhealthy: &unhealthy, now_ms }, rng)?;
+        let places = &self.nodes.get(node)?.places;
+        let (addr, pool) = &places[if places.len() == 1 { 0 } else { rng.usize(..places.len()) }];
+        Some(Picked { node, addr: *addr, pool: pool.clone() })
+    }
+
+    /// A request begins to use `node`.
+    pub fn started(&self, node: usize) {
+        self.balancer.borrow().started(node);
+    }
+
+    /// A request is done with `node`; see [`Balancer::finished`].
+    pub fn finished(&self, node: usize, latency_ms: Option<u32>, now_ms: u64) {
+        self.balancer.borrow().finished(node, latency_ms, now_ms);
+    }
+
+    /// The `Host` header that goes upstream, or `None` for the client's.
+    pub fn host_header(&self, node: usize) -> Option<&[u8]> {
+        match self.conf.pass_host {
+            PassHost::Pass => None,
+            PassHost::Node => self.nodes.get(node).map(|node| &*node.host_header),
+            PassHost::Rewrite => self.conf.upstream_host.as_deref().map(str::as_bytes),
+        }
+    }
+
+    /// The node with this address, for health verdicts.
+    pub fn node_at(&self, host: &str, port: u16) -> Option<usize> {
+        self.nodes.iter().position(|node| {
+            node.port == port
+                && (*node.host == *host || node.places.iter().any(|(addr, _)| addr.ip().to_string() == host))
+        })
+    }
+}
+
+impl LiveNode {
+    fn new(
+        node: &Node,
+        default_port: u16,
+        pools: &Pools,
+        resolve: &impl Fn(&str) -> SmallVec<[IpAddr; 2]>,
+    ) -> Option<Self> {
+        let port = node.port.unwrap_or(default_port);
+        let ips = match node.host.parse::<IpAddr>() {
+            Ok(ip) => SmallVec::from_elem(ip, 1),
+            Err(_) => resolve(&node.host),
+        };
+        let places: SmallVec<_> = (ips.into_iter())
+            .map(|ip| SocketAddr::new(ip, port))
+            .map(|address| (address, pools.get(&Target { address, tls: None })))
+            .collect();
+        let shown = if node.host.contains(':') { format!("[{}]", node.host) } else { node.host.to_string() };
+        let host_header = if port == default_port { shown } else { format!("{shown}:{port}") };
+        (!places.is_empty()).then(|| LiveNode {
+            host: node.host.clone(),
+            port,
+            host_header: host_header.into_bytes().into(),
+            places,
+        })
+    }
+}
+
+/// The scheme by its name in configurations.
+pub fn scheme_name(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+        Scheme::Grpc => "grpc",
+        Scheme::Grpcs => "grpcs",
+        Scheme::Tcp => "tcp",
+        Scheme::Tls => "tls",
+        Scheme::Udp => "udp",
+        Scheme::Kafka => "kafka",
+    }
+}

@@ -1,0 +1,149 @@
+//! The plugins of one object as one core runs them: sorted, and indexed by phase.
+
+use std::rc::Rc;
+
+use serde_json::Value;
+
+use super::meta::Meta;
+use super::{Host, Phase, Plugin, Spec, Step};
+use crate::exchange::{BodyPiece, Exchange, Reply, ReplyBody};
+
+/// One plugin of a chain.
+pub struct Item {
+    /// What it is.
+    pub spec: &'static Spec,
+    /// Its compiled configuration.
+    pub plugin: Rc<dyn Plugin>,
+    /// Its `_meta`.
+    pub meta: Rc<Meta>,
+    /// It came with the consumer: its rewrite has not run yet when the consumer is found.
+    pub from_consumer: bool,
+}
+
+/// A sorted list of plugins. Each phase has the list of those that take part in it, so that a phase
+/// without plugins costs one length test.
+#[derive(Default)]
+pub struct Chain {
+    items: Vec<Item>,
+    phases: [Vec<u16>; 6],
+    /// The first number of this chain's body-filter state in an exchange.
+    slots_from: u16,
+}
+
+impl Chain {
+    /// Sorts `items` by `_meta.priority`, else the plugin's own (higher first; equal keep APISIX's
+    /// order, by name). `slots_from` keeps two chains of one exchange apart.
+    pub fn new(mut items: Vec<Item>, slots_from: u16) -> Self {
+        items.sort_by(|a, b| b.priority().cmp(&a.priority()).then(a.spec.name.cmp(b.spec.name)));
+        let mut phases: [Vec<u16>; 6] = Default::default();
+        for (at, item) in items.iter().enumerate() {
+            let set = item.plugin.phases();
+            for (phase, list) in phases.iter_mut().enumerate() {
+                if set.0 & (1 << phase) != 0 {
+                    list.push(at as u16);
+                }
+            }
+        }
+        Chain { items, phases, slots_from }
+    }
+
+    /// Its plugins, in the order in which they run.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// Does any plugin take part in `phase`?
+    #[inline]
+    pub fn has(&self, phase: Phase) -> bool {
+        !self.phases[phase as usize].is_empty()
+    }
+
+    fn of(&self, phase: Phase) -> impl Iterator<Item = &Item> {
+        self.phases[phase as usize].iter().map(|at| &self.items[*at as usize])
+    }
+
+    /// Runs rewrite, access or before_proxy: the first plugin that answers ends it.
+    pub async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
+        for item in self.of(phase) {
+            if let Some(reply) = item.run(phase, ex, host).await {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    /// The rewrite of those plugins that only the consumer brought, auth plugins left out
+    /// (plugin.lua, phase `rewrite_in_consumer`).
+    pub async fn run_rewrite_in_consumer(&self, ex: &mut Exchange, host: &Host) -> Option<Reply> {
+        for item in self.of(Phase::Rewrite).filter(|item| item.from_consumer && !item.spec.auth) {
+            if let Some(reply) = item.run(Phase::Rewrite, ex, host).await {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    /// Runs header_filter.
+    pub fn header_filter(&self, ex: &mut Exchange, host: &Host) {
+        for item in self.of(Phase::HeaderFilter) {
+            if item.meta.allows(ex) {
+                item.plugin.header_filter(ex, host);
+            }
+        }
+    }
+
+    /// Runs body_filter over one piece of the answer's body.
+    pub fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece) {
+        for at in &self.phases[Phase::BodyFilter as usize] {
+            let item = &self.items[*at as usize];
+            if item.meta.allows(ex) {
+                item.plugin.body_filter(ex, piece, self.slots_from + at);
+            }
+        }
+    }
+
+    /// Runs log.
+    pub fn log(&self, ex: &mut Exchange, host: &Host) {
+        for item in self.of(Phase::Log) {
+            if item.meta.allows(ex) {
+                item.plugin.log(ex, host);
+            }
+        }
+    }
+}
+
+impl Item {
+    fn priority(&self) -> i32 {
+        self.meta.priority.unwrap_or(self.spec.priority)
+    }
+
+    async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
+        if !self.meta.allows(ex) {
+            return None;
+        }
+        let step = match phase {
+            Phase::Rewrite => self.plugin.rewrite(ex, host),
+            Phase::Access => self.plugin.access(ex, host),
+            _ => self.plugin.before_proxy(ex, host),
+        };
+        let reply = match step {
+            Step::Next => return None,
+            Step::Reply(reply) => reply,
+            Step::Wait(future) => future.await?,
+        };
+        Some(self.finish(reply))
+    }
+
+    /// Logs a refusal and puts `_meta.error_response` in its place (plugin.lua `run_plugin`).
+    fn finish(&self, mut reply: Reply) -> Reply {
+        if reply.status >= 400 {
+            log::warn!("{} exits with http status code {}", self.spec.name, reply.status);
+            match &self.meta.error_response {
+                Some(Value::String(text)) => reply.body = ReplyBody::Text(text.clone().into_bytes()),
+                Some(value) => reply.body = ReplyBody::Json(value.clone()),
+                None => {}
+            }
+        }
+        reply
+    }
+}

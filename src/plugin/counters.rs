@@ -1,0 +1,227 @@
+//! Node-wide counters: limits are a node's, so they are exact over all cores. The one deliberate exception
+//! to shared-nothing.
+//!
+//! One table of atomics, eight places to a bucket. A key that is there is found and changed without a lock;
+//! only a new key takes its bucket's lock, and only an expired counter gives its place up. So a flood of
+//! fresh keys never resets another's limit: when a bucket is full of live counters, the new key is refused
+//! (and counted), and the plugin does what its `allow_degradation` says.
+//!
+//! Why atomics and not an owner core by key hash: one exchange through another core's mailbox costs two
+//! wake-ups, some microseconds; a contended compare-and-swap costs about a tenth of one.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::limits;
+
+/// Hundredths of a second: the resolution of `X-RateLimit-Reset`.
+const TICK_MS: u64 = 10;
+/// A place whose key is being replaced.
+const TAKEN: u64 = u64::MAX;
+const WAYS: usize = 8;
+
+/// A counter with its end: both change in one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Count {
+    /// What was counted.
+    pub value: u32,
+    /// When it ends, in ticks of the table's clock.
+    ends: u32,
+}
+
+#[derive(Default)]
+struct Place {
+    key: [AtomicU64; 2],
+    /// `ends` above, `value` below; 0 has never been used.
+    state: AtomicU64,
+}
+
+#[derive(Default)]
+struct Bucket {
+    places: [Place; WAYS],
+    new_key: Mutex<()>,
+}
+
+/// The table.
+pub struct Counters {
+    buckets: Box<[Bucket]>,
+    hashers: [ahash::RandomState; 2],
+    began: Instant,
+    refused: AtomicU64,
+}
+
+/// No place for a new key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full;
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters::new(limits::COUNTER_BUCKETS, Instant::now())
+    }
+}
+
+impl Counters {
+    /// A table of `buckets` × 8 counters (a power of two) whose clock begins at `began`.
+    pub fn new(buckets: usize, began: Instant) -> Self {
+        Counters {
+            buckets: (0..buckets.next_power_of_two()).map(|_| Bucket::default()).collect(),
+            hashers: [ahash::RandomState::new(), ahash::RandomState::new()],
+            began,
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds `cost` to the counter of `key`, which starts at 0 and ends `window_ms` after its first use.
+    /// Returns what it is now, and how long it lasts, in ms.
+    pub fn add(&self, key: &[u8], cost: u32, window_ms: u64, now: Instant) -> Result<(u32, u64), Full> {
+        let now_tick = self.tick(now);
+        let window =
+            u32::try_from(window_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX / 2).clamp(1, u32::MAX / 2);
+        let count = self.update(key, now_tick, |count| match count {
+            Some(count) => Count { value: count.value.saturating_add(cost), ..count },
+            None => Count { value: cost, ends: now_tick.wrapping_add(window) },
+        })?;
+        Ok((count.value, u64::from(count.ends.wrapping_sub(now_tick)) * TICK_MS))
+    }
+
+    /// New keys that found no place.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn tick(&self, now: Instant) -> u32 {
+        (now.saturating_duration_since(self.began).as_millis() as u64 / TICK_MS) as u32
+    }
+
+    /// Changes one counter in one step; `change` may be called more than once.
+    fn update(&self, key: &[u8], now: u32, change: impl Fn(Option<Count>) -> Count) -> Result<Count, Full> {
+        let print = self.hashers.each_ref().map(|hasher| {
+            let mut state = hasher.build_hasher();
+            state.write(key);
+            state.finish()
+        });
+        let bucket = &self.buckets[print[0] as usize & (self.buckets.len() - 1)];
+        if let Some(count) = bucket.change(print, now, &change) {
+            return Ok(count);
+        }
+        let _guard = bucket.new_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(count) = bucket.change(print, now, &change) {
+            return Ok(count); // another core was faster
+        }
+        let count = bucket.insert(print, now, &change);
+        if count.is_none() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        count.ok_or(Full)
+    }
+}
+
+impl Bucket {
+    /// Changes the counter of a key that is there.
+    fn change(&self, print: [u64; 2], now: u32, change: &impl Fn(Option<Count>) -> Count) -> Option<Count> {
+        'places: for place in &self.places {
+            loop {
+                let state = place.state.load(Ordering::Acquire);
+                // the key is read after the state: while the state stays what it was, so does the key,
+                // because a place changes its key only by way of TAKEN and to a state that ends later
+                let same = place.key[0].load(Ordering::Acquire) == print[0]
+                    && place.key[1].load(Ordering::Acquire) == print[1];
+                if state == TAKEN {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                if !same || state == 0 {
+                    continue 'places;
+                }
+                let new = change(live(state, now));
+                if place.state.compare_exchange(state, pack(new), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                {
+                    return Some(new);
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives a new key the place of an expired one. The caller holds the bucket's lock.
+    fn insert(&self, print: [u64; 2], now: u32, change: &impl Fn(Option<Count>) -> Count) -> Option<Count> {
+        for place in &self.places {
+            let state = place.state.load(Ordering::Acquire);
+            if live(state, now).is_some()
+                || place.state.compare_exchange(state, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            {
+                continue;
+            }
+            place.key[0].store(print[0], Ordering::Release);
+            place.key[1].store(print[1], Ordering::Release);
+            let new = change(None);
+            place.state.store(pack(new), Ordering::Release);
+            return Some(new);
+        }
+        None
+    }
+}
+
+fn pack(count: Count) -> u64 {
+    // value u32::MAX with ends u32::MAX would be TAKEN: the value stays below
+    u64::from(count.ends) << 32 | u64::from(count.value.min(u32::MAX - 1))
+}
+
+/// The counter, if it has not ended: ticks are compared around their overflow (497 days).
+fn live(state: u64, now: u32) -> Option<Count> {
+    let count = Count { value: state as u32, ends: (state >> 32) as u32 };
+    (state != 0 && (count.ends.wrapping_sub(now) as i32) > 0).then_some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_window_begins_with_its_first_use_and_ends() {
+        let began = Instant::now();
+        let counters = Counters::new(16, began);
+        let at = |ms| began + Duration::from_millis(ms);
+        assert_eq!(counters.add(b"a", 1, 1000, at(500)), Ok((1, 1000)));
+        assert_eq!(counters.add(b"a", 2, 1000, at(700)), Ok((3, 800)));
+        assert_eq!(counters.add(b"b", 1, 1000, at(700)), Ok((1, 1000)));
+        assert_eq!(counters.add(b"a", 1, 1000, at(1499)), Ok((4, 10)));
+        assert_eq!(counters.add(b"a", 1, 1000, at(1500)), Ok((1, 1000)));
+    }
+
+    #[test]
+    fn a_flood_of_fresh_keys_resets_nobody() {
+        let began = Instant::now();
+        let counters = Counters::new(4, began);
+        counters.add(b"mine", 7, 60_000, began).unwrap();
+        let refused =
+            (0..1000).filter(|i: &u32| counters.add(&i.to_le_bytes(), 1, 60_000, began).is_err()).count();
+        assert!(refused >= 1000 - 31, "{refused}");
+        assert_eq!(counters.refused(), refused as u64);
+        assert_eq!(counters.add(b"mine", 1, 60_000, began).unwrap().0, 8);
+        let later = began + Duration::from_secs(61);
+        assert_eq!(counters.add(b"fresh", 1, 60_000, later).unwrap().0, 1);
+    }
+
+    #[test]
+    fn all_cores_together_count_exactly() {
+        let began = Instant::now();
+        let counters = Counters::new(2, began);
+        let keys: Vec<[u8; 1]> = (0..6).map(|i| [i]).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..10_000 {
+                        counters.add(&keys[round % keys.len()], 1, 600_000, began).unwrap();
+                    }
+                });
+            }
+        });
+        let total: u32 = keys.iter().map(|key| counters.add(key, 0, 600_000, began).unwrap().0).sum();
+        assert_eq!(total, 40_000);
+    }
+}

@@ -1,0 +1,51 @@
+//! `_meta` of a plugin configuration (APISIX schema_def.lua `plugin_injected_schema`).
+
+use serde_json::Value;
+
+use crate::exchange::Exchange;
+use crate::expr::Expr;
+
+/// `_meta`, compiled.
+#[derive(Default)]
+pub struct Meta {
+    /// `disable: true` takes the plugin out of the chain.
+    pub disable: bool,
+    /// Reorders the list of this object only.
+    pub priority: Option<i32>,
+    /// The body of an error answer (status ≥ 400) in place of the plugin's own.
+    pub error_response: Option<Value>,
+    /// The plugin runs only where this holds.
+    filter: Option<Box<Expr>>,
+}
+
+impl Meta {
+    /// Reads `conf._meta`. A filter that cannot be compiled lets the plugin run, as in APISIX
+    /// (plugin.lua `meta_filter`), with a warning.
+    pub fn of(conf: &Value, plugin: &str) -> Self {
+        let Some(meta) = conf.get("_meta") else { return Meta::default() };
+        let filter = meta.get("filter").filter(|f| f.as_array().is_some_and(|a| !a.is_empty()));
+        Meta {
+            disable: is_disabled(conf),
+            priority: meta.get("priority").and_then(Value::as_i64).map(|p| p as i32),
+            error_response: meta.get("error_response").cloned(),
+            filter: filter.and_then(|filter| match Expr::compile(filter) {
+                Ok(expr) => Some(Box::new(expr)),
+                Err(error) => {
+                    log::warn!("failed to get the 'vars' expression: {error} plugin_name: {plugin}");
+                    None
+                }
+            }),
+        }
+    }
+
+    /// Does `_meta.filter` let the plugin run for this exchange?
+    pub fn allows(&self, ex: &Exchange) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.eval(ex))
+    }
+}
+
+/// `_meta.disable: true`, or `disable: true` as APISIX 2.x wrote it.
+pub fn is_disabled(conf: &Value) -> bool {
+    let flag = conf.get("_meta").and_then(|meta| meta.get("disable")).or_else(|| conf.get("disable"));
+    flag.and_then(Value::as_bool).unwrap_or(false)
+}

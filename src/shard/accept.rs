@@ -1,0 +1,145 @@
+//! Accepting connections, and handing them to a core that has less to do.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Loads;
+use crate::conn::h1::server;
+use crate::conn::proxy_header;
+use crate::exchange::Facts;
+use crate::gate::Core;
+use crate::mail::ToCore;
+use crate::reactor::{self, Accepted, Listener, SendError, TcpStream};
+use crate::transport::Stream;
+
+/// A listening socket on its way to its core.
+pub struct Listening {
+    /// The socket.
+    pub socket: std::net::TcpListener,
+    /// Its address.
+    pub local: SocketAddr,
+    /// Each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+}
+
+/// A listening socket at work.
+pub struct Tap {
+    /// The socket.
+    pub listener: Listener,
+    /// Its address.
+    pub local: SocketAddr,
+    /// Each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+}
+
+/// One core with its connections.
+pub struct Shard {
+    /// Its index.
+    pub index: usize,
+    /// Its gateway.
+    pub core: Rc<Core>,
+    /// All cores.
+    pub loads: Arc<Loads>,
+    live: Cell<u32>,
+    serial: Cell<u64>,
+}
+
+/// Counts a connection as live from its accept to its end, however it ends.
+struct Live(Rc<Shard>);
+
+impl Shard {
+    /// No connections yet.
+    pub fn new(index: usize, core: Rc<Core>, loads: Arc<Loads>) -> Self {
+        Shard { index, core, loads, live: Cell::new(0), serial: Cell::new(0) }
+    }
+
+    /// Live connections.
+    pub fn connections(&self) -> u32 {
+        self.live.get()
+    }
+
+    fn count(&self, connections: u32) {
+        self.live.set(connections);
+        self.loads.set_connections(self.index, connections);
+        self.core.host.metrics.borrow().tallies().active.set(u64::from(connections));
+    }
+}
+
+impl Live {
+    fn new(shard: &Rc<Shard>) -> Self {
+        shard.count(shard.live.get() + 1);
+        shard.serial.set(shard.serial.get() + 1);
+        let metrics = shard.core.host.metrics.borrow();
+        metrics.tallies().accepted.add(1);
+        metrics.tallies().handled.add(1);
+        drop(metrics);
+        Live(shard.clone())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.count(self.0.live.get() - 1);
+    }
+}
+
+/// Accepts until the listener stops; then what already waited is still served.
+pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>, at: usize) {
+    loop {
+        match tap.listener.accept().await {
+            Ok(accepted) => place(&shard, &tap, at, accepted),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => break,
+            Err(error) => {
+                log::error!("accept() on {} failed: {error}", tap.local);
+                reactor::sleep(crate::limits::ACCEPT_PAUSE_MS).await;
+            }
+        }
+    }
+    while let Some(accepted) = tap.listener.drain_backlog() {
+        adopt(&shard, &tap, accepted);
+    }
+}
+
+/// Serves a fresh connection here, or sends its descriptor to a core that has clearly less to do.
+fn place(shard: &Rc<Shard>, tap: &Rc<Tap>, listener: usize, accepted: Accepted) {
+    let Some(other) = shard.loads.better_core(shard.index) else { return adopt(shard, tap, accepted) };
+    let mail = shard.loads.mail(other);
+    if let Err(error) = mail.try_send(ToCore::Adopt { accepted, listener })
+        && let SendError::Full(ToCore::Adopt { accepted, .. })
+        | SendError::Closed(ToCore::Adopt { accepted, .. }) = error
+    {
+        adopt(shard, tap, accepted);
+    }
+}
+
+/// Serves a connection on this core.
+pub fn adopt(shard: &Rc<Shard>, tap: &Rc<Tap>, accepted: Accepted) {
+    if u64::from(shard.connections()) >= shard.core.config.worker_connections {
+        log::warn!("{} worker_connections are not enough", shard.core.config.worker_connections);
+        return;
+    }
+    let stream = match TcpStream::from_fd(accepted.into()) {
+        Ok(stream) => stream,
+        Err(error) => return log::error!("a connection cannot be served: {error}"),
+    };
+    let Ok(peer) = stream.peer_addr() else { return };
+    let live = Live::new(shard);
+    reactor::spawn(serve(live, tap.clone(), Rc::new(Stream::Plain(stream)), peer));
+}
+
+async fn serve(live: Live, tap: Rc<Tap>, stream: Rc<Stream>, peer: SocketAddr) {
+    let local = match tap.local.ip().is_unspecified() {
+        true => stream.tcp().local_addr().unwrap_or(tap.local),
+        false => tap.local,
+    };
+    let mut facts = Facts { peer, local, proxy_protocol: None, scheme: "http", serial: live.0.serial.get() };
+    if tap.proxy_protocol {
+        match proxy_header::read(&stream, live.0.core.config.http.client_header_timeout_ms).await {
+            Ok(source) => facts.proxy_protocol = source,
+            Err(error) => return log::info!("broken PROXY header from {peer}: {error}"),
+        }
+    }
+    server::serve(live.0.core.clone(), stream, Rc::new(facts)).await;
+}

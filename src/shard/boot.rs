@@ -1,0 +1,1 @@
+//! Starting the process: sockets, threads, the banner.
