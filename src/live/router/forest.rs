@@ -63,6 +63,7 @@ struct Node<'a> {
 }
 
 impl Node<'_> {
+    #[inline]
     fn slot(&self, slot: Slot) -> Option<u32> {
         match slot {
             Slot::Exact => (self.slots & 1 != 0).then(|| word(self.words, 0)),
@@ -70,10 +71,12 @@ impl Node<'_> {
         }
     }
 
+    #[inline]
     fn child(&self, at: usize) -> u32 {
         word(self.words, self.slots.count_ones() as usize + at)
     }
 
+    #[inline]
     fn edge(&self, byte: u8) -> Option<usize> {
         match self.edges.len() {
             0..=8 => self.edges.iter().position(|&edge| edge == byte),
@@ -135,46 +138,35 @@ impl Default for Forest {
 impl Forest {
     /// The value of `key` itself.
     pub fn get(&self, root: Root, key: &[u8], slot: Slot) -> Option<u32> {
-        let (node, depth) = self.descend(root, key, |_, _| ())?;
-        (depth == key.len()).then(|| node.slot(slot)).flatten()
+        let mut at_end = None;
+        let exact = self.walk(root, key, |value, length| at_end = (length == key.len()).then_some(value));
+        match slot {
+            Slot::Exact => exact,
+            Slot::Prefix => at_end,
+        }
     }
 
     /// Walks down along `path`: `prefix(value, length)` gets each [`Slot::Prefix`] value on the way, the
     /// shortest key first; the answer is the [`Slot::Exact`] value of `path`.
+    #[inline]
     pub fn walk(&self, root: Root, path: &[u8], mut prefix: impl FnMut(u32, usize)) -> Option<u32> {
-        let (node, depth) = self.descend(root, path, |node, depth| {
-            if let Some(value) = node.slot(Slot::Prefix) {
-                prefix(value, depth);
-            }
-        })?;
-        if depth == path.len() { node.slot(Slot::Exact) } else { None }
-    }
-
-    /// Visits the nodes whose keys begin `path`; the answer is the last of them with its key's length,
-    /// or `None` if none is.
-    fn descend<'a>(
-        &'a self,
-        root: Root,
-        path: &[u8],
-        mut visit: impl FnMut(&Node, usize),
-    ) -> Option<(Node<'a>, usize)> {
-        let (mut id, mut depth, mut last) = (root.0, 0, None);
-        while id != NONE {
-            let node = self.node(id);
-            if !path[depth..].starts_with(node.label) {
-                break;
-            }
-            depth += node.label.len();
-            visit(&node, depth);
-            id = NONE;
-            let at = path.get(depth).and_then(|&byte| node.edge(byte));
-            if let Some(at) = at {
-                id = node.child(at);
-            }
-            last = Some((node, depth));
-            depth += usize::from(at.is_some());
+        let (mut id, mut rest) = (root.0, path);
+        if id == NONE {
+            return None;
         }
-        last
+        loop {
+            let node = self.node(id);
+            if !starts_with(rest, node.label) {
+                return None;
+            }
+            rest = &rest[node.label.len()..];
+            if let Some(value) = node.slot(Slot::Prefix) {
+                prefix(value, path.len() - rest.len());
+            }
+            let Some((&byte, below)) = rest.split_first() else { return node.slot(Slot::Exact) };
+            id = node.child(node.edge(byte)?);
+            rest = below;
+        }
     }
 
     /// Sets a value of `key`, and gives the one that it had.
@@ -379,6 +371,15 @@ impl Forest {
         let next = std::mem::replace(&mut self.free[granules], id);
         self.record(id)[..4].copy_from_slice(&next.to_le_bytes());
     }
+}
+
+/// As `slice::starts_with`, without its call: labels are a few bytes.
+#[inline]
+fn starts_with(text: &[u8], label: &[u8]) -> bool {
+    let Some((text, _)) = text.split_at_checked(label.len()) else { return false };
+    let (text_words, text_rest) = text.as_chunks::<8>();
+    let (label_words, label_rest) = label.as_chunks::<8>();
+    text_words == label_words && text_rest.iter().zip(label_rest).all(|(a, b)| a == b)
 }
 
 fn common_length(a: &[u8], b: &[u8]) -> usize {
