@@ -14,6 +14,7 @@ mod listen;
 pub mod merge;
 pub mod options;
 mod read;
+mod read_http;
 pub mod snippet;
 pub mod substitute;
 mod types;

@@ -77,7 +77,7 @@ pub fn parse(text: &str) -> Result<Vec<Directive>, (u32, String)> {
                     '{' => {
                         // ${name}: up to its brace
                         word.push(c);
-                        while let Some(c) = chars.next() {
+                        for c in chars.by_ref() {
                             word.push(c);
                             if c == '}' || c == '\n' {
                                 break;

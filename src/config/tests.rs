@@ -268,6 +268,11 @@ fn values_that_do_not_parse_stop_the_start_with_their_line() {
             "line 3: apisix.data_encryption.keyring: a key must have 16 or 32 bytes",
         ),
         (
+            "plugins: [batch-requests]\nnginx_config:\n  http:\n    real_ip_from: [10.0.0.1]\n",
+            "line 4: missing loopback or unspecified in the nginx_config.http.real_ip_from for plugin \
+             batch-requests",
+        ),
+        (
             "nginx_config:\n  error_log_level: loud\n",
             "line 2: invalid value \"loud\" of nginx_config.error_log_level",
         ),

@@ -104,7 +104,7 @@ fn name(text: &str) -> Option<(&str, &str)> {
 fn escape(out: &mut Vec<u8>, start: usize, escape: Escape) {
     let special: fn(u8) -> bool = match escape {
         Escape::None => return,
-        Escape::Default => |b| b < 0x20 || b >= 0x7f || b == b'"' || b == b'\\',
+        Escape::Default => |b| !(0x20..0x7f).contains(&b) || b == b'"' || b == b'\\',
         Escape::Json => |b| b < 0x20 || b == b'"' || b == b'\\',
     };
     let Some(first) = out[start..].iter().position(|b| special(*b)) else { return };
