@@ -1,6 +1,7 @@
 //! Configuration objects as the operator wrote them: immutable, shared behind `Arc`.
 
 pub mod address;
+pub mod check;
 pub mod delta;
 pub mod id;
 pub mod parse;

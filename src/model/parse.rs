@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::address::split_address;
+use super::check::check_upstream_in_data_plane;
 use super::delta::Object;
 use super::id::{Id, Kind, id_text};
 use super::schemas::object_schema;
@@ -32,6 +33,9 @@ pub fn object(kind: Kind, place: Stored<()>, mut value: Value) -> Result<Option<
     }
     if let Some(schema) = object_schema(kind) {
         schema.validate(&mut value)?;
+    }
+    if kind == Kind::Upstream {
+        check_upstream_in_data_plane(&value)?;
     }
     Ok(Some(match kind {
         Kind::Route => Object::Route(place.with(route(value)?)),

@@ -1,0 +1,97 @@
+//! Plugin configurations in objects: each by its plugin, and against what other objects have.
+
+use serde_json::Value;
+
+use super::{Lookups, PluginFault, PluginSchema};
+use crate::model::id::{Kind, id_text};
+use crate::model::schema::is_secret_ref;
+
+type Outcome = Result<(), String>;
+
+/// Checks each plugin's configuration (apisix/plugin.lua, `check_single_plugin_schema`). A configuration that
+/// its `_meta` disables may be wrong, but its plugin must be known.
+pub(super) fn check_plugins(plugins: &Value, schema: PluginSchema, lookups: &dyn Lookups) -> Outcome {
+    for (name, conf) in plugins.as_object().into_iter().flatten() {
+        if !conf.is_object() && !conf.is_array() {
+            return Err(format!("invalid plugin conf {conf} for plugin [{name}]"));
+        }
+        match lookups.check_plugin(name, conf, schema) {
+            Ok(()) => {}
+            Err(PluginFault::Unknown) => return Err(format!("unknown plugin [{name}]")),
+            Err(PluginFault::Refused(_)) if is_disabled(conf) => {}
+            Err(PluginFault::Refused(error)) if schema == PluginSchema::Stream => {
+                return Err(format!("failed to check the configuration of stream plugin [{name}]: {error}"));
+            }
+            Err(PluginFault::Refused(error)) => {
+                return Err(format!("failed to check the configuration of plugin {name} err: {error}"));
+            }
+        }
+        if let Some(filter) = conf.pointer("/_meta/filter") {
+            lookups
+                .check_vars(filter)
+                .map_err(|error| format!("failed to validate the 'vars' expression: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_disabled(conf: &Value) -> bool {
+    conf.pointer("/_meta/disable") == Some(&Value::Bool(true))
+}
+
+/// A plugin may be in one global rule only (apisix/admin/global_rules.lua).
+pub(super) fn check_global_conflicts(rule: &Value, lookups: &dyn Lookups) -> Outcome {
+    let own_id = rule.get("id").and_then(id_text);
+    let mut outcome = Ok(());
+    lookups.each(Kind::GlobalRule, &mut |id, other| {
+        if own_id.as_deref() == Some(id) || outcome.is_err() {
+            return;
+        }
+        let mut names = rule["plugins"].as_object().into_iter().flat_map(|plugins| plugins.keys());
+        if let Some(name) = names.find(|name| other["plugins"].get(name.as_str()).is_some()) {
+            outcome = Err(format!("plugin '{name}' already exists in global rule with id '{id}'"));
+        }
+    });
+    outcome
+}
+
+/// What consumers are told apart by, per auth plugin (apisix/consumer.lua, `plugin_unique_key_attrs`).
+const UNIQUE_KEYS: [(&str, &str); 6] = [
+    ("key-auth", "key"),
+    ("basic-auth", "username"),
+    ("jwt-auth", "key"),
+    ("hmac-auth", "key_id"),
+    ("ldap-auth", "user_dn"),
+    ("ldap-auth-advanced", "user_dn"),
+];
+
+/// No two consumers may have the same key of an auth plugin. A consumer does not conflict with its own
+/// credentials, a credential only not with itself. References to secrets cannot be compared.
+pub(super) fn check_duplicate_keys(
+    value: &Value,
+    consumer: &str,
+    credential: Option<&str>,
+    lookups: &dyn Lookups,
+) -> Outcome {
+    for (plugin, attribute) in UNIQUE_KEYS {
+        let key_of = |holder: &Value| holder["plugins"][plugin][attribute].as_str().map(str::to_owned);
+        let Some(key) = key_of(value).filter(|key| !is_secret_ref(key)) else { continue };
+        let mut owner = None;
+        lookups.each(Kind::Consumer, &mut |name, other| {
+            if (name != consumer || credential.is_some()) && key_of(other).as_ref() == Some(&key) {
+                owner = Some(format!("consumer: {name}"));
+            }
+        });
+        lookups.each(Kind::Credential, &mut |id, other| {
+            let (name, own) = id.split_once("/credentials/").unwrap_or((id, ""));
+            let is_self = name == consumer && credential.is_none_or(|credential| credential == own);
+            if !is_self && key_of(other).as_ref() == Some(&key) {
+                owner = Some(format!("credential: {own} of consumer: {name}"));
+            }
+        });
+        if let Some(owner) = owner {
+            return Err(format!("duplicate {attribute} of plugin {plugin} found with {owner}"));
+        }
+    }
+    Ok(())
+}
