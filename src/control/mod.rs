@@ -7,3 +7,4 @@ pub mod probe;
 pub mod admin;
 pub mod encryption;
 pub mod store;
+pub mod nodes;

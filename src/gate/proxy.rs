@@ -53,7 +53,8 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
     handle::run(global, Phase::BeforeProxy, core, ex).await?;
     handle::run(&plan.chain, Phase::BeforeProxy, core, ex).await?;
 
-    let mut retries = Retries::new(&upstream.conf, upstream.nodes.len(), reactor::now_ms());
+    let rules = &core.config.http.proxy;
+    let mut retries = Retries::new(&upstream.conf, rules, upstream.nodes.len(), reactor::now_ms());
     let mut held = Held { whole: true, ..Held::default() };
     let mut fresh = false;
     loop {

@@ -1,9 +1,11 @@
 //! When a failed try is repeated, and what the client gets when it is not.
 //!
-//! The rules are nginx's `proxy_next_upstream error timeout`, `proxy_next_upstream_tries`, and APISIX's
-//! `retries` and `retry_timeout` (apisix/balancer.lua): an error or a timeout before an answer came leads to
-//! the next node, a status never does. POST, LOCK and PATCH are not repeated once a byte of them was sent.
+//! The rules are nginx's `proxy_next_upstream`, whose default is `error timeout`, with its tries and timeout,
+//! and APISIX's `retries` and `retry_timeout` (apisix/balancer.lua): an error or a timeout before an answer
+//! came leads to the next node, a status never does. POST, LOCK and PATCH are not repeated once a byte of them
+//! was sent, unless `non_idempotent` is set.
 
+use crate::config::Proxy;
 use crate::model::Upstream;
 
 /// Why a try brought no answer.
@@ -44,10 +46,14 @@ pub enum Decision {
 }
 
 /// The tries that one request has left.
-#[derive(Clone, Copy, Debug)]
-pub struct Retries {
+#[derive(Clone, Debug)]
+pub struct Retries<'a> {
+    rules: &'a Proxy,
     left: u32,
+    /// APISIX's: past it the answer is 502.
     deadline_ms: Option<u64>,
+    /// nginx's: past it the answer is what the last failure asks for.
+    next_deadline_ms: Option<u64>,
 }
 
 /// No node can be picked, at first or for a retry.
@@ -55,25 +61,38 @@ pub const NO_NODE_TO_TRY: u16 = 502;
 /// The upstream has no nodes at all (none written, or no name resolved).
 pub const NO_VALID_NODE: u16 = 503;
 
-impl Retries {
-    /// For a request that begins now on an upstream that has `nodes` nodes after resolution.
-    pub fn new(upstream: &Upstream, nodes: usize, now_ms: u64) -> Retries {
-        let left = upstream.retries.unwrap_or_else(|| nodes.saturating_sub(1).try_into().unwrap_or(u32::MAX));
-        let timeout_ms = u64::from(upstream.retry_timeout_ms);
-        Retries { left, deadline_ms: (left > 0 && timeout_ms > 0).then(|| now_ms + timeout_ms) }
+impl<'a> Retries<'a> {
+    /// For a request that begins now on an upstream that has `nodes` nodes after resolution. `rules` are the
+    /// `proxy_next_upstream*` directives of the configuration's snippets.
+    pub fn new(upstream: &Upstream, rules: &'a Proxy, nodes: usize, now_ms: u64) -> Self {
+        let all_nodes = || nodes.saturating_sub(1).try_into().unwrap_or(u32::MAX);
+        let mut left = upstream.retries.unwrap_or_else(all_nodes);
+        if let Some(most) = rules.next_upstream_tries.checked_sub(1) {
+            left = left.min(most);
+        }
+        let retry_ms = u64::from(upstream.retry_timeout_ms);
+        let next_ms = rules.next_upstream_timeout_ms;
+        Retries {
+            rules,
+            left,
+            deadline_ms: (left > 0 && retry_ms > 0).then(|| now_ms + retry_ms),
+            next_deadline_ms: (next_ms > 0).then(|| now_ms + next_ms),
+        }
     }
 
     /// Decides after a failed try. Never call it once a byte of an answer went to the client.
     pub fn after(&mut self, failed: Try, now_ms: u64) -> Decision {
-        let status = match failed.failure {
-            Failure::Timeout => 504,
-            Failure::Error | Failure::InvalidHead => 502,
+        let on = &self.rules.next_upstream;
+        let (listed, status) = match failed.failure {
+            Failure::Timeout => (on.timeout, 504),
+            Failure::Error => (on.error, 502),
+            Failure::InvalidHead => (on.invalid_header, 502),
         };
-        let retryable = failed.failure != Failure::InvalidHead
-            && !(failed.sent && (failed.non_idempotent || !failed.replayable));
+        let once = failed.sent && (!failed.replayable || (failed.non_idempotent && !on.non_idempotent));
         // nginx gives a try back when a kept connection turns out closed
         let stale = failed.reused && failed.failure == Failure::Error;
-        if !retryable || (self.left == 0 && !stale) {
+        let late = self.next_deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
+        if !listed || once || late || (self.left == 0 && !stale) {
             return Decision::GiveUp(status);
         }
         if self.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms) {
@@ -92,9 +111,26 @@ mod tests {
     use super::Decision::{GiveUp, NextNode, SameNode};
     use super::Failure::{Error, InvalidHead, Timeout};
     use super::*;
+    use crate::config::NextUpstream;
 
-    fn retries(retries: Option<u32>, retry_timeout_ms: u32, nodes: usize) -> Retries {
-        Retries::new(&Upstream { retries, retry_timeout_ms, ..Upstream::default() }, nodes, 1000)
+    const NGINX: Proxy = Proxy {
+        connect_timeout_ms: 60_000,
+        send_timeout_ms: 60_000,
+        read_timeout_ms: 60_000,
+        next_upstream: NextUpstream {
+            error: true,
+            timeout: true,
+            invalid_header: false,
+            non_idempotent: false,
+            statuses: Vec::new(),
+        },
+        next_upstream_tries: 0,
+        next_upstream_timeout_ms: 0,
+    };
+
+    fn retries(retries: Option<u32>, retry_timeout_ms: u32, nodes: usize) -> Retries<'static> {
+        let upstream = Upstream { retries, retry_timeout_ms, ..Upstream::default() };
+        Retries::new(&upstream, const { &NGINX }, nodes, 1000)
     }
 
     const CONNECT: Try =
@@ -151,5 +187,29 @@ mod tests {
         assert_eq!(one.after(Try { reused: true, sent: true, ..CONNECT }, 0), SameNode);
         assert_eq!(one.after(CONNECT, 0), NextNode);
         assert_eq!(one.after(CONNECT, 0), GiveUp(502));
+    }
+
+    #[test]
+    fn the_directives_of_snippets_narrow_and_widen_the_rules() {
+        let upstream = Upstream::default();
+        let on = |error, invalid_header, non_idempotent| Proxy {
+            next_upstream: NextUpstream { error, invalid_header, non_idempotent, ..NGINX.next_upstream },
+            ..NGINX
+        };
+        let post_sent = Try { sent: true, non_idempotent: true, ..CONNECT };
+        let bad_head = Try { failure: InvalidHead, sent: true, ..CONNECT };
+        for (proxy, failed, decision) in [
+            (on(false, false, false), CONNECT, GiveUp(502)),
+            (on(true, true, false), bad_head, NextNode),
+            (on(true, false, true), post_sent, NextNode),
+        ] {
+            assert_eq!(Retries::new(&upstream, &proxy, 3, 0).after(failed, 0), decision, "{failed:?}");
+        }
+        let few = Proxy { next_upstream_tries: 2, ..NGINX };
+        let mut two = Retries::new(&upstream, &few, 9, 0);
+        assert_eq!((two.after(CONNECT, 0), two.after(CONNECT, 0)), (NextNode, GiveUp(502)));
+        let brief = Proxy { next_upstream_timeout_ms: 100, ..NGINX };
+        let slow = Try { failure: Timeout, ..CONNECT };
+        assert_eq!(Retries::new(&upstream, &brief, 9, 0).after(slow, 100), GiveUp(504));
     }
 }

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Observer;
+use super::{Observer, Status};
 
 /// How an active probe looks at a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -175,6 +175,19 @@ impl Checks {
         }
     }
 
+    /// Whether the final answer `status` of a node in state `known` can change anything. Almost always it is
+    /// a healthy status of a healthy node, which does not.
+    pub fn passive_counts(&self, status: u16, known: Status) -> bool {
+        let Limits { healthy_statuses, unhealthy_statuses, successes, http_failures, .. } =
+            &self.passive_limits;
+        self.passive.is_some()
+            && if healthy_statuses.contains(&status) {
+                known != Status::Healthy && *successes > 0
+            } else {
+                unhealthy_statuses.contains(&status) && known != Status::Unhealthy && *http_failures > 0
+            }
+    }
+
     /// Between two probes of a usable (`true`) or unusable node, ms; `None` is never.
     pub fn interval_ms(&self, usable: bool) -> Option<u64> {
         let interval = if usable { self.active.healthy.interval } else { self.active.unhealthy.interval };
@@ -294,5 +307,23 @@ mod tests {
         assert_eq!((checks.interval_ms(true), checks.interval_ms(false)), (Some(4000), Some(2000)));
         assert_eq!(checks.limits(Observer::Passive).tcp_failures, 7);
         assert!(Checks::parse(&json!({"active": {"type": "icmp"}})).is_err());
+    }
+
+    #[test]
+    fn only_answers_that_can_change_a_verdict_count() {
+        let checks = Checks::parse(&json!({"active": {}, "passive": {}})).unwrap();
+        for (status, known, counts) in [
+            (200, Status::Healthy, false),
+            (200, Status::MostlyHealthy, true),
+            (200, Status::Unhealthy, true),
+            (500, Status::Healthy, true),
+            (500, Status::MostlyUnhealthy, true),
+            (500, Status::Unhealthy, false),
+            (404, Status::Healthy, false),
+        ] {
+            assert_eq!(checks.passive_counts(status, known), counts, "{status} {known:?}");
+        }
+        let active_only = Checks::parse(&json!({"active": {}})).unwrap();
+        assert!(!active_only.passive_counts(500, Status::Healthy));
     }
 }

@@ -10,16 +10,13 @@
 //! ```
 //!
 //! Reports come from active probes and, as passive ones, from requests; both count in the same counters,
-//! each with the limits of its own section. The control thread owns the targets; [`NodeHealth`] is what
-//! a core sees of them.
+//! each with the limits of its own section. The control thread owns the targets; cores get verdicts.
 
 mod checks;
 mod targets;
-mod view;
 
 pub use checks::{Active, Checks, Passive, ProbeType};
 pub use targets::{TargetAddress, targets};
-pub use view::NodeHealth;
 
 /// What is known of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
