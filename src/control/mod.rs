@@ -5,6 +5,9 @@
 pub mod dns;
 pub mod probe;
 pub mod admin;
+pub mod applied;
 pub mod encryption;
+pub mod feed;
+pub mod plugins;
 pub mod store;
 pub mod nodes;

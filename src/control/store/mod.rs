@@ -12,7 +12,7 @@ pub mod etcd;
 pub mod etcd_tls;
 pub mod file;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 

@@ -1,0 +1,97 @@
+//! Plugins and schemas as data: `/plugins/list`, `/plugins/{name}`, `/schema/{name}`, `/schema/validate/…`
+//! (apisix/admin/plugins.lua, schema.lua).
+
+use serde_json::{Map, Value, json};
+
+use super::message::{AdminRequest, AdminResponse, Args};
+use super::{AdminState, body, kind_of};
+use crate::control::plugins::SchemaType;
+use crate::model::Kind;
+use crate::model::schemas::{object_schema, schema_by_name};
+
+/// `GET /plugins/list`: names by falling priority.
+pub fn list(state: &AdminState, args: &Args) -> AdminResponse {
+    match args.get("subsystem").unwrap_or("http") {
+        "http" => {
+            let names = state.plugins.registry().names();
+            let names: Vec<_> = names.into_iter().filter(|name| state.plugins.enabled(name)).collect();
+            AdminResponse::json(200, &json!(names))
+        }
+        // There are no stream plugins in this build yet.
+        "stream" => AdminResponse::json(200, &json!([])),
+        _ => AdminResponse::text(400, "invalid subsystem passed"),
+    }
+}
+
+/// `GET /plugins/{name}`, `GET /schema/plugins/{name}`: a plugin's schema; `?all=true`: all there is.
+pub fn get(state: &AdminState, name: Option<&str>, args: &Args) -> AdminResponse {
+    let subsystem = args.get("subsystem").unwrap_or("http");
+    if !matches!(subsystem, "http" | "stream") {
+        return AdminResponse::error(400, format!("unsupported subsystem: {subsystem}"));
+    }
+    if args.get("all") == Some("true") {
+        let http = subsystem == "http";
+        return AdminResponse::json(200, &if http { all(state) } else { json!({}) });
+    }
+    let registry = state.plugins.registry();
+    let name = name.filter(|name| subsystem == "http" && state.plugins.usable(name));
+    let Some((name, traits)) = name.and_then(|name| Some((name, registry.find(name)?))) else {
+        return AdminResponse::error(404, format!("plugin not found in subsystem {subsystem}"));
+    };
+    let schema = match args.get("schema_type") {
+        Some("consumer") if !traits.consumer_schema => None,
+        Some("consumer") => registry.schema(name, SchemaType::Consumer),
+        _ => registry.schema(name, SchemaType::Plain),
+    };
+    match schema {
+        Some(schema) => AdminResponse::json(200, &schema),
+        None => AdminResponse::error(400, "not found schema"),
+    }
+}
+
+/// Every usable plugin with its schemas, by name.
+pub fn all(state: &AdminState) -> Value {
+    let registry = state.plugins.registry();
+    let usable = registry.names().into_iter().filter(|name| state.plugins.usable(name));
+    let described = usable.filter_map(|name| {
+        let traits = registry.find(name)?;
+        let mut about = Map::new();
+        about.insert("priority".into(), traits.priority.into());
+        if traits.auth {
+            about.insert("type".into(), "auth".into());
+        }
+        let consumer = traits.consumer_schema.then(|| registry.schema(name, SchemaType::Consumer)).flatten();
+        let schemas = [
+            ("schema", registry.schema(name, SchemaType::Plain)),
+            ("consumer_schema", consumer),
+            ("metadata_schema", registry.schema(name, SchemaType::Metadata)),
+        ];
+        about.extend(schemas.into_iter().filter_map(|(key, schema)| Some((key.into(), schema?))));
+        Some((name.to_owned(), Value::Object(about)))
+    });
+    Value::Object(described.collect())
+}
+
+/// `GET /schema/{name}`
+pub fn schema(name: &str) -> AdminResponse {
+    match schema_by_name(name) {
+        Some(schema) => AdminResponse::json(200, schema),
+        None => AdminResponse::error(400, format!("not found schema: {name}")),
+    }
+}
+
+/// `POST /schema/validate/{resource}`: the object's own schema, nothing else.
+pub fn validate(request: &AdminRequest, resource: &str) -> AdminResponse {
+    let kind = if resource == "credentials" { Some(Kind::Credential) } else { kind_of(resource) };
+    let Some(kind) = kind else {
+        return AdminResponse::error(404, format!("Unsupported resource type: {resource}"));
+    };
+    let conf = match body(request) {
+        Ok(conf) => conf.unwrap_or(Value::Null),
+        Err(response) => return response,
+    };
+    match object_schema(kind).map(|schema| schema.check(&conf)) {
+        Some(Err(why)) => AdminResponse::error(400, why),
+        _ => AdminResponse::empty(200),
+    }
+}

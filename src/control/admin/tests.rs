@@ -1,0 +1,464 @@
+//! The Admin API as its users meet it: one table a resource, on the embedded store and on etcd.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use hyper::{HeaderMap, Method};
+use serde_json::{Value, json};
+
+use super::message::{AdminRequest, AdminResponse};
+use super::*;
+use crate::config::AdminKey;
+use crate::control::encryption::Keyring;
+use crate::control::plugins::{Catalogue, SchemaType, Traits, Unknown};
+use crate::control::store::tests::{RealEtcd, TempDir, block_on};
+use crate::control::store::{Embedded, Etcd};
+
+/// Plugins to test with: their configuration is right if it has no member `bad`.
+struct Plain;
+
+impl Catalogue for Plain {
+    fn find(&self, name: &str) -> Option<Traits> {
+        match name {
+            "key-auth" => Some(Traits {
+                priority: 2500,
+                auth: true,
+                consumer_schema: true,
+                consumer_encrypt_fields: &["key"],
+                consumer_key: Some("key"),
+                ..Traits::default()
+            }),
+            "limit-count" => Some(Traits { priority: 1002, ..Traits::default() }),
+            "prometheus" => Some(Traits { priority: 500, ..Traits::default() }),
+            _ => None,
+        }
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        vec!["key-auth", "limit-count", "prometheus"]
+    }
+
+    fn schema(&self, _: &str, _: SchemaType) -> Option<Value> {
+        Some(json!({"type": "object"}))
+    }
+
+    fn check(&self, _: &str, conf: &mut Value, _: SchemaType) -> Result<(), String> {
+        if conf.get("bad").is_some() { Err("it is bad".into()) } else { Ok(()) }
+    }
+}
+
+const ADMIN: &str = "edd1c9f034335f136f87ad84b625c8f1";
+
+async fn world(store: Store) -> Arc<AdminState> {
+    let names = ["key-auth", "limit-count", "prometheus", "proxy-cache"];
+    let keyring = Keyring::new(["qeddd145sfvddff3"]);
+    let plugins = Arc::new(Plugins::new(Arc::new(Plain), names, keyring, true));
+    let feed = Arc::new(Feed::new(plugins.clone(), Unknown::Skip, false));
+    let applied = Arc::new(Applied::new(2));
+    let events = store.watch().await.unwrap();
+    let (cores, reader) = (applied.clone(), feed.clone());
+    tokio::spawn(async move {
+        let publish = move |batch: crate::model::delta::Batch| {
+            cores.set(0, batch.revision);
+            cores.set(1, batch.revision);
+        };
+        reader.run(events, Box::new(publish)).await;
+    });
+    let key = |key: &str, viewer| AdminKey { name: "x".into(), key: key.into(), viewer };
+    Arc::new(AdminState {
+        store,
+        feed,
+        plugins,
+        applied,
+        options: Admin {
+            listen: "127.0.0.1:9180".parse().unwrap(),
+            on_node_port: false,
+            required: true,
+            keys: Some(vec![key(ADMIN, false), key("viewer", true), key("", false)]),
+            allow: vec![crate::model::IpNet::parse("127.0.0.0/24").unwrap()],
+            cors: true,
+            version_2: false,
+        },
+        stream: false,
+        plugin_list: Vec::new(),
+        stream_plugin_list: Vec::new(),
+        written: AtomicI64::new(0),
+    })
+}
+
+fn request(method: &str, target: &str, body: &str) -> AdminRequest {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-api-key", ADMIN.parse().unwrap());
+    AdminRequest {
+        method: method.parse::<Method>().unwrap(),
+        target: target.into(),
+        headers,
+        body: body.to_owned().into(),
+        peer: "127.0.0.1".parse().unwrap(),
+    }
+}
+
+fn body_of(response: &AdminResponse) -> Value {
+    serde_json::from_slice(&response.body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&response.body).into_owned()))
+}
+
+/// One step: method, path below the base, body, status, and what the answer must contain.
+type Step = (&'static str, &'static str, &'static str, u16, Value);
+
+async fn run(state: &AdminState, steps: &[Step]) {
+    for (method, path, body, status, expected) in steps {
+        let response = handle(state, request(method, &format!("/apisix/admin{path}"), body)).await;
+        let got = body_of(&response);
+        assert_eq!(response.status, *status, "{method} {path} {body} gave {got}");
+        assert!(contains(&got, expected), "{method} {path} {body} gave {got}, expected {expected}");
+    }
+}
+
+/// Is everything of `expected` in `got`? Objects may have more members; arrays may not.
+fn contains(got: &Value, expected: &Value) -> bool {
+    match (got, expected) {
+        (_, Value::Null) => true,
+        (Value::Object(got), Value::Object(expected)) => {
+            expected.iter().all(|(key, value)| got.get(key).is_some_and(|got| contains(got, value)))
+        }
+        (Value::Array(got), Value::Array(expected)) => {
+            got.len() == expected.len() && got.iter().zip(expected).all(|(g, e)| contains(g, e))
+        }
+        (got, expected) => got == expected,
+    }
+}
+
+fn error(text: &str) -> Value {
+    json!({"error_msg": text})
+}
+
+/// Runs steps on both stores.
+fn on_both_stores(steps: &[Step]) {
+    let directory = TempDir::new();
+    block_on(async {
+        let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+        run(&*world(store).await, steps).await;
+    });
+    let etcd = RealEtcd::start();
+    block_on(async {
+        let store = Store::Etcd(Etcd::connect(etcd.options()).await.unwrap());
+        run(&*world(store).await, steps).await;
+    });
+}
+
+fn on_embedded<F: Future<Output = ()>>(test: impl FnOnce(Arc<AdminState>) -> F) {
+    let directory = TempDir::new();
+    block_on(async {
+        let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+        test(world(store).await).await;
+    });
+}
+
+const ROUTE: &str = r#"{"uri":"/index.html","methods":["GET"],"upstream":{"nodes":{"127.0.0.1:8080":1},"type":"roundrobin"}}"#;
+
+#[test]
+fn routes() {
+    let uri = json!({"value": {"uri": "/index.html", "id": "1"}, "key": "/apisix/routes/1"});
+    on_both_stores(&[
+        ("GET", "/routes", "", 200, json!({"list": [], "total": 0})),
+        ("PUT", "/routes/1", ROUTE, 201, uri.clone()),
+        ("PUT", "/routes/1", ROUTE, 200, uri.clone()),
+        ("GET", "/routes/1", "", 200, uri.clone()),
+        ("GET", "/routes", "", 200, json!({"list": [uri], "total": 1})),
+        ("GET", "/routes/9", "", 404, json!({"message": "Key not found"})),
+        ("PATCH", "/routes/1", r#"{"desc":"new"}"#, 200, json!({"value": {"desc": "new", "uri": "/index.html"}})),
+        (
+            "PATCH",
+            "/routes/1/upstream/nodes",
+            r#"{"127.0.0.1:8081":3}"#,
+            200,
+            json!({"value": {"upstream": {"nodes": {"127.0.0.1:8081": 3}}}}),
+        ),
+        ("PATCH", "/routes/9", r#"{"desc":"new"}"#, 404, json!({"message": "Key not found"})),
+        ("PATCH", "/routes/1", "[1]", 400, error("invalid configuration")),
+        ("POST", "/routes", ROUTE, 201, json!({"value": {"uri": "/index.html"}})),
+        ("POST", "/routes/7", ROUTE, 400, error("wrong route id, do not need it")),
+        ("PUT", "/routes", ROUTE, 400, error("missing route id")),
+        ("PUT", "/routes/1", "", 400, error("missing configurations")),
+        ("PUT", "/routes/1", r#"{"id":"2","uri":"/a"}"#, 400, error("wrong route id")),
+        ("PUT", "/routes", r#"{"id":3,"uri":"/a","plugins":{}}"#, 201, json!({"key": "/apisix/routes/3"})),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a","create_time":1,"plugins":{}}"#,
+            400,
+            error("the property is forbidden:  create_time"),
+        ),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a","upstream_id":"none"}"#,
+            400,
+            error("failed to fetch upstream info by upstream id [none], response code: 404"),
+        ),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a","service_id":"none"}"#,
+            400,
+            error("failed to fetch service info by service id [none], response code: 404"),
+        ),
+        ("PUT", "/routes/1", r#"{"uri":"/a","plugins":{"no-such":{}}}"#, 400, error("unknown plugin [no-such]")),
+        ("PUT", "/routes/1", r#"{"uri":"/a","plugins":{"proxy-cache":{}}}"#, 400, error("unknown plugin [proxy-cache]")),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a","plugins":{"limit-count":{"bad":1}}}"#,
+            400,
+            error("failed to check the configuration of plugin limit-count err: it is bad"),
+        ),
+        ("PUT", "/routes/1", r#"{"uri":"/a","host":"a","hosts":["b"]}"#, 400, error("only one of host or hosts is allowed")),
+        ("DELETE", "/routes/1", "", 200, json!({"key": "/apisix/routes/1", "deleted": "1"})),
+        ("DELETE", "/routes/1", "", 404, json!({"message": "Key not found"})),
+        ("DELETE", "/routes", "", 400, error("missing route id")),
+        ("GET", "/routes?page=1&page_size=5", "", 400, json!("page_size must be between 10 and 500")),
+    ]);
+}
+
+#[test]
+fn upstreams_and_services_hold_on_to_their_users() {
+    on_both_stores(&[
+        ("PUT", "/upstreams/u", r#"{"nodes":{"127.0.0.1:80":1},"type":"roundrobin"}"#, 201, Value::Null),
+        ("PUT", "/upstreams/c", r#"{"nodes":{"127.0.0.1:80":1},"type":"chash"}"#, 400, error("missing key")),
+        (
+            "PUT",
+            "/upstreams/c",
+            r#"{"nodes":{"127.0.0.1:80":1},"pass_host":"rewrite"}"#,
+            400,
+            error("`upstream_host` can't be empty when `pass_host` is `rewrite`"),
+        ),
+        ("PUT", "/services/s", r#"{"upstream_id":"u"}"#, 201, Value::Null),
+        ("PUT", "/routes/r", r#"{"uri":"/a","service_id":"s"}"#, 201, Value::Null),
+        (
+            "DELETE",
+            "/upstreams/u",
+            "",
+            400,
+            error("can not delete this upstream, service [s] is still using it now"),
+        ),
+        (
+            "DELETE",
+            "/services/s",
+            "",
+            400,
+            error("can not delete this service directly, route [r] is still using it now"),
+        ),
+        ("DELETE", "/routes/r", "", 200, Value::Null),
+        ("DELETE", "/services/s", "", 200, Value::Null),
+        ("DELETE", "/upstreams/u?force=true", "", 200, Value::Null),
+    ]);
+}
+
+#[test]
+fn consumers_and_credentials() {
+    on_both_stores(&[
+        ("PUT", "/consumers", r#"{"username":"jack","plugins":{"key-auth":{"key":"one"}}}"#, 201, json!({"key": "/apisix/consumers/jack"})),
+        ("PUT", "/consumers/jack", r#"{"username":"jack","plugins":{"key-auth":{"key":"one"}}}"#, 200, Value::Null),
+        ("PUT", "/consumers/jill", r#"{"username":"jack"}"#, 400, error("wrong username")),
+        // The key is stored encrypted and shown in the clear.
+        ("GET", "/consumers/jack", "", 200, json!({"value": {"plugins": {"key-auth": {"key": "one"}}}})),
+        ("POST", "/consumers", r#"{"username":"x"}"#, 405, error("not supported `POST` method for consumer")),
+        ("PATCH", "/consumers/jack", r#"{"desc":"x"}"#, 405, error("not supported `PATCH` method for consumer")),
+        ("PUT", "/consumers?wait=2000", r#"{"username":"rose"}"#, 201, Value::Null),
+        (
+            "PUT",
+            "/consumers",
+            r#"{"username":"rose","plugins":{"key-auth":{"key":"one"}}}"#,
+            400,
+            error("duplicate key of plugin key-auth found with consumer: jack"),
+        ),
+        ("PUT", "/consumers/none/credentials/c", r#"{"plugins":{"key-auth":{"key":"two"}}}"#, 404, error("consumer not found")),
+        ("PUT", "/consumers/jack/credentials/c?wait=2000", r#"{"plugins":{"key-auth":{"key":"two"}}}"#, 201, json!({"key": "/apisix/consumers/jack/credentials/c"})),
+        (
+            "PUT",
+            "/consumers",
+            r#"{"username":"rose","plugins":{"key-auth":{"key":"two"}}}"#,
+            400,
+            error("duplicate key of plugin key-auth found with credential: c of consumer: jack"),
+        ),
+        (
+            "PUT",
+            "/consumers/jack/credentials/d",
+            r#"{"plugins":{"limit-count":{}}}"#,
+            400,
+            error("only supports auth type plugins in consumer credential"),
+        ),
+        ("GET", "/consumers", "", 200, json!({"total": 2})),
+        ("GET", "/consumers/jack/credentials", "", 200, json!({"total": 1})),
+        ("DELETE", "/consumers/jack", "", 200, Value::Null),
+        ("GET", "/consumers/jack/credentials/c", "", 404, json!({"message": "Key not found"})),
+        ("PUT", "/consumer_groups/g", r#"{"plugins":{"limit-count":{}}}"#, 201, Value::Null),
+        ("PUT", "/consumers?wait=2000", r#"{"username":"rose","group_id":"g"}"#, 200, Value::Null),
+        (
+            "DELETE",
+            "/consumer_groups/g",
+            "",
+            400,
+            error("can not delete this consumer group, consumer [rose] is still using it now"),
+        ),
+    ]);
+}
+
+#[test]
+fn global_rules_plugin_configs_and_metadata() {
+    on_both_stores(&[
+        ("PUT", "/global_rules/1", r#"{"plugins":{"limit-count":{}}}"#, 201, json!({"value": {"id": "1"}})),
+        ("PUT", "/global_rules/1", r#"{"plugins":{"limit-count":{}}}"#, 200, Value::Null),
+        (
+            "PUT",
+            "/global_rules/2",
+            r#"{"plugins":{"limit-count":{}}}"#,
+            400,
+            error("plugin 'limit-count' already exists in global rule with id '1'"),
+        ),
+        ("POST", "/global_rules", r#"{"plugins":{}}"#, 405, error("not supported `POST` method for global rule")),
+        ("PUT", "/plugin_configs/1", r#"{"plugins":{"limit-count":{}}}"#, 201, Value::Null),
+        ("PUT", "/routes/1", r#"{"uri":"/a","plugin_config_id":"1","plugins":{}}"#, 201, Value::Null),
+        (
+            "DELETE",
+            "/plugin_configs/1",
+            "",
+            400,
+            error("can not delete this plugin config, route [1] is still using it now"),
+        ),
+        ("PUT", "/plugin_metadata/prometheus", r#"{"a":1}"#, 201, json!({"value": {"id": "prometheus", "a": 1}})),
+        ("PUT", "/plugin_metadata/prometheus", r#"{"bad":1}"#, 400, error("invalid configuration: it is bad")),
+        ("PUT", "/plugin_metadata/none", r#"{}"#, 400, error("invalid plugin name")),
+        ("GET", "/plugins/list", "", 200, json!(["key-auth", "limit-count", "prometheus"])),
+        ("GET", "/plugins/none", "", 404, error("plugin not found in subsystem http")),
+        ("GET", "/schema/route", "", 200, json!({"type": "object"})),
+        ("GET", "/schema/none", "", 400, error("not found schema: none")),
+        ("GET", "/schema/plugins/key-auth", "", 200, json!({"type": "object"})),
+        ("PUT", "/plugins/reload", "", 200, json!("done")),
+        ("POST", "/schema/validate/routes", r#"{"uri":"/a","plugins":{}}"#, 200, Value::Null),
+        ("POST", "/schema/validate/routes", r#"{"uri":1}"#, 400, Value::Null),
+        ("PUT", "/stream_routes/1", r#"{}"#, 400, error("stream mode is disabled, can not add stream routes")),
+        ("GET", "/nonsense", "", 404, error("Unsupported resource type: nonsense")),
+        ("PUT", "/schema/route", "{}", 404, error("not found")),
+        ("GET", "/routes?ttl=x", "", 400, error("invalid argument ttl: should be a number")),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a" "b":1}"#,
+            400,
+            error("invalid request body: Expected comma or object end but found T_STRING at character 13"),
+        ),
+    ]);
+}
+
+#[test]
+fn who_may_ask() {
+    on_embedded(|state| async move {
+        let ask = async |change: &dyn Fn(&mut AdminRequest)| {
+            let mut request = request("GET", "/apisix/admin/routes", "");
+            change(&mut request);
+            let response = handle(&state, request).await;
+            (response.status, body_of(&response))
+        };
+        let refused = |why: &str| json!({"error_msg": "failed to check token", "description": why});
+        assert_eq!(ask(&|_| ()).await.0, 200);
+        assert_eq!(ask(&|r| r.headers.clear()).await, (401, refused("missing apikey")));
+        assert_eq!(
+            ask(&|r| drop(r.headers.insert("x-api-key", "nope".parse().unwrap()))).await,
+            (401, refused("wrong apikey"))
+        );
+        assert_eq!(
+            ask(&|r| drop(r.headers.insert("x-api-key", "".parse().unwrap()))).await,
+            (401, refused("wrong apikey"))
+        );
+        let by_argument = |r: &mut AdminRequest| {
+            r.headers.clear();
+            r.target = format!("/apisix/admin/routes?api_key={ADMIN}");
+        };
+        assert_eq!(ask(&by_argument).await.0, 200);
+        let by_cookie = |r: &mut AdminRequest| {
+            r.headers.clear();
+            r.headers.insert("cookie", format!("a=b; x_api_key={ADMIN}").parse().unwrap());
+        };
+        assert_eq!(ask(&by_cookie).await.0, 200);
+        let viewer = |r: &mut AdminRequest| drop(r.headers.insert("x-api-key", "viewer".parse().unwrap()));
+        assert_eq!(ask(&viewer).await.0, 200);
+        let writes = |r: &mut AdminRequest| {
+            viewer(r);
+            r.method = Method::PUT;
+        };
+        assert_eq!(ask(&writes).await, (401, refused("invalid method for role viewer")));
+        let (status, body) = ask(&|r| r.peer = "10.0.0.1".parse().unwrap()).await;
+        assert_eq!(status, 403);
+        assert!(body.as_str().unwrap().contains("<h1>403 Forbidden</h1>"));
+    });
+}
+
+#[test]
+fn heads_preflights_and_unknown_paths() {
+    on_embedded(|state| async move {
+        let ask = async |method: &str, target: &str| {
+            let mut request = request(method, target, "");
+            request.headers.clear();
+            handle(&state, request).await
+        };
+        assert_eq!(ask("HEAD", "/apisix/admin").await.status, 200);
+        let preflight = ask("OPTIONS", "/apisix/admin/routes").await;
+        assert_eq!((preflight.status, preflight.header("Access-Control-Max-Age")), (200, Some("3600")));
+        for (method, target) in [("GET", "/apisix/admin"), ("GET", "/other"), ("TRACE", "/apisix/admin/routes")] {
+            let response = ask(method, target).await;
+            assert_eq!(response.status, 404, "{method} {target}");
+            assert!(String::from_utf8_lossy(&response.body).contains("404 Not Found"));
+        }
+    });
+}
+
+#[test]
+fn a_write_tells_its_revision_and_can_wait_for_the_cores() {
+    on_embedded(|state| async move {
+        let response = handle(&state, request("PUT", "/apisix/admin/routes/1?wait=5000", ROUTE)).await;
+        assert_eq!(response.header("X-Ringway-Applied"), Some("true"));
+        assert_eq!(response.header("X-Ringway-Revision"), Some("1"));
+        assert_eq!(response.header("X-API-VERSION"), Some("v3"));
+        assert_eq!(state.applied.all(), [1, 1]);
+    });
+}
+
+#[test]
+fn secrets_are_encrypted_in_the_store() {
+    on_embedded(|state| async move {
+        let body = r#"{"username":"jack","plugins":{"key-auth":{"key":"bar"}}}"#;
+        handle(&state, request("PUT", "/apisix/admin/consumers", body)).await;
+        let stored = state.store.get("/consumers/jack").await.unwrap().unwrap();
+        let stored: Value = serde_json::from_slice(&stored.value).unwrap();
+        assert_eq!(stored["plugins"]["key-auth"]["key"], "+kOEVUuRc5rC5ZwvvAMLwg==");
+    });
+}
+
+#[test]
+fn times_survive_and_move_on() {
+    on_embedded(|state| async move {
+        let first = body_of(&handle(&state, request("PUT", "/apisix/admin/routes/1", ROUTE)).await);
+        let created = first["value"]["create_time"].as_i64().unwrap();
+        let second = body_of(&handle(&state, request("PUT", "/apisix/admin/routes/1", ROUTE)).await);
+        assert_eq!(second["value"]["create_time"], created);
+        assert!(second["value"]["update_time"].as_i64().unwrap() >= created);
+    });
+}
+
+#[test]
+fn the_older_shape() {
+    on_embedded(|state| async move {
+        let mut state = Arc::try_unwrap(state).ok().unwrap();
+        state.options.version_2 = true;
+        let put = handle(&state, request("PUT", "/apisix/admin/routes/1", ROUTE)).await;
+        assert_eq!(put.header("X-API-VERSION"), Some("v2"));
+        let put = body_of(&put);
+        assert_eq!((&put["action"], &put["node"]["key"]), (&json!("set"), &json!("/apisix/routes/1")));
+        let list = body_of(&handle(&state, request("GET", "/apisix/admin/routes", "")).await);
+        assert_eq!(list["node"]["nodes"][0]["value"]["uri"], "/index.html");
+        let deleted = body_of(&handle(&state, request("DELETE", "/apisix/admin/routes/1", "")).await);
+        assert_eq!((&deleted["action"], &deleted["deleted"]), (&json!("delete"), &json!("1")));
+    });
+}

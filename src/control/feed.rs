@@ -1,0 +1,214 @@
+//! From the store's changes to what the cores are told: every object is decrypted, checked and made into its
+//! typed form here, once a process. What is wrong with one is logged and leaves the others working.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use super::plugins::{Plugins, SchemaType, Unknown};
+use super::store::{Change, Event, is_placeholder};
+use crate::model::delta::{Batch, Delta, Object};
+use crate::model::{Id, Kind, Stored, parse};
+
+/// Tells the cores. It must not fail and not wait: what a core cannot take yet is kept for it.
+pub type Publish = Box<dyn Fn(Batch) + Send>;
+
+/// The process's configuration, and the way it takes in changes.
+pub struct Feed {
+    plugins: Arc<Plugins>,
+    /// What happens to plugins outside the operator's list.
+    unknown: Unknown,
+    /// `/plugins` of the store replaces the operator's list: nodes without an Admin API (apisix/plugin.lua,
+    /// `init_plugins_syncer`).
+    follow_plugin_list: bool,
+    model: Mutex<Model>,
+    revision: watch::Sender<i64>,
+}
+
+/// All valid objects.
+#[derive(Default)]
+pub struct Model {
+    objects: HashMap<Kind, BTreeMap<Id, Object>>,
+    /// Every key of the store with a fingerprint of its value: equal bytes are no change, wherever their
+    /// revisions come from. 64 bits under a random key: nobody can aim at a collision.
+    known: HashMap<Box<str>, u64>,
+    hasher: RandomState,
+    /// At most so many errors were logged; for the status page.
+    rejected: HashSet<Box<str>>,
+}
+
+impl Model {
+    /// The objects of a kind, by id. Credentials are among the consumers.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        self.objects.get(&kind).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// One object.
+    pub fn get(&self, kind: Kind, id: &str) -> Option<&Object> {
+        self.objects.get(&kind)?.get(id)
+    }
+
+    /// Keys whose objects are wrong, and so not in use.
+    pub fn rejected(&self) -> impl Iterator<Item = &str> {
+        self.rejected.iter().map(|key| &**key)
+    }
+}
+
+impl Feed {
+    /// An empty configuration.
+    pub fn new(plugins: Arc<Plugins>, unknown: Unknown, follow_plugin_list: bool) -> Feed {
+        let (revision, _) = watch::channel(0);
+        Feed { plugins, unknown, follow_plugin_list, model: Mutex::default(), revision }
+    }
+
+    /// The configuration as it is now. Not to be held over an await.
+    pub fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The revision that has been published.
+    pub fn revision(&self) -> i64 {
+        *self.revision.borrow()
+    }
+
+    /// Returns once `revision` has been published.
+    pub async fn reached(&self, revision: i64) {
+        // The sender lives in `self`, so the channel cannot close.
+        let _ = self.revision.subscribe().wait_for(|published| *published >= revision).await;
+    }
+
+    /// Takes events in until the store ends.
+    pub async fn run(&self, mut events: mpsc::Receiver<Event>, publish: Publish) {
+        while let Some(event) = events.recv().await {
+            let batch = self.take(event);
+            let revision = batch.revision;
+            publish(batch);
+            // A wiped etcd counts from the beginning again, so this may go down.
+            self.revision.send_replace(revision);
+        }
+    }
+
+    /// Takes one event in.
+    pub fn take(&self, event: Event) -> Batch {
+        let mut model = self.model();
+        let (changes, revision) = match event {
+            Event::Changes { changes, revision } => (changes, revision),
+            Event::Snapshot { entries, revision } => {
+                let mut gone: HashSet<Box<str>> = model.known.keys().cloned().collect();
+                let mut changes = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    gone.remove(&entry.key);
+                    changes.push(Change {
+                        key: entry.key,
+                        value: Some(entry.value),
+                        create_revision: entry.create_revision,
+                        mod_revision: entry.mod_revision,
+                    });
+                }
+                let deleted = |key| Change { key, value: None, create_revision: 0, mod_revision: revision };
+                changes.extend(gone.into_iter().map(deleted));
+                (changes, revision)
+            }
+        };
+        let deltas = changes.into_iter().filter_map(|change| self.apply(&mut model, change)).collect();
+        Batch { revision, deltas }
+    }
+
+    fn apply(&self, model: &mut Model, change: Change) -> Option<Delta> {
+        match &change.value {
+            Some(value) if is_placeholder(&change.key, value) => return None,
+            Some(value) => {
+                let fingerprint = model.hasher.hash_one(value);
+                if model.known.insert(change.key.clone(), fingerprint) == Some(fingerprint) {
+                    return None;
+                }
+            }
+            None => drop(model.known.remove(&change.key)),
+        }
+        let (kind, id) = Kind::of_key(change.key.trim_start_matches('/'))?;
+        let id: Id = id.into();
+        model.rejected.remove(&change.key);
+        if kind == Kind::PluginList {
+            return self.plugin_list(change.value.as_deref());
+        }
+        let object = change.value.as_deref().map(|value| self.object(kind, &id, value, &change));
+        let place = if kind == Kind::Credential { Kind::Consumer } else { kind };
+        let objects = model.objects.entry(place).or_default();
+        match object {
+            Some(Ok(Some(object))) => {
+                objects.insert(id, object.clone());
+                Some(Delta::Put(object))
+            }
+            Some(Ok(None)) => None,
+            Some(Err(why)) => {
+                log::error!("failed to check item data of [{}] err: {why}", change.key);
+                model.rejected.insert(change.key);
+                // An object that was right and now is wrong is gone, as in APISIX.
+                objects.remove(&id).map(|_| Delta::Delete(place, id))
+            }
+            None => objects.remove(&id).map(|_| Delta::Delete(place, id)),
+        }
+    }
+
+    fn object(&self, kind: Kind, id: &Id, value: &[u8], change: &Change) -> Result<Option<Object>, String> {
+        let mut value: Value = serde_json::from_slice(value).map_err(|e| format!("it is no JSON: {e}"))?;
+        if !value.is_object() {
+            return Err(format!("it should be an object, val: {value}"));
+        }
+        match kind {
+            Kind::PluginMetadata => {
+                if !self.plugins.usable(id) {
+                    return Ok(None);
+                }
+                self.plugins.decrypt_one(id, &mut value, SchemaType::Metadata);
+                self.plugins.check_one(id, &mut value, SchemaType::Metadata, Unknown::Skip)?;
+            }
+            _ => {
+                if let Some(Value::Object(plugins)) = value.get_mut("plugins") {
+                    let schema = match kind {
+                        Kind::Consumer | Kind::Credential => SchemaType::Consumer,
+                        _ => SchemaType::Plain,
+                    };
+                    self.plugins.decrypt(plugins, schema);
+                    // A stream route's plugins are other plugins, which this build has not yet.
+                    if kind != Kind::StreamRoute {
+                        self.plugins.check(plugins, schema, self.unknown)?;
+                    }
+                }
+            }
+        }
+        for pointer in ["/tls/client_key", "/upstream/tls/client_key"] {
+            if let Some(key) = value.pointer_mut(pointer) {
+                self.plugins.keyring().decrypt_private_key(key);
+            }
+        }
+        let place = Stored {
+            id: id.clone(),
+            create_revision: change.create_revision,
+            modify_revision: change.mod_revision,
+            value: (),
+        };
+        parse::object(kind, place, value)
+    }
+
+    /// `/plugins`: `[{"name": "key-auth"}, {"name": "mqtt-proxy", "stream": true}]`
+    fn plugin_list(&self, value: Option<&[u8]>) -> Option<Delta> {
+        if !self.follow_plugin_list {
+            return None;
+        }
+        let Ok(list) = serde_json::from_slice::<Vec<Value>>(value?) else {
+            log::error!("failed to check item data of [/plugins] err: it should be a list of names");
+            return None;
+        };
+        let names: Vec<Box<str>> = list
+            .iter()
+            .filter(|item| item.get("stream").and_then(Value::as_bool) != Some(true))
+            .filter_map(|item| item.get("name").and_then(Value::as_str).map(Box::from))
+            .collect();
+        self.plugins.enable(names.iter().cloned());
+        Some(Delta::Plugins(names.into()))
+    }
+}
