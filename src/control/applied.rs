@@ -8,13 +8,15 @@ use std::time::Duration;
 pub struct Applied(Box<[Line]>);
 
 #[repr(align(64))]
-#[derive(Default)]
 struct Line(AtomicI64);
 
+/// A core that has received no configuration yet.
+pub const NOTHING: i64 = -1;
+
 impl Applied {
-    /// All cores at revision 0.
+    /// All cores at [`NOTHING`].
     pub fn new(cores: usize) -> Applied {
-        Applied((0..cores).map(|_| Line::default()).collect())
+        Applied((0..cores).map(|_| Line(AtomicI64::new(NOTHING))).collect())
     }
 
     /// A core has applied everything up to `revision`.

@@ -1,13 +1,14 @@
 //! The control thread: everything that is not on the road of a request. Where configuration comes from
 //! ([`store`]), how it reaches the cores ([`feed`]), and the HTTP services for people and machines
-//! ([`admin`], [`control_api`], [`metrics_server`]).
+//! ([`admin`], [`control_api`]).
 
-pub mod dns;
-pub mod probe;
 pub mod admin;
 pub mod applied;
+pub mod control_api;
+pub mod dns;
 pub mod encryption;
 pub mod feed;
 pub mod plugins;
+pub mod probe;
 pub mod store;
 pub mod nodes;

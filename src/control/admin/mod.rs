@@ -88,7 +88,7 @@ pub async fn handle(state: &AdminState, request: AdminRequest) -> AdminResponse 
 }
 
 /// nginx's own page for a status.
-fn page(status: u16) -> AdminResponse {
+pub(super) fn page(status: u16) -> AdminResponse {
     let mut response = AdminResponse::text(status, error_page::page(status).unwrap_or_default());
     response.set("Content-Type", "text/html; charset=utf-8");
     response

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::{AdminRequest, AdminResponse, Args};
 use super::{AdminState, body, kind_of};
-use crate::control::plugins::SchemaType;
+use crate::control::plugins::{Plugins, SchemaType};
 use crate::model::Kind;
 use crate::model::schemas::{object_schema, schema_by_name};
 
@@ -31,7 +31,7 @@ pub fn get(state: &AdminState, name: Option<&str>, args: &Args) -> AdminResponse
     }
     if args.get("all") == Some("true") {
         let http = subsystem == "http";
-        return AdminResponse::json(200, &if http { all(state) } else { json!({}) });
+        return AdminResponse::json(200, &if http { all(&state.plugins) } else { json!({}) });
     }
     let registry = state.plugins.registry();
     let name = name.filter(|name| subsystem == "http" && state.plugins.usable(name));
@@ -50,9 +50,9 @@ pub fn get(state: &AdminState, name: Option<&str>, args: &Args) -> AdminResponse
 }
 
 /// Every usable plugin with its schemas, by name.
-pub fn all(state: &AdminState) -> Value {
-    let registry = state.plugins.registry();
-    let usable = registry.names().into_iter().filter(|name| state.plugins.usable(name));
+pub fn all(plugins: &Plugins) -> Value {
+    let registry = plugins.registry();
+    let usable = registry.names().into_iter().filter(|name| plugins.usable(name));
     let described = usable.filter_map(|name| {
         let traits = registry.find(name)?;
         let mut about = Map::new();

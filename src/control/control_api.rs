@@ -1,0 +1,307 @@
+//! The Control API: what this process runs with (apisix/control/v1.lua), and the status API of probes
+//! (apisix/init.lua `status`, `status_ready`).
+
+use std::sync::Arc;
+
+use hyper::Method;
+use hyper::header::ACCEPT;
+use serde_json::{Map, Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use super::admin::message::{self, AdminRequest, AdminResponse};
+use super::admin::{page, plugin_api};
+use super::applied::{Applied, NOTHING};
+use super::feed::Feed;
+use super::plugins::Plugins;
+use super::probe::{Checker, Order};
+use super::store::{Entry, Store};
+use crate::model::delta::Object;
+use crate::model::schemas::{HASH_HEADER, HASH_VARS, object_schema};
+use crate::model::{Kind, Upstream};
+
+/// What the Control API works with.
+pub struct ControlState {
+    /// Where objects are kept.
+    pub store: Store,
+    /// What the gateway runs with.
+    pub feed: Arc<Feed>,
+    /// The plugins of this node.
+    pub plugins: Arc<Plugins>,
+    /// How far the cores are.
+    pub applied: Arc<Applied>,
+    /// The prober; `None` where health checks are switched off.
+    pub probes: Option<mpsc::Sender<Order>>,
+}
+
+/// Answers one request to the Control API.
+pub async fn handle(state: &ControlState, request: AdminRequest) -> AdminResponse {
+    let path = message::decode(request.path(), false);
+    let steps: Vec<&str> = path.split('/').skip(1).collect();
+    let ["v1", steps @ ..] = &*steps else { return page(404) };
+    let mut response = match (&request.method, steps) {
+        (&Method::POST, ["gc"]) => return AdminResponse::empty(200),
+        (&Method::PUT, ["plugins", "reload"]) => return AdminResponse::text(200, "done"),
+        (&Method::GET, steps) => match get(state, &request, steps).await {
+            Some(response) => response,
+            None => return page(404),
+        },
+        _ => return page(404),
+    };
+    if response.header("Content-Type").is_none() {
+        response.set("Content-Type", "application/json");
+    }
+    response
+}
+
+async fn get(state: &ControlState, request: &AdminRequest, steps: &[&str]) -> Option<AdminResponse> {
+    let html = request.headers.get(ACCEPT).is_some_and(|v| v.as_bytes().windows(9).any(|w| w == b"text/html"));
+    Some(match steps {
+        ["schema"] => AdminResponse::json(200, &schema(state)),
+        ["healthcheck"] => shown(checks(state).await, html),
+        ["healthcheck", rest @ ..] => check(state, rest, html).await,
+        ["routes"] => dump(state, Kind::Route).await,
+        ["route", id] => dump_one(state, Kind::Route, id).await,
+        ["services"] => dump(state, Kind::Service).await,
+        ["service", id] => dump_one(state, Kind::Service, id).await,
+        ["upstreams"] => dump(state, Kind::Upstream).await,
+        ["upstream", id] => dump_one(state, Kind::Upstream, id).await,
+        ["plugin_metadatas"] => metadata(state).await,
+        ["plugin_metadata", name] => metadata_of(state, name).await,
+        ["ringway", "revision"] => {
+            let health = state.store.health();
+            let rejected: Vec<String> = state.feed.model().rejected().map(str::to_owned).collect();
+            AdminResponse::json(
+                200,
+                &json!({
+                    "revision": state.feed.revision(),
+                    "cores": state.applied.all(),
+                    "store_reachable": health.reachable,
+                    "from_snapshot": health.from_snapshot,
+                    "rejected": rejected,
+                }),
+            )
+        }
+        _ => return None,
+    })
+}
+
+fn schema(state: &ControlState) -> Value {
+    let kinds = [
+        Kind::Consumer,
+        Kind::ConsumerGroup,
+        Kind::GlobalRule,
+        Kind::PluginConfig,
+        Kind::PluginList,
+        Kind::Proto,
+        Kind::Route,
+        Kind::Service,
+        Kind::Ssl,
+        Kind::StreamRoute,
+        Kind::Upstream,
+    ];
+    let schemas = kinds.into_iter().filter_map(|kind| {
+        let schema = object_schema(kind)?;
+        Some((kind.schema_name().to_owned(), schema.raw().clone()))
+    });
+    let mut main: Map<String, Value> = schemas.collect();
+    main.insert("upstream_hash_header_schema".into(), HASH_HEADER.raw().clone());
+    main.insert("upstream_hash_vars_schema".into(), HASH_VARS.raw().clone());
+    json!({"main": main, "plugins": plugin_api::all(&state.plugins), "stream_plugins": {}})
+}
+
+/// An object as the gateway runs with it: defaults filled. `None` if it is not in use.
+fn shown_object(state: &ControlState, kind: Kind, entry: Entry) -> Option<Value> {
+    let (found, id) = Kind::of_key(entry.key.trim_start_matches('/'))?;
+    if found != kind || state.feed.model().get(kind, id).is_none() {
+        return None;
+    }
+    let mut value: Value = serde_json::from_slice(&entry.value).ok()?;
+    if let Some(schema) = object_schema(kind) {
+        schema.validate(&mut value).ok()?;
+    }
+    Some(json!({
+        "key": format!("{}{}", state.store.prefix(), entry.key),
+        "value": value,
+        "createdIndex": entry.create_revision,
+        "modifiedIndex": entry.mod_revision,
+        "orig_modifiedIndex": entry.mod_revision,
+        "clean_handlers": {},
+    }))
+}
+
+async fn dump(state: &ControlState, kind: Kind) -> AdminResponse {
+    match state.store.list(&format!("/{}", kind.directory())).await {
+        Ok(listing) => {
+            let entries = listing.entries.into_iter();
+            let objects: Vec<Value> = entries.filter_map(|entry| shown_object(state, kind, entry)).collect();
+            AdminResponse::json(200, &objects.into())
+        }
+        Err(error) => error.into(),
+    }
+}
+
+async fn dump_one(state: &ControlState, kind: Kind, id: &str) -> AdminResponse {
+    match state.store.get(&format!("/{}/{id}", kind.directory())).await {
+        Ok(entry) => match entry.and_then(|entry| shown_object(state, kind, entry)) {
+            Some(object) => AdminResponse::json(200, &object),
+            None => AdminResponse::error(404, format!("{}[{id}] not found", kind.schema_name())),
+        },
+        Err(error) => error.into(),
+    }
+}
+
+async fn metadata(state: &ControlState) -> AdminResponse {
+    match state.store.list("/plugin_metadata").await {
+        Ok(listing) => {
+            let parsed = |entry: Entry| serde_json::from_slice::<Value>(&entry.value).ok();
+            let values: Vec<Value> = listing.entries.into_iter().filter_map(parsed).collect();
+            AdminResponse::json(200, &values.into())
+        }
+        Err(error) => error.into(),
+    }
+}
+
+async fn metadata_of(state: &ControlState, name: &str) -> AdminResponse {
+    match state.store.get(&format!("/plugin_metadata/{name}")).await {
+        Ok(Some(entry)) => {
+            AdminResponse::json(200, &serde_json::from_slice(&entry.value).unwrap_or(Value::Null))
+        }
+        Ok(None) => AdminResponse::error(404, format!("plugin metadata[{name}] not found")),
+        Err(error) => error.into(),
+    }
+}
+
+/// One item for each object that has `checks`, probed already or not: its key, its type, its nodes.
+async fn checks(state: &ControlState) -> Vec<Value> {
+    let checkers = match &state.probes {
+        Some(probes) => {
+            let (answer, list) = oneshot::channel();
+            let asked = probes.send(Order::List(answer)).await;
+            if asked.is_ok() { list.await.unwrap_or_default() } else { Vec::new() }
+        }
+        None => Vec::new(),
+    };
+    let nodes = |key: &str| {
+        let checker = checkers.iter().find(|checker: &&Checker| *checker.upstream == *key);
+        checker.map_or_else(|| json!([]), Checker::nodes_json)
+    };
+    let mut items = Vec::new();
+    let model = state.feed.model();
+    for kind in [Kind::Route, Kind::Service, Kind::Upstream] {
+        for object in model.of_kind(kind) {
+            let Some(checks) = upstream_of(object).and_then(|upstream| upstream.checks.as_deref()) else { continue };
+            let key = format!("/{}/{}", kind.directory(), object.place().1);
+            let checked = checks.pointer("/active/type").or_else(|| checks.pointer("/passive/type"));
+            items.push(json!({
+                "name": format!("{}{key}", state.store.prefix()),
+                "type": checked,
+                "nodes": nodes(&key),
+            }));
+        }
+    }
+    items
+}
+
+/// The upstream of an object: itself, or written inline.
+fn upstream_of(object: &Object) -> Option<&Upstream> {
+    match object {
+        Object::Upstream(o) => Some(&o.value),
+        Object::Route(o) => o.value.upstream.as_deref(),
+        Object::Service(o) => o.value.upstream.as_deref(),
+        _ => None,
+    }
+}
+
+async fn check(state: &ControlState, steps: &[&str], html: bool) -> AdminResponse {
+    let kind = steps.first().copied().unwrap_or("");
+    let Some(id) = steps.get(1) else {
+        return AdminResponse::error(404, format!("missing src id for src type {kind}"));
+    };
+    if !matches!(kind, "routes" | "services" | "upstreams" | "stream_routes") {
+        return AdminResponse::error(400, format!("invalid src type {kind}"));
+    }
+    let name = format!("{}/{kind}/{id}", state.store.prefix());
+    if let Some(item) = checks(state).await.into_iter().find(|item| item["name"] == *name) {
+        return if html { table(&[item]) } else { AdminResponse::json(200, &item) };
+    }
+    let known = Kind::of_directory(kind).is_some_and(|kind| state.feed.model().get(kind, id).is_some());
+    let why = if known { format!("no checker for {kind}[{id}]") } else { format!("{kind}[{id}] not found") };
+    AdminResponse::error(404, why)
+}
+
+fn shown(items: Vec<Value>, html: bool) -> AdminResponse {
+    if html { table(&items) } else { AdminResponse::json(200, &items.into()) }
+}
+
+/// For browsers.
+fn table(items: &[Value]) -> AdminResponse {
+    let mut rows = String::new();
+    let nodes = items.iter().flat_map(|item| {
+        item["nodes"].as_array().into_iter().flatten().map(move |node| (item, node))
+    });
+    for (index, (item, node)) in (1..).zip(nodes) {
+        let status = node["status"].as_str().unwrap_or("");
+        let colour = if status.ends_with("unhealthy") { " bgcolor=\"#FF0000\"" } else { "" };
+        let counter = &node["counter"];
+        let cells = [
+            Value::from(index),
+            item["name"].clone(),
+            item["type"].clone(),
+            format!("{}:{}", text(&node["ip"]), text(&node["port"])).into(),
+            status.into(),
+            counter["success"].clone(),
+            counter["tcp_failure"].clone(),
+            counter["http_failure"].clone(),
+            counter["timeout_failure"].clone(),
+        ];
+        let cells: String = cells.iter().map(|cell| format!("    <td>{}</td>\n", escaped(&text(cell)))).collect();
+        rows.push_str(&format!("  <tr{colour}>\n{cells}  </tr>\n"));
+    }
+    let columns = ["Index", "Upstream", "Check type", "Host", "Status", "Success counts", "TCP Failures"];
+    let columns = columns.into_iter().chain(["HTTP Failures", "TIMEOUT Failures"]);
+    let head: String = columns.map(|column| format!("    <th>{column}</th>\n")).collect();
+    let title = "APISIX upstream check status";
+    let body = format!(
+        "<html xmlns=\"http://www.w3.org/1999/xhtml\">\n<head>\n  <title>{title}</title>\n</head>\n<body>\n\
+         <h1>{title}</h1>\n<table style=\"background-color:white\" cellspacing=\"0\" cellpadding=\"3\" \
+         border=\"1\">\n  <tr bgcolor=\"#C0C0C0\">\n{head}  </tr>\n{rows}</table>\n</body>\n</html>\n"
+    );
+    let mut response = AdminResponse::text(200, body);
+    response.set("Content-Type", "text/html");
+    response
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Names come from the configuration, and may hold anything.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// Answers one request to the status API: `/status` says that the process lives, `/status/ready` that every
+/// core has its configuration.
+pub fn status(applied: &Applied, request: &AdminRequest) -> AdminResponse {
+    match request.path() {
+        "/status" => AdminResponse::text(200, r#"{"status":"ok"}"#),
+        "/status/ready" => match applied.all().iter().position(|revision| *revision == NOTHING) {
+            None => AdminResponse::text(200, r#"{"status":"ok"}"#),
+            Some(core) => {
+                let why = format!("worker id: {core} has not received configuration");
+                AdminResponse::text(503, json!({"status": "error", "error": why}).to_string())
+            }
+        },
+        _ => page(404),
+    }
+}
+
+/// Answers one request to the metrics server: the exposition at its one path.
+pub fn metrics(uri: &str, render: &dyn Fn() -> String, request: &AdminRequest) -> AdminResponse {
+    if request.method != Method::GET || request.path() != uri {
+        return page(404);
+    }
+    let mut response = AdminResponse::text(200, render());
+    response.set("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+    response
+}
