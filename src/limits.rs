@@ -197,4 +197,3 @@ pub const ADMIN_CONNECTIONS: usize = 256;
 
 /// The longest `?wait=`, ms: a core that needs longer to apply a change is stuck.
 pub const ADMIN_WAIT_MS: u64 = 60_000;
-

@@ -54,7 +54,8 @@ pub async fn handle(state: &ControlState, request: AdminRequest) -> AdminRespons
 }
 
 async fn get(state: &ControlState, request: &AdminRequest, steps: &[&str]) -> Option<AdminResponse> {
-    let html = request.headers.get(ACCEPT).is_some_and(|v| v.as_bytes().windows(9).any(|w| w == b"text/html"));
+    let html =
+        request.headers.get(ACCEPT).is_some_and(|v| v.as_bytes().windows(9).any(|w| w == b"text/html"));
     Some(match steps {
         ["schema"] => AdminResponse::json(200, &schema(state)),
         ["healthcheck"] => shown(checks(state).await, html),
@@ -189,7 +190,9 @@ async fn checks(state: &ControlState) -> Vec<Value> {
     let model = state.feed.model();
     for kind in [Kind::Route, Kind::Service, Kind::Upstream] {
         for object in model.of_kind(kind) {
-            let Some(checks) = upstream_of(object).and_then(|upstream| upstream.checks.as_deref()) else { continue };
+            let Some(checks) = upstream_of(object).and_then(|upstream| upstream.checks.as_deref()) else {
+                continue;
+            };
             let key = format!("/{}/{}", kind.directory(), object.place().1);
             let checked = checks.pointer("/active/type").or_else(|| checks.pointer("/passive/type"));
             items.push(json!({
@@ -236,9 +239,9 @@ fn shown(items: Vec<Value>, html: bool) -> AdminResponse {
 /// For browsers.
 fn table(items: &[Value]) -> AdminResponse {
     let mut rows = String::new();
-    let nodes = items.iter().flat_map(|item| {
-        item["nodes"].as_array().into_iter().flatten().map(move |node| (item, node))
-    });
+    let nodes = items
+        .iter()
+        .flat_map(|item| item["nodes"].as_array().into_iter().flatten().map(move |node| (item, node)));
     for (index, (item, node)) in (1..).zip(nodes) {
         let status = node["status"].as_str().unwrap_or("");
         let colour = if status.ends_with("unhealthy") { " bgcolor=\"#FF0000\"" } else { "" };
@@ -254,7 +257,8 @@ fn table(items: &[Value]) -> AdminResponse {
             counter["http_failure"].clone(),
             counter["timeout_failure"].clone(),
         ];
-        let cells: String = cells.iter().map(|cell| format!("    <td>{}</td>\n", escaped(&text(cell)))).collect();
+        let cells: String =
+            cells.iter().map(|cell| format!("    <td>{}</td>\n", escaped(&text(cell)))).collect();
         rows.push_str(&format!("  <tr{colour}>\n{cells}  </tr>\n"));
     }
     let columns = ["Index", "Upstream", "Check type", "Host", "Status", "Success counts", "TCP Failures"];

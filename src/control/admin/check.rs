@@ -98,7 +98,11 @@ fn encrypt(call: &Call<'_>, id: Option<&str>, conf: &mut Members) {
         plugins.encrypt(confs, schema_type(kind));
     }
     let keyring = plugins.keyring();
-    let upstream = if kind == Kind::Upstream { Some(&mut *conf) } else { conf.get_mut("upstream").and_then(Value::as_object_mut) };
+    let upstream = if kind == Kind::Upstream {
+        Some(&mut *conf)
+    } else {
+        conf.get_mut("upstream").and_then(Value::as_object_mut)
+    };
     if let Some(key) = upstream.and_then(|u| u.get_mut("tls")).and_then(|tls| tls.get_mut("client_key")) {
         keyring.encrypt_private_key(key);
     }
@@ -199,12 +203,19 @@ async fn no_plugin_twice(call: &Call<'_>, id: Option<&str>, conf: &Value) -> Res
 
 /// A key by which a consumer is found must be its alone (apisix/consumer.lua, `check_duplicate_key`). Looks
 /// at what the gateway runs with; references to secrets cannot be compared.
-fn unique_keys(call: &Call<'_>, conf: &Value, consumer: &str, credential: Option<&str>) -> Result<(), String> {
+fn unique_keys(
+    call: &Call<'_>,
+    conf: &Value,
+    consumer: &str,
+    credential: Option<&str>,
+) -> Result<(), String> {
     let Some(confs) = conf.get("plugins").and_then(Value::as_object) else { return Ok(()) };
     let registry = call.state.plugins.registry();
     for (plugin, conf) in confs {
         let Some(field) = registry.find(plugin).and_then(|traits| traits.consumer_key) else { continue };
-        let Some(key) = conf.get(field).and_then(Value::as_str).filter(|key| !is_secret_ref(key)) else { continue };
+        let Some(key) = conf.get(field).and_then(Value::as_str).filter(|key| !is_secret_ref(key)) else {
+            continue;
+        };
         let model = call.state.feed.model();
         for object in model.of_kind(Kind::Consumer) {
             let Object::Consumer(other) = object else { continue };
@@ -239,12 +250,15 @@ fn metadata(call: &Call<'_>, name: Option<&str>, conf: &mut Value) -> Result<Str
     let name = name.ok_or("missing plugin name")?;
     let registry = call.state.plugins.registry();
     registry.find(name).ok_or("invalid plugin name")?;
-    registry.check(name, conf, SchemaType::Metadata).map_err(|why| format!("invalid configuration: {why}"))?;
+    registry
+        .check(name, conf, SchemaType::Metadata)
+        .map_err(|why| format!("invalid configuration: {why}"))?;
     Ok(name.to_owned())
 }
 
 fn secret(id: Option<&str>, conf: &mut Value) -> Result<(), String> {
-    let manager = id.and_then(|id| id.split_once('/')).map(|(manager, _)| manager).ok_or("missing secret type")?;
+    let manager =
+        id.and_then(|id| id.split_once('/')).map(|(manager, _)| manager).ok_or("missing secret type")?;
     let schema = secret_schema(manager).ok_or_else(|| format!("invalid secret manager: {manager}"))?;
     schema.validate(conf).map_err(|why| format!("invalid configuration: {why}"))
 }

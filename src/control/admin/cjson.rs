@@ -141,7 +141,10 @@ impl Reader<'_> {
                 Some(b'\\') => {
                     match self.bytes.get(self.at + 1) {
                         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {}
-                        Some(b'u') if self.bytes[self.at..].get(2..6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => {}
+                        Some(b'u')
+                            if self.bytes[self.at..]
+                                .get(2..6)
+                                .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => {}
                         Some(b'u') => return Token { name: "invalid unicode escape code", at: self.at },
                         _ => return Token { name: "invalid escape code", at: self.at },
                     }

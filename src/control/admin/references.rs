@@ -51,7 +51,9 @@ pub async fn in_use(state: &AdminState, kind: Kind, id: &str) -> Option<String> 
             user.map(|(user, _)| used("plugin config", "route", user))
         }
         Kind::ConsumerGroup => model.of_kind(Kind::Consumer).find_map(|object| match object {
-            Object::Consumer(c) if refers(&c.value.group_id, id) => Some(used("consumer group", "consumer", &c.id)),
+            Object::Consumer(c) if refers(&c.value.group_id, id) => {
+                Some(used("consumer group", "consumer", &c.id))
+            }
             _ => None,
         }),
         Kind::Proto => proto_in_use(&model, id),

@@ -128,7 +128,9 @@ impl Call<'_> {
 
     async fn list(&self) -> Result<AdminResponse, Refused> {
         let entries = self.state.store.list(&self.target.directory).await?.entries;
-        let own = |entry: &Entry| Kind::of_key(entry.key.trim_start_matches('/')).is_some_and(|(k, _)| k == self.kind());
+        let own = |entry: &Entry| {
+            Kind::of_key(entry.key.trim_start_matches('/')).is_some_and(|(k, _)| k == self.kind())
+        };
         let items: Vec<Item> = entries.into_iter().filter(own).map(|entry| self.item(entry)).collect();
         if items.is_empty() && self.kind() == Kind::Credential {
             return Ok(not_found()); // no placeholder, so etcd knows no such directory
@@ -154,7 +156,8 @@ impl Call<'_> {
     async fn put(&self, conf: Option<Value>) -> Result<AdminResponse, Refused> {
         let (id, mut conf) = self.identify(conf, true)?;
         forbid_times(&conf)?;
-        let id = check::object(self, id.as_deref(), &mut conf).await?.or(id).ok_or_else(|| self.missing_id())?;
+        let id =
+            check::object(self, id.as_deref(), &mut conf).await?.or(id).ok_or_else(|| self.missing_id())?;
         let key = self.target.key(&id);
         if let Some(consumer) = &self.target.consumer
             && self.state.store.get(&format!("/consumers/{consumer}")).await?.is_none()
@@ -282,7 +285,8 @@ impl Call<'_> {
         let stored = Bytes::from(value.to_string());
         let written = self.state.store.put(&key, stored, expect, self.ttl_s).await?;
         let status = if written.existed { 200 } else { 201 };
-        let item = Item { key: format!("{}{key}", self.state.store.prefix()), value, created: 0, modified: 0 };
+        let item =
+            Item { key: format!("{}{key}", self.state.store.prefix()), value, created: 0, modified: 0 };
         Ok(self.applied(self.one(action, item, false, status), &written).await)
     }
 
@@ -382,7 +386,8 @@ fn unsupported(kind: Kind, method: &Method) -> bool {
 
 /// Times are written by the gateway alone.
 fn forbid_times(conf: &Members) -> Result<(), Refused> {
-    let places = [("", Some(conf)), ("upstream.", object(conf, "upstream")), ("plugins.", object(conf, "plugins"))];
+    let places =
+        [("", Some(conf)), ("upstream.", object(conf, "upstream")), ("plugins.", object(conf, "plugins"))];
     for (place, members) in places {
         for name in ["create_time", "update_time"] {
             let value = members.and_then(|members| members.get(name));

@@ -167,7 +167,13 @@ fn routes() {
         ("GET", "/routes/1", "", 200, uri.clone()),
         ("GET", "/routes", "", 200, json!({"list": [uri], "total": 1})),
         ("GET", "/routes/9", "", 404, json!({"message": "Key not found"})),
-        ("PATCH", "/routes/1", r#"{"desc":"new"}"#, 200, json!({"value": {"desc": "new", "uri": "/index.html"}})),
+        (
+            "PATCH",
+            "/routes/1",
+            r#"{"desc":"new"}"#,
+            200,
+            json!({"value": {"desc": "new", "uri": "/index.html"}}),
+        ),
         (
             "PATCH",
             "/routes/1/upstream/nodes",
@@ -204,8 +210,20 @@ fn routes() {
             400,
             error("failed to fetch service info by service id [none], response code: 404"),
         ),
-        ("PUT", "/routes/1", r#"{"uri":"/a","plugins":{"no-such":{}}}"#, 400, error("unknown plugin [no-such]")),
-        ("PUT", "/routes/1", r#"{"uri":"/a","plugins":{"proxy-cache":{}}}"#, 400, error("unknown plugin [proxy-cache]")),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a","plugins":{"no-such":{}}}"#,
+            400,
+            error("unknown plugin [no-such]"),
+        ),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a","plugins":{"proxy-cache":{}}}"#,
+            400,
+            error("unknown plugin [proxy-cache]"),
+        ),
         (
             "PUT",
             "/routes/1",
@@ -213,7 +231,13 @@ fn routes() {
             400,
             error("failed to check the configuration of plugin limit-count err: it is bad"),
         ),
-        ("PUT", "/routes/1", r#"{"uri":"/a","host":"a","hosts":["b"]}"#, 400, error("only one of host or hosts is allowed")),
+        (
+            "PUT",
+            "/routes/1",
+            r#"{"uri":"/a","host":"a","hosts":["b"]}"#,
+            400,
+            error("only one of host or hosts is allowed"),
+        ),
         ("DELETE", "/routes/1", "", 200, json!({"key": "/apisix/routes/1", "deleted": "1"})),
         ("DELETE", "/routes/1", "", 404, json!({"message": "Key not found"})),
         ("DELETE", "/routes", "", 400, error("missing route id")),
@@ -258,13 +282,31 @@ fn upstreams_and_services_hold_on_to_their_users() {
 #[test]
 fn consumers_and_credentials() {
     on_both_stores(&[
-        ("PUT", "/consumers", r#"{"username":"jack","plugins":{"key-auth":{"key":"one"}}}"#, 201, json!({"key": "/apisix/consumers/jack"})),
-        ("PUT", "/consumers/jack", r#"{"username":"jack","plugins":{"key-auth":{"key":"one"}}}"#, 200, Value::Null),
+        (
+            "PUT",
+            "/consumers",
+            r#"{"username":"jack","plugins":{"key-auth":{"key":"one"}}}"#,
+            201,
+            json!({"key": "/apisix/consumers/jack"}),
+        ),
+        (
+            "PUT",
+            "/consumers/jack",
+            r#"{"username":"jack","plugins":{"key-auth":{"key":"one"}}}"#,
+            200,
+            Value::Null,
+        ),
         ("PUT", "/consumers/jill", r#"{"username":"jack"}"#, 400, error("wrong username")),
         // The key is stored encrypted and shown in the clear.
         ("GET", "/consumers/jack", "", 200, json!({"value": {"plugins": {"key-auth": {"key": "one"}}}})),
         ("POST", "/consumers", r#"{"username":"x"}"#, 405, error("not supported `POST` method for consumer")),
-        ("PATCH", "/consumers/jack", r#"{"desc":"x"}"#, 405, error("not supported `PATCH` method for consumer")),
+        (
+            "PATCH",
+            "/consumers/jack",
+            r#"{"desc":"x"}"#,
+            405,
+            error("not supported `PATCH` method for consumer"),
+        ),
         ("PUT", "/consumers?wait=2000", r#"{"username":"rose"}"#, 201, Value::Null),
         (
             "PUT",
@@ -273,8 +315,20 @@ fn consumers_and_credentials() {
             400,
             error("duplicate key of plugin key-auth found with consumer: jack"),
         ),
-        ("PUT", "/consumers/none/credentials/c", r#"{"plugins":{"key-auth":{"key":"two"}}}"#, 404, error("consumer not found")),
-        ("PUT", "/consumers/jack/credentials/c?wait=2000", r#"{"plugins":{"key-auth":{"key":"two"}}}"#, 201, json!({"key": "/apisix/consumers/jack/credentials/c"})),
+        (
+            "PUT",
+            "/consumers/none/credentials/c",
+            r#"{"plugins":{"key-auth":{"key":"two"}}}"#,
+            404,
+            error("consumer not found"),
+        ),
+        (
+            "PUT",
+            "/consumers/jack/credentials/c?wait=2000",
+            r#"{"plugins":{"key-auth":{"key":"two"}}}"#,
+            201,
+            json!({"key": "/apisix/consumers/jack/credentials/c"}),
+        ),
         (
             "PUT",
             "/consumers",
@@ -317,7 +371,13 @@ fn global_rules_plugin_configs_and_metadata() {
             400,
             error("plugin 'limit-count' already exists in global rule with id '1'"),
         ),
-        ("POST", "/global_rules", r#"{"plugins":{}}"#, 405, error("not supported `POST` method for global rule")),
+        (
+            "POST",
+            "/global_rules",
+            r#"{"plugins":{}}"#,
+            405,
+            error("not supported `POST` method for global rule"),
+        ),
         ("PUT", "/plugin_configs/1", r#"{"plugins":{"limit-count":{}}}"#, 201, Value::Null),
         ("PUT", "/routes/1", r#"{"uri":"/a","plugin_config_id":"1","plugins":{}}"#, 201, Value::Null),
         (
@@ -327,8 +387,20 @@ fn global_rules_plugin_configs_and_metadata() {
             400,
             error("can not delete this plugin config, route [1] is still using it now"),
         ),
-        ("PUT", "/plugin_metadata/prometheus", r#"{"a":1}"#, 201, json!({"value": {"id": "prometheus", "a": 1}})),
-        ("PUT", "/plugin_metadata/prometheus", r#"{"bad":1}"#, 400, error("invalid configuration: it is bad")),
+        (
+            "PUT",
+            "/plugin_metadata/prometheus",
+            r#"{"a":1}"#,
+            201,
+            json!({"value": {"id": "prometheus", "a": 1}}),
+        ),
+        (
+            "PUT",
+            "/plugin_metadata/prometheus",
+            r#"{"bad":1}"#,
+            400,
+            error("invalid configuration: it is bad"),
+        ),
         ("PUT", "/plugin_metadata/none", r#"{}"#, 400, error("invalid plugin name")),
         ("GET", "/plugins/list", "", 200, json!(["key-auth", "limit-count", "prometheus"])),
         ("GET", "/plugins/none", "", 404, error("plugin not found in subsystem http")),
@@ -338,7 +410,13 @@ fn global_rules_plugin_configs_and_metadata() {
         ("PUT", "/plugins/reload", "", 200, json!("done")),
         ("POST", "/schema/validate/routes", r#"{"uri":"/a","plugins":{}}"#, 200, Value::Null),
         ("POST", "/schema/validate/routes", r#"{"uri":1}"#, 400, Value::Null),
-        ("PUT", "/stream_routes/1", r#"{}"#, 400, error("stream mode is disabled, can not add stream routes")),
+        (
+            "PUT",
+            "/stream_routes/1",
+            r#"{}"#,
+            400,
+            error("stream mode is disabled, can not add stream routes"),
+        ),
         ("GET", "/nonsense", "", 404, error("Unsupported resource type: nonsense")),
         ("PUT", "/schema/route", "{}", 404, error("not found")),
         ("GET", "/routes?ttl=x", "", 400, error("invalid argument ttl: should be a number")),
@@ -406,7 +484,9 @@ fn heads_preflights_and_unknown_paths() {
         assert_eq!(ask("HEAD", "/apisix/admin").await.status, 200);
         let preflight = ask("OPTIONS", "/apisix/admin/routes").await;
         assert_eq!((preflight.status, preflight.header("Access-Control-Max-Age")), (200, Some("3600")));
-        for (method, target) in [("GET", "/apisix/admin"), ("GET", "/other"), ("TRACE", "/apisix/admin/routes")] {
+        for (method, target) in
+            [("GET", "/apisix/admin"), ("GET", "/other"), ("TRACE", "/apisix/admin/routes")]
+        {
             let response = ask(method, target).await;
             assert_eq!(response.status, 404, "{method} {target}");
             assert!(String::from_utf8_lossy(&response.body).contains("404 Not Found"));
