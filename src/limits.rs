@@ -184,8 +184,6 @@ pub const METRIC_SERIES: usize = 32_768;
 
 /// Bytes of one metric label; longer values are cut. APISIX cuts model names at 128, paths are longer.
 pub const METRIC_LABEL_BYTES: usize = 512;
-/// The largest request body of the Admin API, bytes: 1.5 MiB as in apisix/admin/init.lua.
-pub const ADMIN_BODY_BYTES: usize = 3 << 19;
 
 /// How long an Admin API client may take for its head, for its body, and between two requests, ms. Admin
 /// clients are few and near; what waits longer has gone.

@@ -8,7 +8,7 @@ pub mod control_api;
 pub mod dns;
 pub mod encryption;
 pub mod feed;
+pub mod nodes;
 pub mod plugins;
 pub mod probe;
 pub mod store;
-pub mod nodes;
