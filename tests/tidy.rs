@@ -1,0 +1,255 @@
+//! The rules of the house that a compiler does not know.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of a file of `src/`, at most. A file is one idea.
+const LONGEST: usize = 800;
+
+/// Every file below `dir` whose name ends in one of `ends`, build results left out.
+fn files(dir: &str, ends: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![PathBuf::from(dir)];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                if !matches!(name, "target" | ".git" | ".venv" | "__pycache__" | "data" | "logs") {
+                    dirs.push(path);
+                }
+            } else if ends.is_empty() || ends.iter().any(|end| name.ends_with(end)) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The lines of a source file that are code, with their numbers.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
+    lines.filter(|(_, line)| !line.starts_with("//"))
+}
+
+/// The words that follow `crate::` in a line; `crate::{a, b::C}` has two.
+fn crate_paths(line: &str) -> Vec<String> {
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = Vec::new();
+    let mut rest = line;
+    while let Some(at) = rest.find("crate::") {
+        let own = !rest[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$');
+        rest = &rest[at + "crate::".len()..];
+        if !own {
+            continue;
+        }
+        match rest.strip_prefix('{') {
+            None => found.push(word(rest)),
+            Some(list) => {
+                let mut depth = 0;
+                let mut start = true;
+                for (at, c) in list.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if start && !c.is_whitespace() => {
+                            found.push(word(&list[at..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Fails with all that was found, not only the first.
+fn none(found: Vec<String>, rule: &str) {
+    assert!(found.is_empty(), "{rule}:\n  {}", found.join("\n  "));
+}
+
+#[test]
+fn a_room_imports_only_rooms_above_it() {
+    let lib = read("src/lib.rs");
+    let rooms: Vec<&str> =
+        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(rooms.len() > 10, "src/lib.rs declares the rooms, one `pub mod` a line");
+    let mut found = Vec::new();
+    for path in files("src", &[".rs"]) {
+        let inside = path.strip_prefix("src").unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+        let Some(own) = rooms.iter().position(|room| *room == first.trim_end_matches(".rs")) else {
+            assert!(matches!(first, "lib.rs" | "main.rs"), "{} is in no room of src/lib.rs", path.display());
+            continue;
+        };
+        let text = read(&path);
+        for (number, line) in code(&text) {
+            for room in crate_paths(line) {
+                if rooms.iter().position(|known| *known == room).is_none_or(|used| used > own) {
+                    found.push(format!("{}:{number}: {} uses {room}", path.display(), rooms[own]));
+                }
+            }
+        }
+    }
+    none(found, "a room uses only rooms above it in src/lib.rs");
+}
+
+#[test]
+fn crate_paths_are_found() {
+    assert_eq!(crate_paths("use crate::wire::http;"), ["wire"]);
+    assert_eq!(crate_paths("let x = crate::limits::A + crate::model::B;"), ["limits", "model"]);
+    assert_eq!(crate_paths("use crate::{limits, wire::{a, b}, model as m};"), ["limits", "wire", "model"]);
+    assert!(crate_paths("other_crate::x").is_empty());
+}
+
+#[test]
+fn unsafe_stays_in_the_reactor() {
+    let mut found = Vec::new();
+    for path in files("src", &[".rs"]).into_iter().chain(files("tests", &[".rs"])) {
+        if path.starts_with("src/reactor") || path.ends_with("tidy.rs") {
+            continue;
+        }
+        let text = read(&path);
+        for (number, line) in code(&text) {
+            let blocks = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code)"];
+            if blocks.iter().any(|block| line.contains(block)) {
+                found.push(format!("{}:{number}: {line}", path.display()));
+            }
+        }
+    }
+    none(found, "no `unsafe` outside src/reactor");
+}
+
+#[test]
+fn each_unsafe_block_has_its_proof() {
+    let mut found = Vec::new();
+    for path in files("src/reactor", &[".rs"]) {
+        let text = read(&path);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let opens = line.contains("unsafe {") || line.contains("unsafe impl");
+            if line.starts_with("//") || !opens {
+                continue;
+            }
+            let before = lines[..at].iter().rev();
+            // the proof may stand over a group of lines that belong together
+            let proven = before.take(8).any(|line| line.contains("SAFETY:")) || line.contains("SAFETY:");
+            if !proven {
+                found.push(format!("{}:{}: {line}", path.display(), at + 1));
+            }
+        }
+    }
+    none(found, "each `unsafe` block says `// SAFETY:` why it is sound");
+}
+
+#[test]
+fn a_file_is_one_idea() {
+    let sources = files("src", &[".rs"]);
+    let long = sources.iter().map(|path| (path, read(path).lines().count()));
+    let found = long.filter(|(_, lines)| *lines > LONGEST);
+    none(
+        found.map(|(path, lines)| format!("{}: {lines} lines", path.display())).collect(),
+        "no file of src/ is longer than 800 lines",
+    );
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let marks = ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "TODO", "XXX"];
+    let mut found = Vec::new();
+    for dir in ["src", "tests", "bench", "proto"] {
+        for path in files(dir, &[".rs", ".py", "run"]) {
+            if path.ends_with("tidy.rs") {
+                continue;
+            }
+            for (at, line) in read(&path).lines().enumerate() {
+                if marks.iter().any(|mark| line.contains(mark)) {
+                    found.push(format!("{}:{}: {}", path.display(), at + 1, line.trim()));
+                }
+            }
+        }
+    }
+    none(found, "no markers of unfinished work");
+}
+
+#[test]
+fn the_repository_speaks_of_no_machine() {
+    let words =
+        [concat!("/wo", "rk/"), concat!("/ro", "ot/"), "crates.io", "github.com/rust-lang", "static.rust"];
+    let mut found = Vec::new();
+    for dir in ["src", "tests", "bench", "conf", "proto", "docs", "perf", ".ci", ".cargo"] {
+        for path in files(dir, &[".rs", ".py", ".md", ".yaml", ".toml", ".conf", ".cfg", "run", ".json"]) {
+            if path.ends_with("tidy.rs") {
+                continue;
+            }
+            for (at, line) in read(&path).lines().enumerate() {
+                if words.iter().any(|word| line.contains(word)) {
+                    found.push(format!("{}:{}: {}", path.display(), at + 1, line.trim()));
+                }
+            }
+        }
+    }
+    none(found, "no paths of one machine, no package registries");
+}
+
+#[test]
+fn each_dependency_says_what_for() {
+    let manifest = read("Cargo.toml");
+    let mut section = "";
+    let mut needed = BTreeSet::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if matches!(section, "[dependencies]" | "[dev-dependencies]")
+            && let Some((name, _)) = line.split_once('=')
+        {
+            needed.insert(name.trim().to_string());
+        }
+    }
+    let page = read("src/README.md");
+    let (_, table) =
+        page.split_once("## Dependencies").expect("src/README.md has a section `## Dependencies`");
+    let table = table.split("\n## ").next().unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let mut told = BTreeSet::new();
+    for (name, why) in rows {
+        assert!(why.trim_end_matches(['|', ' ']).len() > 5, "src/README.md: what is {name} for?");
+        told.insert(name.to_string());
+    }
+    let missing: Vec<_> = needed.difference(&told).collect();
+    let stale: Vec<_> = told.difference(&needed).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "src/README.md misses {missing:?}, has too much {stale:?}"
+    );
+}
+
+#[test]
+fn each_limit_is_used() {
+    let limits = read("src/limits.rs");
+    let names = limits.lines().filter_map(|line| line.strip_prefix("pub const ")?.split_once(':'));
+    let sources: Vec<String> =
+        files("src", &[".rs"]).iter().filter(|p| !p.ends_with("limits.rs")).map(read).collect();
+    let used = |name: &str| {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        sources.iter().any(|text| {
+            text.match_indices(name).any(|(at, _)| {
+                !text[..at].ends_with(is_word) && !text[at + name.len()..].starts_with(is_word)
+            })
+        })
+    };
+    let unused = names.map(|(name, _)| name).filter(|name| !used(name));
+    none(unused.map(String::from).collect(), "a limit that nothing keeps");
+}
