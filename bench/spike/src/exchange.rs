@@ -20,6 +20,8 @@ pub trait Wire: Sized {
     async fn write(&mut self, bytes: Vec<u8>) -> io::Result<Vec<u8>>;
     /// Writes a chunk as it is.
     async fn pass(&mut self, chunk: Self::Chunk) -> io::Result<()>;
+    /// More of a body than came with its head is about to be read (or was); a reactor may take larger buffers.
+    fn streams(&mut self, _body: bool) {}
 }
 
 /// Idle upstream connections, last in first out.
@@ -111,6 +113,10 @@ fn split(input: &[u8], parse: Parse, pending: &mut Vec<u8>, out: &mut Vec<u8>) -
 }
 
 async fn relay<W: Wire>(from: &mut W, to: &mut W, mut rest: u64) -> io::Result<()> {
+    if rest == 0 {
+        return Ok(());
+    }
+    from.streams(true);
     while rest > 0 {
         let chunk = from.read().await?;
         if chunk.is_empty() || chunk.len() as u64 > rest {
@@ -119,5 +125,6 @@ async fn relay<W: Wire>(from: &mut W, to: &mut W, mut rest: u64) -> io::Result<(
         rest -= chunk.len() as u64;
         to.pass(chunk).await?;
     }
+    from.streams(false);
     Ok(())
 }
