@@ -25,6 +25,7 @@ use super::wheel::{Key, Wheel};
 use super::{Config, Driver, DriverKind, Info};
 use crate::limits;
 
+#[expect(clippy::large_enum_variant, reason = "one per core, and the large one is the common one")]
 pub(super) enum Backend {
     Uring(Uring),
     Epoll(Epoll),
@@ -52,6 +53,10 @@ pub(super) struct Core {
     now_ms: Cell<u64>,
     /// Streams with something to send; each counts this entry as an operation (`Slot::dirty`).
     dirty: RefCell<Vec<NonNull<Slot>>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel knows them by address, so they stay boxed in the pool too"
+    )]
     outgoing: RefCell<Vec<Box<Outgoing>>>,
     wakes: RefCell<Vec<Waker>>,
     next_turn: RefCell<Vec<Waker>>,

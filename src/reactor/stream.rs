@@ -169,9 +169,18 @@ impl TcpStream {
         }
     }
 
-    /// True when received bytes wait in the stream (with epoll they wait in the kernel, which this does not see).
+    /// True when bytes wait unread. Sure only for a stream that was polled before (`poll_recv` or `poll_closed`):
+    /// else, with io_uring, they still lie in the kernel.
     pub fn has_buffered(&self) -> bool {
-        self.slot().has_received()
+        let slot = self.slot();
+        if let Backend::Epoll(_) = slot.core.backend
+            && slot.readable.get()
+            && !slot.has_received()
+            && !slot.recv_ended()
+        {
+            slot.recv_now().into_iter().for_each(|chunk| slot.push_received(chunk));
+        }
+        slot.has_received()
     }
 
     /// True: from now on receive into 64 KiB buffers, one at a time, and only while somebody asks: that is the

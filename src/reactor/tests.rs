@@ -374,6 +374,7 @@ fn poll_closed_sees_the_peer_go_and_keeps_bytes() {
             a.send(&b"bye"[..]);
             a.flush().await.unwrap();
             sleep(5).await;
+            assert!(bulk || b.has_buffered(), "bytes that nobody asked for are seen");
             drop(a);
             std::future::poll_fn(|cx| b.poll_closed(cx)).await;
             assert_eq!(recv_to_end(&b).await, 3);
@@ -432,7 +433,7 @@ fn more_unread_data_than_buffers_stops_nobody() {
         drop(held);
         for (a, b) in holders {
             drop(a);
-            assert!(recv_to_end(&b).await <= 2000 - 1);
+            assert!(recv_to_end(&b).await < 2000);
         }
         c.send(&b"x"[..]);
         assert_eq!(recv_exactly(&d, 1).await, b"x");
