@@ -221,6 +221,21 @@ impl Exchange {
         std::mem::swap(&mut self.req.http_host, &mut old.req.http_host);
     }
 
+    /// Gives the request other arguments: variables, plugins and the upstream see these from now on.
+    /// `None` is a target without `?`. An upstream path that a plugin has written before stays
+    /// (nginx: `$upstream_uri` beats the request's own).
+    pub fn set_args(&mut self, args: Option<Vec<u8>>) {
+        if self.out.uri.is_none() {
+            let mut uri = crate::wire::uri::encode(&self.req.path).into_owned();
+            if let Some(args) = &args {
+                uri.push(b'?');
+                uri.extend_from_slice(args);
+            }
+            self.out.uri = Some(uri);
+        }
+        self.req.args = args;
+    }
+
     /// Request headers.
     pub fn req_headers(&self) -> &Headers {
         &self.req.head.headers

@@ -8,7 +8,8 @@ use ahash::AHashMap;
 use serde_json::Value;
 
 use super::Registry;
-use crate::exchange::Known;
+use crate::exchange::{Exchange, Known};
+use crate::model::schema::is_secret_ref;
 use crate::model::{Consumer, Id, Stored};
 
 /// A consumer found by its credential.
@@ -39,9 +40,16 @@ impl Consumers {
         Consumers { registry, inner: RefCell::default() }
     }
 
-    /// The consumer whose `plugin` credential has this key.
+    /// The consumer whose `plugin` credential has this key. Where that is a credential object, it is the
+    /// consumer that it belongs to; a credential without its consumer finds nobody.
     pub fn find(&self, plugin: &'static str, key: &str) -> Option<Found> {
-        self.inner.borrow().by_key.get(plugin)?.get(key).cloned()
+        let inner = self.inner.borrow();
+        let mut found = inner.by_key.get(plugin)?.get(key)?.clone();
+        if found.known.credential.is_some() {
+            let owner = inner.by_name.get(&found.known.consumer.value.username)?;
+            found.known.consumer = owner.consumer.clone();
+        }
+        Some(found)
     }
 
     /// The consumer of this name (`anonymous_consumer`).
@@ -60,6 +68,14 @@ impl Consumers {
             else {
                 continue;
             };
+            if holds_secret_ref(conf) {
+                // else a client could authenticate with the text of the reference
+                log::error!(
+                    "failed to resolve secret reference in consumer auth credential, skipping consumer: {}",
+                    consumer.value.username
+                );
+                continue;
+            }
             let found = Found { known: known.clone(), auth: Rc::new(conf.clone()) };
             inner.keys_of.entry(consumer.id.clone()).or_default().push((spec.name, key.into()));
             inner.by_key.entry(spec.name).or_default().insert(key.into(), found);
@@ -73,10 +89,52 @@ impl Consumers {
     pub fn remove(&self, id: &Id) {
         let mut inner = self.inner.borrow_mut();
         for (plugin, key) in inner.keys_of.remove(id).unwrap_or_default() {
-            if let Some(keys) = inner.by_key.get_mut(plugin) {
+            let Some(keys) = inner.by_key.get_mut(plugin) else { continue };
+            // the key may have passed to another consumer since
+            if keys.get(&key).is_some_and(|found| found.known.consumer.id == *id) {
                 keys.remove(&key);
             }
         }
         inner.by_name.remove(&**id);
+    }
+}
+
+/// Makes `known` the exchange's consumer and tells the upstream (apisix/consumer.lua `attach_consumer`). What
+/// the client says in these headers is overwritten or removed.
+pub fn attach(ex: &mut Exchange, known: Known) {
+    let custom_id = known.consumer.value.labels.as_ref().and_then(|labels| labels.get("custom_id"));
+    let custom_id = custom_id.and_then(Value::as_str);
+    attach_as(ex, &known, custom_id);
+    ex.consumer = Some(known);
+}
+
+/// As [`attach`], for an `anonymous_consumer`, whose custom id APISIX does not send.
+pub fn attach_anonymous(ex: &mut Exchange, known: Known) {
+    attach_as(ex, &known, None);
+    ex.consumer = Some(known);
+}
+
+fn attach_as(ex: &mut Exchange, known: &Known, custom_id: Option<&str>) {
+    let fields = [
+        ("X-Consumer-Username", Some(&*known.consumer.value.username)),
+        ("X-Credential-Identifier", known.credential.as_deref()),
+        ("X-Consumer-Custom-ID", custom_id),
+    ];
+    let headers = &mut ex.req.head.headers;
+    for (name, value) in fields {
+        match value {
+            Some(value) => _ = headers.set(name.as_bytes(), value.as_bytes()),
+            None => headers.remove_named(name.as_bytes()),
+        }
+    }
+}
+
+/// Is any value in it, at any depth, a reference to a secret?
+fn holds_secret_ref(conf: &Value) -> bool {
+    match conf {
+        Value::String(text) => is_secret_ref(text),
+        Value::Array(items) => items.iter().any(holds_secret_ref),
+        Value::Object(fields) => fields.values().any(holds_secret_ref),
+        _ => false,
     }
 }

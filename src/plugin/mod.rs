@@ -86,6 +86,8 @@ pub struct Host {
     pub metrics: std::cell::RefCell<crate::telemetry::metrics::CoreMetrics>,
     /// The configuration of the process.
     pub config: std::sync::Arc<crate::config::Config>,
+    /// The time that limiters go by: the reactor's, or a test's.
+    pub now: fn() -> std::time::Instant,
 }
 
 /// The phases that a plugin takes part in, as a bit set.

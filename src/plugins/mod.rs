@@ -1,11 +1,21 @@
 //! One file per plugin, named as in APISIX; this file is the registry. How to add one: `README.md` beside it.
 
+pub mod ip_restriction;
+pub mod key_auth;
+pub mod kit;
+
 use crate::plugin::{Registry, Spec};
 
 /// All plugins of this build, by priority.
-pub const ALL: &[&Spec] = &[];
+pub const ALL: &[&Spec] = &[
+    &ip_restriction::SPEC, // 3000
+    &key_auth::SPEC,       // 2500
+];
 
 /// The registry that control and the cores share.
 pub fn registry() -> Registry {
     Registry::new(ALL)
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,7 @@ pub async fn run(parts: Parts) {
         counters,
         metrics: RefCell::new(metrics),
         config: config.clone(),
+        now: reactor::now,
     });
     let upstream = &config.http.upstream;
     let keep = KeepalivePool {

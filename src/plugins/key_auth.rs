@@ -1,0 +1,340 @@
+//! `key-auth`: the consumer is found by a key in a header or an argument (apisix/plugins/key-auth.lua).
+//!
+//! ```json
+//! {
+//!   "uri": "/orders/*",
+//!   "plugins": {
+//!     "key-auth": { "header": "apikey", "query": "apikey", "hide_credentials": true, "realm": "orders" }
+//!   }
+//! }
+//! ```
+//!
+//! A consumer, or one of its credentials, brings the key:
+//!
+//! ```json
+//! { "username": "jack", "plugins": { "key-auth": { "key": "auth-one" } } }
+//! ```
+//!
+//! Phases: rewrite. The consumer's plugins join the route's after it; the upstream is told who it is in
+//! `X-Consumer-Username`, `X-Credential-Identifier` and `X-Consumer-Custom-ID`.
+//!
+//! Known differences:
+//! - A consumer whose `key` refers to a secret (`$secret://`, `$env://`) is not found: nobody can
+//!   authenticate as it.
+//! - Arguments that stay when `hide_credentials` takes the key out keep their order and coding; APISIX
+//!   shuffles them.
+
+use std::rc::Rc;
+
+use serde_json::Value;
+
+use crate::exchange::{Exchange, Known, Reply};
+use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec, Step, consumers, no_check};
+use crate::wire::uri;
+
+/// What the registry knows.
+pub const SPEC: Spec = Spec {
+    name: "key-auth",
+    priority: 2500,
+    version: 0.1,
+    auth: true,
+    prefer_route: false,
+    schema: r#"{
+        "type": "object",
+        "properties": {
+            "header": {"type": "string", "default": "apikey"},
+            "query": {"type": "string", "default": "apikey"},
+            "realm": {
+                "type": "string",
+                "pattern": "^[\u0020-\u0021\u0023-\u005B\\]-\u007E]+$",
+                "default": "key",
+                "minLength": 1,
+                "maxLength": 128
+            },
+            "hide_credentials": {"type": "boolean", "default": false},
+            "anonymous_consumer": {"type": "string", "minLength": 1}
+        }
+    }"#,
+    consumer_schema: Some(
+        r#"{
+        "type": "object",
+        "properties": {"key": {"type": "string"}},
+        "encrypt_fields": ["key"],
+        "required": ["key"]
+    }"#,
+    ),
+    metadata_schema: None,
+    encrypt_fields: &[],
+    consumer_encrypt_fields: &["key"],
+    consumer_key: Some("key"),
+    check: no_check,
+    build,
+};
+
+fn build(conf: &Value, _: &Build) -> Result<Rc<dyn Plugin>, String> {
+    let text = |name: &str| conf[name].as_str().unwrap_or_default();
+    Ok(Rc::new(KeyAuth {
+        header: text("header").as_bytes().into(),
+        query: text("query").as_bytes().into(),
+        hide: conf["hide_credentials"] == true,
+        anonymous: conf["anonymous_consumer"].as_str().map(Box::from),
+        challenge: format!("apikey realm=\"{}\"", text("realm")).into_bytes().into(),
+    }))
+}
+
+struct KeyAuth {
+    header: Box<[u8]>,
+    query: Box<[u8]>,
+    hide: bool,
+    anonymous: Option<Box<str>>,
+    /// `WWW-Authenticate` of a refusal.
+    challenge: Box<[u8]>,
+}
+
+/// Where the key stood.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Header,
+    Query,
+}
+
+impl Plugin for KeyAuth {
+    fn phases(&self) -> Phases {
+        Phases::of(&[Phase::Rewrite])
+    }
+
+    fn rewrite<'a>(&'a self, ex: &'a mut Exchange, host: &'a Host) -> Step<'a> {
+        let error = match self.find(ex, host) {
+            Ok((known, place)) => {
+                if self.hide {
+                    self.remove_key(ex, place);
+                }
+                consumers::attach(ex, known);
+                return Step::Next;
+            }
+            Err(error) => error,
+        };
+        let Some(name) = &self.anonymous else { return self.refuse(ex, error) };
+        if self.hide {
+            // a wrong key must not reach the upstream either, wherever it stands
+            self.remove_key(ex, Place::Header);
+            self.remove_key(ex, Place::Query);
+        }
+        let Some(known) = host.consumers.by_name(name) else {
+            log::error!(
+                "key-auth failed to authenticate the request, code: 401. \
+                 error: failed to get anonymous consumer {name}"
+            );
+            return self.refuse(ex, "Invalid user authorization");
+        };
+        consumers::attach_anonymous(ex, known);
+        Step::Next
+    }
+}
+
+impl KeyAuth {
+    /// The consumer of the key that the request brings; the header is asked first.
+    fn find(&self, ex: &Exchange, host: &Host) -> Result<(Known, Place), &'static str> {
+        let mut in_args = self.in_args(ex);
+        let (found, place) = if let Some(key) = ex.req_headers().get_named(&self.header) {
+            (find_key(host, key), Place::Header)
+        } else if let Some(value) = in_args.next() {
+            // a name without `=`, or one that stands twice, is no text and so no key
+            let key = value.filter(|_| in_args.next().is_none());
+            (key.and_then(|key| find_key(host, &uri::decode_component(key))), Place::Query)
+        } else {
+            return Err("Missing API key in request");
+        };
+        found.map(|known| (known, place)).ok_or_else(|| {
+            log::warn!("failed to find consumer: invalid api key");
+            "Invalid API key in request"
+        })
+    }
+
+    /// Every value of the argument, not decoded.
+    fn in_args<'a>(&'a self, ex: &'a Exchange) -> impl Iterator<Item = Option<&'a [u8]>> {
+        let args = ex.req.args.as_deref().unwrap_or_default();
+        uri::args(args).filter(|(name, _)| *uri::decode_component(name) == *self.query).map(|(_, v)| v)
+    }
+
+    fn remove_key(&self, ex: &mut Exchange, place: Place) {
+        if place == Place::Header {
+            return ex.req.head.headers.remove_named(&self.header);
+        }
+        if self.in_args(ex).next().is_none() {
+            return;
+        }
+        let args = ex.req.args.as_deref().unwrap_or_default();
+        let is_key = |pair: &&[u8]| {
+            let name = pair.split(|b| *b == b'=').next().unwrap_or_default();
+            *uri::decode_component(name) == *self.query
+        };
+        let rest: Vec<&[u8]> = args.split(|b| *b == b'&').filter(|pair| !is_key(pair)).collect();
+        let rest = rest.join(&b'&');
+        ex.set_args((!rest.is_empty()).then_some(rest));
+    }
+
+    fn refuse(&self, ex: &mut Exchange, error: &str) -> Step<'static> {
+        ex.resp_headers().set(b"WWW-Authenticate", &self.challenge);
+        Step::Reply(Reply::message(401, error))
+    }
+}
+
+fn find_key(host: &Host, key: &[u8]) -> Option<Known> {
+    let key = std::str::from_utf8(key).ok()?;
+    Some(host.consumers.find(SPEC.name, key)?.known)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugin::SchemaType;
+    use crate::plugins::kit::test;
+
+    /// jack with a key of his own and one of a credential, and anna, who is let in without one.
+    fn host() -> Rc<Host> {
+        let host = test::host();
+        let jack = json!({"key-auth": {"key": "auth-one"}});
+        host.consumers.put(&test::consumer("jack", jack, json!({"custom_id": "c-7"})));
+        host.consumers.put(&test::credential("jack", "cred", json!({"key-auth": {"key": "auth two"}})));
+        host.consumers.put(&test::credential("ghost", "x", json!({"key-auth": {"key": "ownerless"}})));
+        host.consumers.put(&test::consumer("anna", json!({}), json!({"custom_id": "c-9"})));
+        host.consumers.put(&test::consumer("ref", json!({"key-auth": {"key": "$ENV://KEY"}}), json!({})));
+        host
+    }
+
+    fn request(target: &str, headers: &str) -> Exchange {
+        test::exchange(&format!("GET {target} HTTP/1.1\nHost: a\n{headers}"))
+    }
+
+    fn header(ex: &Exchange, name: &str) -> Option<String> {
+        ex.header(name.as_bytes()).map(|value| String::from_utf8_lossy(&value).into_owned())
+    }
+
+    #[test]
+    fn checks_configurations_as_apisix() {
+        let realm = "property \"realm\" validation failed: ";
+        for (kind, conf, outcome) in [
+            (SchemaType::Plain, json!({}), "accepted".to_owned()),
+            (SchemaType::Plain, json!({"header": "Authorization", "realm": "a realm]"}), "accepted".into()),
+            (
+                SchemaType::Plain,
+                json!({"realm": "say \"x\""}),
+                format!("{realm}failed to match pattern \"^[ -!#-[\\\\]-~]+$\" with \"say \\\"x\\\"\""),
+            ),
+            (
+                SchemaType::Plain,
+                json!({"realm": ""}),
+                format!("{realm}string too short, expected at least 1, got 0"),
+            ),
+            (
+                SchemaType::Plain,
+                json!({"hide_credentials": "yes"}),
+                "property \"hide_credentials\" validation failed: wrong type: expected boolean, got string"
+                    .into(),
+            ),
+            (SchemaType::Consumer, json!({"key": "k"}), "accepted".into()),
+            (SchemaType::Consumer, json!({}), "property \"key\" is required".into()),
+            (
+                SchemaType::Consumer,
+                json!({"key": 123}),
+                "property \"key\" validation failed: wrong type: expected string, got number".into(),
+            ),
+        ] {
+            assert_eq!(test::check(&SPEC, kind, conf.clone()), outcome, "{conf}");
+        }
+    }
+
+    #[test]
+    fn finds_the_consumer_and_tells_the_upstream() {
+        let host = host();
+        let plugin = test::build(&SPEC, &host, json!({}));
+        for (target, headers, credential) in [
+            ("/hello", "ApiKey: auth-one\nX-Credential-Identifier: forged", None),
+            ("/hello?a=b&apikey=auth-one", "", None),
+            ("/hello?apikey=auth%20two", "", Some("cred")),
+            ("/hello?apikey=wrong", "apikey: auth two", Some("cred")),
+        ] {
+            let mut ex = request(target, headers);
+            assert_eq!(test::run(&plugin, Phase::Rewrite, &mut ex, &host), None, "{target} {headers}");
+            let known = ex.consumer.as_ref().unwrap();
+            assert_eq!(&*known.consumer.id, "jack");
+            assert_eq!(header(&ex, "X-Consumer-Username").as_deref(), Some("jack"));
+            assert_eq!(header(&ex, "X-Credential-Identifier").as_deref(), credential);
+            assert_eq!(header(&ex, "X-Consumer-Custom-ID").as_deref(), Some("c-7"));
+            assert!(ex.out.uri.is_none(), "the target goes upstream as it came");
+        }
+    }
+
+    #[test]
+    fn refuses_with_a_challenge() {
+        let host = host();
+        let plugin = test::build(&SPEC, &host, json!({"realm": "orders"}));
+        for (target, headers, message) in [
+            ("/hello", "", "Missing API key in request"),
+            ("/hello", "apikey: wrong", "Invalid API key in request"),
+            ("/hello", "apikey:", "Invalid API key in request"),
+            ("/hello?apikey", "", "Invalid API key in request"),
+            ("/hello?apikey=auth-one&apikey=auth-one", "", "Invalid API key in request"),
+            ("/hello?apikey=auth-one", "apikey: wrong", "Invalid API key in request"),
+            ("/hello", "apikey: ownerless", "Invalid API key in request"),
+            ("/hello", "apikey: $ENV://KEY", "Invalid API key in request"),
+            ("/hello", "apikey: \u{fffd}", "Invalid API key in request"),
+        ] {
+            let mut ex = request(target, headers);
+            let reply = test::run(&plugin, Phase::Rewrite, &mut ex, &host);
+            assert_eq!(reply, Some(Reply::message(401, message)), "{target} {headers}");
+            let challenge = ex.resp_headers().get_named(b"www-authenticate");
+            assert_eq!(challenge, Some(&b"apikey realm=\"orders\""[..]));
+            assert!(ex.consumer.is_none());
+        }
+    }
+
+    #[test]
+    fn hides_the_key_where_it_stood() {
+        let host = host();
+        let conf = json!({"hide_credentials": true, "query": "auth", "header": "x-key"});
+        let plugin = test::build(&SPEC, &host, conf);
+        for (target, headers, args, upstream) in [
+            ("/a%20b?x=1&auth=auth-one&y=%31", "", Some("x=1&y=%31"), Some("/a%20b?x=1&y=%31")),
+            ("/a?auth=auth-one", "", None, Some("/a")),
+            ("/a?auth=auth-one", "X-Key: auth-one", Some("auth=auth-one"), None),
+        ] {
+            let mut ex = request(target, headers);
+            assert_eq!(test::run(&plugin, Phase::Rewrite, &mut ex, &host), None, "{target}");
+            assert_eq!(ex.req.args.as_deref(), args.map(str::as_bytes), "{target}");
+            assert_eq!(ex.out.uri.as_deref(), upstream.map(str::as_bytes), "{target}");
+            assert_eq!(header(&ex, "x-key"), None);
+        }
+    }
+
+    #[test]
+    fn lets_the_anonymous_in() {
+        let host = host();
+        let conf = json!({"anonymous_consumer": "anna", "hide_credentials": true});
+        let plugin = test::build(&SPEC, &host, conf);
+        let mut ex = request("/?apikey=wrong&a=1", "apikey: wrong\nX-Consumer-Custom-ID: forged");
+        assert_eq!(test::run(&plugin, Phase::Rewrite, &mut ex, &host), None);
+        assert_eq!(header(&ex, "X-Consumer-Username").as_deref(), Some("anna"));
+        assert_eq!(header(&ex, "X-Consumer-Custom-ID"), None);
+        assert_eq!((header(&ex, "apikey"), ex.out.uri.as_deref()), (None, Some(&b"/?a=1"[..])));
+
+        let nobody = test::build(&SPEC, &host, json!({"anonymous_consumer": "nobody"}));
+        let mut ex = request("/", "");
+        let reply = test::run(&nobody, Phase::Rewrite, &mut ex, &host);
+        assert_eq!(reply, Some(Reply::message(401, "Invalid user authorization")));
+        assert!(ex.resp_headers().get_named(b"www-authenticate").is_some());
+    }
+
+    #[test]
+    fn a_key_that_moved_on_survives_its_old_owner() {
+        let host = test::host();
+        let key = |key: &str| json!({"key-auth": {"key": key}});
+        host.consumers.put(&test::consumer("a", key("k"), json!({})));
+        host.consumers.put(&test::consumer("b", key("k"), json!({})));
+        host.consumers.put(&test::consumer("a", key("other"), json!({})));
+        assert_eq!(&*host.consumers.find("key-auth", "k").unwrap().known.consumer.id, "b");
+    }
+}

@@ -1,0 +1,4 @@
+//! What several plugins share.
+
+#[cfg(test)]
+pub mod test;

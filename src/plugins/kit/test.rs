@@ -1,0 +1,145 @@
+//! For tests of plugins: an exchange from the text of a request, a core's host, a compiled plugin.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::exchange::{Client, Exchange, Facts, Reply};
+use crate::model::{Consumer, Stored};
+use crate::plugin::chain::Item;
+use crate::plugin::consumers::Consumers;
+use crate::plugin::meta::Meta;
+use crate::plugin::registry::Entry;
+use crate::plugin::{Build, Chain, Host, Phase, Plugin, Registry, SchemaType, Spec};
+use crate::plugins;
+use crate::telemetry::metrics::Metrics;
+use crate::wire::http::{Progress, RequestLimits, parse_request};
+use crate::wire::uri::Uri;
+
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+thread_local! {
+    static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Lets time go on, for this test alone.
+pub fn pass(time: Duration) {
+    PASSED.set(PASSED.get() + time);
+}
+
+/// The time of [`host`].
+pub fn now() -> Instant {
+    *BEGAN + PASSED.get()
+}
+
+/// A core's host with nothing in it.
+pub fn host() -> Rc<Host> {
+    let loaded = crate::config::load_text("", &|_| None).unwrap_or_else(|_| panic!("the defaults"));
+    Rc::new(Host {
+        consumers: Consumers::new(Arc::new(plugins::registry())),
+        counters: Arc::default(),
+        metrics: RefCell::new(Metrics::new("apisix_", None, None).core()),
+        config: Arc::new(loaded.config),
+        now,
+    })
+}
+
+/// The exchange of a request from 127.0.0.1, as it is when its route has been found. Lines of `text` may end
+/// in a bare LF; the empty line is added.
+pub fn exchange(text: &str) -> Exchange {
+    let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
+    let local = SocketAddr::from(([127, 0, 0, 1], 9080));
+    let facts = Facts { peer, local, proxy_protocol: None, scheme: "http", serial: 1 };
+    let mut ex = Exchange::new(Rc::new(facts), Client::None, 0);
+    let text = format!("{}\n\n", text.trim()).replace('\n', "\r\n");
+    let limits = RequestLimits {
+        line_bytes: 8192,
+        head_bytes: 32_768,
+        ignore_invalid_headers: true,
+        underscores_in_headers: true,
+    };
+    let parsed = parse_request(text.as_bytes(), &limits, &mut ex.req.head);
+    assert!(matches!(parsed, Ok(Progress::Done(_))), "{parsed:?}");
+    let req = &mut ex.req;
+    let target = req.head.path().to_vec();
+    let uri = Uri::parse(&target, &mut req.path).unwrap_or_else(|_| panic!("{text}"));
+    req.args = uri.args(&target).map(<[u8]>::to_vec);
+    if uri.is_clean() {
+        req.path.extend_from_slice(uri.path(&target, &[]));
+    }
+    if let Some(host) = req.head.host() {
+        req.host.extend_from_slice(host.name);
+        req.http_host.extend_from_slice(host.name);
+    }
+    ex
+}
+
+/// The same, from another address.
+pub fn exchange_from(address: &str, text: &str) -> Exchange {
+    let mut ex = exchange(text);
+    ex.remote_addr = address.parse::<IpAddr>().unwrap_or_else(|e| panic!("{address}: {e}"));
+    ex
+}
+
+/// What the Admin API says to this configuration: `accepted`, or the error.
+pub fn check(spec: &'static Spec, kind: SchemaType, mut conf: Value) -> String {
+    match entry(spec).check(&mut conf, kind) {
+        Ok(()) => "accepted".to_owned(),
+        Err(error) => error,
+    }
+}
+
+/// A plugin of route 1, compiled from a configuration that must be right.
+pub fn build(spec: &'static Spec, host: &Rc<Host>, conf: Value) -> Rc<dyn Plugin> {
+    build_in(spec, &Build { host, parent: "/apisix/routes/1", metadata: None }, conf)
+        .unwrap_or_else(|error| panic!("{}: {error}", spec.name))
+}
+
+/// The same for another object.
+pub fn build_in(spec: &'static Spec, build: &Build, mut conf: Value) -> Result<Rc<dyn Plugin>, String> {
+    entry(spec).check(&mut conf, SchemaType::Plain)?;
+    (spec.build)(&conf, build)
+}
+
+fn entry(spec: &'static Spec) -> &'static Entry {
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(plugins::registry);
+    REGISTRY.get(spec.name).unwrap_or_else(|| panic!("{} is not registered", spec.name))
+}
+
+/// Runs one phase of one plugin. It must not wait.
+pub fn run(plugin: &Rc<dyn Plugin>, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
+    let spec = plugins::ALL[0]; // only its name is used, to log a refusal
+    let item = Item { spec, plugin: plugin.clone(), meta: Rc::new(Meta::default()), from_consumer: false };
+    let chain = Chain::new(vec![item], 0);
+    let mut phase = std::pin::pin!(chain.run(phase, ex, host));
+    match phase.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(reply) => reply,
+        std::task::Poll::Pending => panic!("the plugin waits"),
+    }
+}
+
+/// A consumer of this name, with these plugins and labels.
+pub fn consumer(username: &str, plugins: Value, labels: Value) -> Arc<Stored<Consumer>> {
+    stored(username, None, plugins, labels)
+}
+
+/// A credential of a consumer.
+pub fn credential(username: &str, id: &str, plugins: Value) -> Arc<Stored<Consumer>> {
+    stored(username, Some(id), plugins, json!({}))
+}
+
+fn stored(username: &str, credential: Option<&str>, plugins: Value, labels: Value) -> Arc<Stored<Consumer>> {
+    let id = credential.map_or(username.to_owned(), |id| format!("{username}/credentials/{id}"));
+    let value = Consumer {
+        username: username.into(),
+        credential_id: credential.map(Into::into),
+        group_id: None,
+        plugins: plugins.as_object().cloned().unwrap_or_default(),
+        labels: labels.as_object().cloned().map(Box::new),
+    };
+    Arc::new(Stored { id: id.into(), create_revision: 1, modify_revision: 1, value })
+}
