@@ -195,3 +195,7 @@ pub const ADMIN_CONNECTIONS: usize = 256;
 
 /// The longest `?wait=`, ms: a core that needs longer to apply a change is stuck.
 pub const ADMIN_WAIT_MS: u64 = 60_000;
+
+/// How long the Admin API waits for the feed before it looks for references to an object, ms. The feed is
+/// milliseconds behind a store that is well.
+pub const ADMIN_CATCH_UP_MS: u64 = 1_000;

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use super::plugins::{Plugins, SchemaType, Unknown};
+use super::plugins::{Plugins, Unknown};
 use super::store::{Change, Event, is_placeholder};
+use crate::model::check::PluginFault;
 use crate::model::delta::{Batch, Delta, Object};
 use crate::model::{Id, Kind, Stored, parse};
+use crate::plugin::SchemaType;
 
 /// Tells the cores. It must not fail and not wait: what a core cannot take yet is kept for it.
 pub type Publish = Box<dyn Fn(Batch) + Send>;
@@ -164,7 +166,11 @@ impl Feed {
                     return Ok(None);
                 }
                 self.plugins.decrypt_one(id, &mut value, SchemaType::Metadata);
-                self.plugins.check_one(id, &mut value, SchemaType::Metadata, Unknown::Skip)?;
+                if let Err(PluginFault::Refused(why)) =
+                    self.plugins.accepts(id, &mut value, SchemaType::Metadata)
+                {
+                    return Err(why);
+                }
             }
             _ => {
                 if let Some(Value::Object(plugins)) = value.get_mut("plugins") {

@@ -10,50 +10,13 @@ use serde_json::{Map, Value};
 
 use super::encryption::Keyring;
 use crate::expr::Expr;
-
-/// Which schema a configuration is checked against.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SchemaType {
-    /// A route's, service's, plugin config's, consumer group's or global rule's plugin.
-    Plain,
-    /// Inside a consumer or credential.
-    Consumer,
-    /// Plugin metadata.
-    Metadata,
-}
-
-/// What a plugin is, as far as control needs to know.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Traits {
-    /// Higher runs first.
-    pub priority: i32,
-    /// It authenticates: the only kind that a credential may have.
-    pub auth: bool,
-    /// It has a schema of its own inside a consumer.
-    pub consumer_schema: bool,
-    /// Secret fields, dotted.
-    pub encrypt_fields: &'static [&'static str],
-    /// Secret fields inside a consumer.
-    pub consumer_encrypt_fields: &'static [&'static str],
-    /// The field of a consumer's part that must be unique.
-    pub consumer_key: Option<&'static str>,
-}
-
-/// The plugins of this build.
-pub trait Catalogue: Send + Sync {
-    /// The plugin of this name, if this build has it.
-    fn find(&self, name: &str) -> Option<Traits>;
-    /// All names, highest priority first.
-    fn names(&self) -> Vec<&'static str>;
-    /// The JSON Schema of a plugin.
-    fn schema(&self, name: &str, kind: SchemaType) -> Option<Value>;
-    /// Checks a configuration and fills its defaults; the error is the reason alone.
-    fn check(&self, name: &str, conf: &mut Value, kind: SchemaType) -> Result<(), String>;
-}
+use crate::model::check::PluginFault;
+use crate::plugin::meta::is_disabled;
+use crate::plugin::{Registry, SchemaType};
 
 /// The plugins of this node. One a process.
 pub struct Plugins {
-    registry: Arc<dyn Catalogue>,
+    registry: Arc<Registry>,
     /// The operator's list.
     enabled: RwLock<HashSet<Box<str>>>,
     keyring: Keyring,
@@ -61,13 +24,11 @@ pub struct Plugins {
     encrypts_fields: bool,
 }
 
-/// What to do with a plugin that is not enabled.
+/// What to do with a plugin outside the operator's list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unknown {
-    /// Refuse it, and refuse as well what is enabled but not built in: the Admin API.
+    /// Refuse its object: apisix.yaml.
     Refuse,
-    /// Refuse what is not enabled; a core will answer for what is missing: apisix.yaml.
-    RefuseDisabled,
     /// Let it pass: etcd, where another node may have it.
     Skip,
 }
@@ -75,7 +36,7 @@ pub enum Unknown {
 impl Plugins {
     /// `enabled` is `plugins` of config.yaml, the rest its `data_encryption`.
     pub fn new(
-        registry: Arc<dyn Catalogue>,
+        registry: Arc<Registry>,
         enabled: impl IntoIterator<Item = impl Into<Box<str>>>,
         keyring: Keyring,
         encrypts_fields: bool,
@@ -85,8 +46,8 @@ impl Plugins {
     }
 
     /// The plugins of this build.
-    pub fn registry(&self) -> &dyn Catalogue {
-        &*self.registry
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The key ring.
@@ -107,10 +68,19 @@ impl Plugins {
 
     /// Is it in the operator's list and in this build?
     pub fn usable(&self, name: &str) -> bool {
-        self.enabled(name) && self.registry.find(name).is_some()
+        self.enabled(name) && self.registry.get(name).is_some()
     }
 
-    /// Checks the plugins of an object and fills their defaults. Texts: apisix/plugin.lua,
+    /// Whether a plugin accepts a configuration; its defaults are filled. Only what is enabled and built in
+    /// is known, but for metadata, which may be there before its plugin is enabled.
+    pub fn accepts(&self, name: &str, conf: &mut Value, kind: SchemaType) -> Result<(), PluginFault> {
+        let entry = self.registry.get(name);
+        let entry = entry.filter(|_| kind == SchemaType::Metadata || self.enabled(name));
+        entry.ok_or(PluginFault::Unknown)?.check(conf, kind).map_err(PluginFault::Refused)
+    }
+
+    /// Checks the plugins of an object that comes from a store, and fills their defaults. A plugin that is
+    /// enabled but missing in this build passes: a core answers for it. Texts: apisix/plugin.lua,
     /// `check_single_plugin_schema`.
     pub fn check(
         &self,
@@ -118,40 +88,30 @@ impl Plugins {
         kind: SchemaType,
         unknown: Unknown,
     ) -> Result<(), String> {
-        plugins.iter_mut().try_for_each(|(name, conf)| self.check_one(name, conf, kind, unknown))
-    }
-
-    /// Checks one plugin's configuration.
-    pub fn check_one(
-        &self,
-        name: &str,
-        conf: &mut Value,
-        kind: SchemaType,
-        unknown: Unknown,
-    ) -> Result<(), String> {
-        // Lua knows one kind of table, so `[]` passes for an object there.
-        if !conf.is_object() && !conf.as_array().is_some_and(Vec::is_empty) {
-            return Err(format!("invalid plugin conf {conf} for plugin [{name}]"));
-        }
-        if !self.usable(name) {
-            let pass = match unknown {
-                Unknown::Refuse => false,
-                Unknown::RefuseDisabled => self.enabled(name),
-                Unknown::Skip => true,
-            };
-            return if pass { Ok(()) } else { Err(format!("unknown plugin [{name}]")) };
-        }
-        if let Err(why) = self.registry.check(name, conf, kind) {
-            if !is_disabled(conf) {
-                return Err(format!("failed to check the configuration of plugin {name} err: {why}"));
+        for (name, conf) in plugins {
+            // Lua knows one kind of table, so `[]` passes for an object there.
+            if !conf.is_object() && !conf.is_array() {
+                return Err(format!("invalid plugin conf {conf} for plugin [{name}]"));
             }
-            log::warn!("failed to check the configuration of disabled plugin {name}, accepting it anyway");
+            match self.accepts(name, conf, kind) {
+                Ok(()) => {}
+                Err(PluginFault::Unknown) if unknown == Unknown::Skip || self.enabled(name) => {}
+                Err(PluginFault::Unknown) => return Err(format!("unknown plugin [{name}]")),
+                Err(PluginFault::Refused(why)) if is_disabled(conf) => {
+                    log::warn!(
+                        "the configuration of disabled plugin {name} is wrong, accepted anyway: {why}"
+                    );
+                }
+                Err(PluginFault::Refused(why)) => {
+                    return Err(format!("failed to check the configuration of plugin {name} err: {why}"));
+                }
+            }
+            if let Some(filter) = conf.pointer("/_meta/filter") {
+                Expr::compile(filter)
+                    .map_err(|why| format!("failed to validate the 'vars' expression: {why}"))?;
+            }
         }
-        let filter = conf.pointer("/_meta/filter");
-        match filter.map(Expr::compile) {
-            Some(Err(why)) => Err(format!("failed to validate the 'vars' expression: {why}")),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Encrypts the secret fields of an object's plugins.
@@ -183,19 +143,13 @@ impl Plugins {
     }
 
     fn secret_fields(&self, name: &str, kind: SchemaType) -> &'static [&'static str] {
-        let Some(spec) = self.registry.find(name) else { return &[] };
+        let Some(spec) = self.registry.get(name).map(|entry| entry.spec) else { return &[] };
         match kind {
             SchemaType::Plain => spec.encrypt_fields,
             // A plugin without a consumer's part of its own has its plain one there.
-            SchemaType::Consumer if !spec.consumer_schema => spec.encrypt_fields,
+            SchemaType::Consumer if spec.consumer_schema.is_none() => spec.encrypt_fields,
             SchemaType::Consumer => spec.consumer_encrypt_fields,
             SchemaType::Metadata => &[],
         }
     }
-}
-
-/// `_meta.disable: true`, or `disable: true` as APISIX 2.x wrote it.
-fn is_disabled(conf: &Value) -> bool {
-    let flag = conf.pointer("/_meta/disable").or_else(|| conf.get("disable"));
-    flag.and_then(Value::as_bool).unwrap_or(false)
 }

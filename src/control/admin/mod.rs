@@ -1,14 +1,13 @@
 //! The Admin API. [`handle`] answers one request in the order of checks that APISIX has: address, route,
 //! key, stream mode, resource, method, body (apisix/admin/init.lua). One file for each concern: [`resource`]
-//! does what all kinds of object have in common, [`check`] what they have not.
+//! does what all kinds of object have in common; what they have not is in [`crate::model::check`].
 
-pub mod check;
 pub mod cjson;
+mod known;
 pub mod list;
 pub mod message;
 pub mod patch;
 pub mod plugin_api;
-pub mod references;
 pub mod resource;
 pub mod server;
 #[cfg(test)]

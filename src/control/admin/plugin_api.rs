@@ -5,17 +5,18 @@ use serde_json::{Map, Value, json};
 
 use super::message::{AdminRequest, AdminResponse, Args};
 use super::{AdminState, body, kind_of};
-use crate::control::plugins::{Plugins, SchemaType};
+use crate::control::plugins::Plugins;
 use crate::model::Kind;
 use crate::model::schemas::{object_schema, schema_by_name};
+use crate::plugin::SchemaType;
 
 /// `GET /plugins/list`: names by falling priority.
 pub fn list(state: &AdminState, args: &Args) -> AdminResponse {
     match args.get("subsystem").unwrap_or("http") {
         "http" => {
-            let names = state.plugins.registry().names();
-            let names: Vec<_> = names.into_iter().filter(|name| state.plugins.enabled(name)).collect();
-            AdminResponse::json(200, &json!(names))
+            let specs = state.plugins.registry().by_priority().iter();
+            let names = specs.map(|spec| spec.name).filter(|name| state.plugins.enabled(name));
+            AdminResponse::json(200, &names.collect())
         }
         // There are no stream plugins in this build yet.
         "stream" => AdminResponse::json(200, &json!([])),
@@ -33,41 +34,42 @@ pub fn get(state: &AdminState, name: Option<&str>, args: &Args) -> AdminResponse
         let http = subsystem == "http";
         return AdminResponse::json(200, &if http { all(&state.plugins) } else { json!({}) });
     }
-    let registry = state.plugins.registry();
-    let name = name.filter(|name| subsystem == "http" && state.plugins.usable(name));
-    let Some((name, traits)) = name.and_then(|name| Some((name, registry.find(name)?))) else {
+    let name = name.filter(|name| subsystem == "http" && state.plugins.enabled(name));
+    let Some(entry) = name.and_then(|name| state.plugins.registry().get(name)) else {
         return AdminResponse::error(404, format!("plugin not found in subsystem {subsystem}"));
     };
     let schema = match args.get("schema_type") {
-        Some("consumer") if !traits.consumer_schema => None,
-        Some("consumer") => registry.schema(name, SchemaType::Consumer),
-        _ => registry.schema(name, SchemaType::Plain),
+        Some("consumer") if entry.spec.consumer_schema.is_none() => None,
+        Some("consumer") => entry.schema(SchemaType::Consumer),
+        _ => entry.schema(SchemaType::Plain),
     };
     match schema {
-        Some(schema) => AdminResponse::json(200, &schema),
+        Some(schema) => AdminResponse::json(200, schema.raw()),
         None => AdminResponse::error(400, "not found schema"),
     }
 }
 
 /// Every usable plugin with its schemas, by name.
 pub fn all(plugins: &Plugins) -> Value {
-    let registry = plugins.registry();
-    let usable = registry.names().into_iter().filter(|name| plugins.usable(name));
-    let described = usable.filter_map(|name| {
-        let traits = registry.find(name)?;
+    let usable = plugins.registry().by_priority().iter().filter(|spec| plugins.enabled(spec.name));
+    let described = usable.filter_map(|spec| {
+        let entry = plugins.registry().get(spec.name)?;
         let mut about = Map::new();
-        about.insert("priority".into(), traits.priority.into());
-        if traits.auth {
+        about.insert("priority".into(), spec.priority.into());
+        about.insert("version".into(), f64::from(spec.version).into());
+        if spec.auth {
             about.insert("type".into(), "auth".into());
         }
-        let consumer = traits.consumer_schema.then(|| registry.schema(name, SchemaType::Consumer)).flatten();
+        let consumer = spec.consumer_schema.and_then(|_| entry.schema(SchemaType::Consumer));
         let schemas = [
-            ("schema", registry.schema(name, SchemaType::Plain)),
+            ("schema", entry.schema(SchemaType::Plain)),
             ("consumer_schema", consumer),
-            ("metadata_schema", registry.schema(name, SchemaType::Metadata)),
+            ("metadata_schema", entry.schema(SchemaType::Metadata)),
         ];
-        about.extend(schemas.into_iter().filter_map(|(key, schema)| Some((key.into(), schema?))));
-        Some((name.to_owned(), Value::Object(about)))
+        about.extend(
+            schemas.into_iter().filter_map(|(key, schema)| Some((key.into(), schema?.raw().clone()))),
+        );
+        Some((spec.name.to_owned(), Value::Object(about)))
     });
     Value::Object(described.collect())
 }

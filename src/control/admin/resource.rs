@@ -8,13 +8,15 @@ use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
+use super::known::Known;
 use super::list::{self, Item};
 use super::message::{AdminResponse, Args};
-use super::{AdminState, check, kind_of, patch, references};
-use crate::control::plugins::SchemaType;
+use super::{AdminState, kind_of, patch};
 use crate::control::store::{Entry, Error, Written};
 use crate::limits;
+use crate::model::check::{self, Verb, check_delete, check_write};
 use crate::model::{Kind, id_text};
+use crate::plugin::SchemaType;
 
 type Members = Map<String, Value>;
 
@@ -154,10 +156,8 @@ impl Call<'_> {
     }
 
     async fn put(&self, conf: Option<Value>) -> Result<AdminResponse, Refused> {
-        let (id, mut conf) = self.identify(conf, true)?;
-        forbid_times(&conf)?;
-        let id =
-            check::object(self, id.as_deref(), &mut conf).await?.or(id).ok_or_else(|| self.missing_id())?;
+        let (id, mut conf) = self.check(Verb::Put, conf).await?;
+        let id = id.ok_or_else(|| self.missing_id())?;
         let key = self.target.key(&id);
         if let Some(consumer) = &self.target.consumer
             && self.state.store.get(&format!("/consumers/{consumer}")).await?.is_none()
@@ -177,9 +177,7 @@ impl Call<'_> {
     }
 
     async fn post(&self, conf: Option<Value>) -> Result<AdminResponse, Refused> {
-        let (_, mut conf) = self.identify(conf, false)?;
-        forbid_times(&conf)?;
-        check::object(self, None, &mut conf).await?;
+        let (_, mut conf) = self.check(Verb::Post, conf).await?;
         conf.insert("create_time".into(), self.now_s.into());
         conf.insert("update_time".into(), self.now_s.into());
         // The revision of this write is an id that no other object ever gets.
@@ -212,18 +210,16 @@ impl Call<'_> {
         if !(whole && says_when) {
             value.insert("update_time".into(), self.now_s.into());
         }
-        let (_, mut value) = self.identify(Some(Value::Object(value)), true)?;
-        check::object(self, Some(id), &mut value).await?;
+        let (_, value) = self.check(Verb::Patch, Some(Value::Object(value))).await?;
         self.write("compareAndSwap", key, value, Some(old.mod_revision)).await
     }
 
     async fn delete(&self) -> Result<AdminResponse, Refused> {
         let id = self.target.id.as_deref().ok_or_else(|| self.missing_id())?;
         let store = &self.state.store;
-        if self.args.get("force") != Some("true")
-            && let Some(why) = references::in_use(self.state, self.kind(), id).await
-        {
-            return Err(AdminResponse::error(400, why));
+        if self.args.get("force") != Some("true") {
+            let known = Known::for_delete(self.state, self.kind()).await?;
+            check_delete(self.kind(), id, &known).map_err(|why| AdminResponse::error(400, why))?;
         }
         let key = self.target.key(id);
         if self.kind() == Kind::Consumer {
@@ -241,37 +237,59 @@ impl Call<'_> {
         Ok(self.applied(AdminResponse::json(200, &body), &written).await)
     }
 
-    /// The id that counts and the configuration that has it: of the path and of the body at least one, and
-    /// not two different ones.
-    fn identify(&self, conf: Option<Value>, needs_id: bool) -> Result<(Option<String>, Members), Refused> {
-        let title = self.kind().title();
-        let refuse = |why: String| Err(AdminResponse::error(400, why));
+    /// Checks a configuration that is to be written. It comes out with its id and with its secrets encrypted,
+    /// but without defaults: APISIX stores what the user wrote.
+    async fn check(&self, verb: Verb, conf: Option<Value>) -> Result<(Option<String>, Members), Refused> {
         let mut conf = match conf {
-            Some(Value::Object(conf)) => conf,
-            None | Some(Value::Null | Value::Bool(false)) => return refuse("missing configurations".into()),
-            Some(_) => return refuse("invalid configuration".into()),
+            Some(Value::Bool(false)) | None => Value::Null,
+            Some(conf) => conf,
         };
-        let path_id = self.target.id.clone();
-        if matches!(self.kind(), Kind::Consumer | Kind::PluginMetadata) {
-            return Ok((path_id, conf));
-        }
-        let body_id = conf.get("id").cloned();
-        match (path_id, body_id) {
-            (None, None) if needs_id => Err(self.missing_id()),
-            (None, None) => Ok((None, conf)),
-            _ if !needs_id => refuse(format!("wrong {title} id, do not need it")),
-            (Some(path_id), Some(body_id)) if id_text(&body_id).is_none_or(|id| *id != *path_id) => {
-                refuse(format!("wrong {title} id"))
+        let (parent, own_id) = match (&self.target.id, self.kind()) {
+            (Some(id), Kind::Secret) => {
+                id.split_once('/').map_or((None, None), |(m, id)| (Some(m), Some(id)))
             }
-            (Some(path_id), _) => {
-                conf.insert("id".into(), Value::String(path_id.clone()));
-                Ok((Some(path_id), conf))
-            }
-            (None, Some(body_id)) => match id_text(&body_id) {
-                Some(id) if !id.contains('/') => Ok((Some(id.to_string()), conf)),
-                _ => refuse(format!("wrong {title} id")),
-            },
+            (id, _) => (self.target.consumer.as_deref(), id.as_deref()),
+        };
+        let target = check::Target { kind: self.kind(), id: own_id, parent };
+        let known = Known::for_write(self.state, self.kind(), &conf).await?;
+        check_write(target, verb, &mut conf, &known).map_err(|why| AdminResponse::error(400, why))?;
+        let Value::Object(mut conf) = conf else {
+            return Err(AdminResponse::error(400, "invalid configuration"));
+        };
+        let written = match self.kind() {
+            Kind::Consumer => conf.get("username"),
+            Kind::PluginMetadata => None,
+            _ => conf.get("id"),
+        };
+        // What a schema accepts as an id has no slash; kinds without a schema get theirs from the path.
+        let id = written.and_then(id_text).map(|id| id.to_string()).or_else(|| self.target.id.clone());
+        self.encrypt(id.as_deref(), &mut conf);
+        Ok((id, conf))
+    }
+
+    fn encrypt(&self, id: Option<&str>, conf: &mut Members) {
+        let plugins = &self.state.plugins;
+        if self.kind() == Kind::PluginMetadata {
+            return with_value(conf, |value| {
+                plugins.encrypt_one(id.unwrap_or(""), value, SchemaType::Metadata)
+            });
         }
+        if let Some(Value::Object(confs)) = conf.get_mut("plugins") {
+            plugins.encrypt(confs, schema_type(self.kind()));
+        }
+        let keyring = plugins.keyring();
+        with_value(conf, |conf| {
+            let pointers: &[&str] = match self.kind() {
+                Kind::Ssl => &["/key"],
+                _ => &["/tls/client_key", "/upstream/tls/client_key"],
+            };
+            for pointer in pointers {
+                conf.pointer_mut(pointer).into_iter().for_each(|key| keyring.encrypt_private_key(key));
+            }
+            let more =
+                conf.get_mut("keys").filter(|_| self.kind() == Kind::Ssl).and_then(Value::as_array_mut);
+            more.into_iter().flatten().for_each(|key| keyring.encrypt_private_key(key));
+        });
     }
 
     async fn write(
@@ -330,14 +348,10 @@ impl Call<'_> {
         let plugins = &self.state.plugins;
         if self.kind() == Kind::PluginMetadata {
             if let Some(name) = conf.get("id").and_then(Value::as_str).map(str::to_owned) {
-                let mut value = Value::Object(std::mem::take(conf));
-                plugins.decrypt_one(&name, &mut value, SchemaType::Metadata);
-                if let Value::Object(decrypted) = value {
-                    *conf = decrypted;
-                }
+                with_value(conf, |value| plugins.decrypt_one(&name, value, SchemaType::Metadata));
             }
         } else if let Some(Value::Object(confs)) = conf.get_mut("plugins") {
-            plugins.decrypt(confs, check::schema_type(self.kind()));
+            plugins.decrypt(confs, schema_type(self.kind()));
         }
     }
 
@@ -384,21 +398,19 @@ fn unsupported(kind: Kind, method: &Method) -> bool {
     }
 }
 
-/// Times are written by the gateway alone.
-fn forbid_times(conf: &Members) -> Result<(), Refused> {
-    let places =
-        [("", Some(conf)), ("upstream.", object(conf, "upstream")), ("plugins.", object(conf, "plugins"))];
-    for (place, members) in places {
-        for name in ["create_time", "update_time"] {
-            let value = members.and_then(|members| members.get(name));
-            if value.is_some_and(|value| *value != Value::Bool(false)) {
-                return Err(AdminResponse::error(400, format!("the property is forbidden:  {place}{name}")));
-            }
-        }
+/// Which of a plugin's schemas counts inside this kind of object.
+fn schema_type(kind: Kind) -> SchemaType {
+    match kind {
+        Kind::Consumer | Kind::Credential => SchemaType::Consumer,
+        _ => SchemaType::Plain,
     }
-    Ok(())
 }
 
-fn object<'m>(conf: &'m Members, name: &str) -> Option<&'m Members> {
-    conf.get(name).and_then(Value::as_object)
+/// Lends an object's members as the value that they are.
+fn with_value(conf: &mut Members, change: impl FnOnce(&mut Value)) {
+    let mut value = Value::Object(std::mem::take(conf));
+    change(&mut value);
+    if let Value::Object(changed) = value {
+        *conf = changed;
+    }
 }

@@ -10,49 +10,47 @@ use super::message::{AdminRequest, AdminResponse};
 use super::*;
 use crate::config::AdminKey;
 use crate::control::encryption::Keyring;
-use crate::control::plugins::{Catalogue, SchemaType, Traits, Unknown};
+use crate::control::plugins::Unknown;
 use crate::control::store::tests::{RealEtcd, TempDir, block_on};
 use crate::control::store::{Embedded, Etcd};
+use crate::plugin::{Registry, Spec};
 
 /// Plugins to test with: their configuration is right if it has no member `bad`.
-struct Plain;
-
-impl Catalogue for Plain {
-    fn find(&self, name: &str) -> Option<Traits> {
-        match name {
-            "key-auth" => Some(Traits {
-                priority: 2500,
-                auth: true,
-                consumer_schema: true,
-                consumer_encrypt_fields: &["key"],
-                consumer_key: Some("key"),
-                ..Traits::default()
-            }),
-            "limit-count" => Some(Traits { priority: 1002, ..Traits::default() }),
-            "prometheus" => Some(Traits { priority: 500, ..Traits::default() }),
-            _ => None,
-        }
-    }
-
-    fn names(&self) -> Vec<&'static str> {
-        vec!["key-auth", "limit-count", "prometheus"]
-    }
-
-    fn schema(&self, _: &str, _: SchemaType) -> Option<Value> {
-        Some(json!({"type": "object"}))
-    }
-
-    fn check(&self, _: &str, conf: &mut Value, _: SchemaType) -> Result<(), String> {
-        if conf.get("bad").is_some() { Err("it is bad".into()) } else { Ok(()) }
+const fn spec(name: &'static str, priority: i32) -> Spec {
+    Spec {
+        name,
+        priority,
+        version: 0.1,
+        auth: false,
+        prefer_route: false,
+        schema: r#"{"type":"object"}"#,
+        consumer_schema: None,
+        metadata_schema: Some(r#"{"type":"object"}"#),
+        encrypt_fields: &[],
+        consumer_encrypt_fields: &[],
+        consumer_key: None,
+        check: |conf, _| if conf.get("bad").is_some() { Err("it is bad".into()) } else { Ok(()) },
+        build: |_, _| Err("never built".into()),
     }
 }
+
+static KEY_AUTH: Spec = Spec {
+    auth: true,
+    consumer_schema: Some(r#"{"type":"object"}"#),
+    consumer_encrypt_fields: &["key"],
+    consumer_key: Some("key"),
+    ..spec("key-auth", 2500)
+};
+static LIMIT_COUNT: Spec = spec("limit-count", 1002);
+static PROMETHEUS: Spec = spec("prometheus", 500);
 
 const ADMIN: &str = "edd1c9f034335f136f87ad84b625c8f1";
 
 async fn world(store: Store) -> Arc<AdminState> {
     let names = ["key-auth", "limit-count", "prometheus", "proxy-cache"];
+    let registry = Arc::new(Registry::new(&[&PROMETHEUS, &KEY_AUTH, &LIMIT_COUNT]));
     let keyring = Keyring::new(["qeddd145sfvddff3"]);
-    let plugins = Arc::new(Plugins::new(Arc::new(Plain), names, keyring, true));
+    let plugins = Arc::new(Plugins::new(registry, names, keyring, true));
     let feed = Arc::new(Feed::new(plugins.clone(), Unknown::Skip, false));
     let applied = Arc::new(Applied::new(2));
     let events = store.watch().await.unwrap();
