@@ -28,7 +28,7 @@ pub struct Plugins {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unknown {
     /// Refuse its object: apisix.yaml.
-    Refuse,
+    RefuseDisabled,
     /// Let it pass: etcd, where another node may have it.
     Skip,
 }

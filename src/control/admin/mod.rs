@@ -8,6 +8,7 @@ pub mod list;
 pub mod message;
 pub mod patch;
 pub mod plugin_api;
+pub mod plugin_list;
 pub mod resource;
 pub mod server;
 #[cfg(test)]
@@ -108,7 +109,10 @@ async fn answer(state: &AdminState, request: &AdminRequest, path: &str) -> Admin
     }
     match (&request.method, &*steps) {
         (&Method::GET, ["plugins", "list"]) => plugin_api::list(state, &request.args()),
-        (&Method::PUT, ["plugins", "reload"]) => AdminResponse::text(200, "done"),
+        (&Method::PUT, ["plugins", "reload"]) => match plugin_list::write(state).await {
+            Ok(()) => AdminResponse::text(200, "done"),
+            Err(error) => AdminResponse::error(503, error.to_string()),
+        },
         (method, ["plugins", "reload"]) => AdminResponse::error(
             405,
             format!("please use PUT method to reload the plugins, {method} method is not allowed."),

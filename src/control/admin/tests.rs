@@ -78,8 +78,8 @@ async fn world(store: Store) -> Arc<AdminState> {
             version_2: false,
         },
         stream: false,
-        plugin_list: Vec::new(),
-        stream_plugin_list: Vec::new(),
+        plugin_list: vec!["key-auth".into(), "proxy-cache".into()],
+        stream_plugin_list: vec!["mqtt-proxy".into()],
         written: AtomicI64::new(0),
     })
 }
@@ -538,5 +538,26 @@ fn the_older_shape() {
         assert_eq!(list["node"]["nodes"][0]["value"]["uri"], "/index.html");
         let deleted = body_of(&handle(&state, request("DELETE", "/apisix/admin/routes/1", "")).await);
         assert_eq!((&deleted["action"], &deleted["deleted"]), (&json!("delete"), &json!("1")));
+    });
+}
+
+#[test]
+fn the_plugin_list_is_the_operators() {
+    on_embedded(|state| async move {
+        plugin_list::refresh(&state).await.unwrap();
+        assert_eq!(state.store.get("/plugins").await.unwrap(), None);
+        handle(&state, request("PUT", "/apisix/admin/plugins/reload", "")).await;
+        let list = async || {
+            let stored = state.store.get("/plugins").await.unwrap().unwrap();
+            (serde_json::from_slice::<Value>(&stored.value).unwrap(), stored.mod_revision)
+        };
+        let ours = json!([{"name": "key-auth"}, {"name": "proxy-cache"}, {"name": "mqtt-proxy", "stream": true}]);
+        let (written, revision) = list().await;
+        assert_eq!(written, ours);
+        plugin_list::refresh(&state).await.unwrap();
+        assert_eq!(list().await.1, revision);
+        state.store.put("/plugins", "[{\"name\":\"key-auth\"}]".into(), None, None).await.unwrap();
+        plugin_list::refresh(&state).await.unwrap();
+        assert_eq!(list().await.0, ours);
     });
 }
