@@ -551,7 +551,8 @@ fn the_plugin_list_is_the_operators() {
             let stored = state.store.get("/plugins").await.unwrap().unwrap();
             (serde_json::from_slice::<Value>(&stored.value).unwrap(), stored.mod_revision)
         };
-        let ours = json!([{"name": "key-auth"}, {"name": "proxy-cache"}, {"name": "mqtt-proxy", "stream": true}]);
+        let ours =
+            json!([{"name": "key-auth"}, {"name": "proxy-cache"}, {"name": "mqtt-proxy", "stream": true}]);
         let (written, revision) = list().await;
         assert_eq!(written, ours);
         plugin_list::refresh(&state).await.unwrap();
