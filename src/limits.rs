@@ -199,3 +199,5 @@ pub const ADMIN_WAIT_MS: u64 = 60_000;
 /// How long the Admin API waits for the feed before it looks for references to an object, ms. The feed is
 /// milliseconds behind a store that is well.
 pub const ADMIN_CATCH_UP_MS: u64 = 1_000;
+/// How long TERM and INT let requests go on, ms: process managers kill after some tens of seconds.
+pub const TERM_MS: u64 = 10_000;

@@ -11,8 +11,7 @@ fn main() -> ExitCode {
         Ok(Verb::Run { config }) => match load(config.as_deref()) {
             Some(mut loaded) => {
                 config::admin_key::fill(&mut loaded, &mut || fastrand::u32(..));
-                tell(&loaded);
-                ExitCode::SUCCESS
+                ringway::shard::boot::boot(loaded)
             }
             None => ExitCode::FAILURE,
         },

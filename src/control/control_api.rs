@@ -299,13 +299,3 @@ pub fn status(applied: &Applied, request: &AdminRequest) -> AdminResponse {
         _ => page(404),
     }
 }
-
-/// Answers one request to the metrics server: the exposition at its one path.
-pub fn metrics(uri: &str, render: &dyn Fn() -> String, request: &AdminRequest) -> AdminResponse {
-    if request.method != Method::GET || request.path() != uri {
-        return page(404);
-    }
-    let mut response = AdminResponse::text(200, render());
-    response.set("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
-    response
-}

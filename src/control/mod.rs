@@ -4,11 +4,16 @@
 
 pub mod admin;
 pub mod applied;
+pub mod catalogue;
 pub mod control_api;
 pub mod dns;
 pub mod encryption;
 pub mod feed;
 pub mod nodes;
+pub mod outbox;
 pub mod plugins;
 pub mod probe;
+pub mod run;
+pub mod scrape;
 pub mod store;
+pub mod switchboard;

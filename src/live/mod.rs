@@ -116,7 +116,7 @@ pub struct Hit {
 
 impl Live {
     /// An empty configuration.
-    pub fn new(tools: Tools, mode: RouterMode) -> Self {
+    pub fn new(tools: Tools, mode: RouterMode, enabled: Option<Arc<[Box<str>]>>) -> Self {
         let mode = match mode {
             RouterMode::HostUri => Mode::HostUri,
             RouterMode::Uri => Mode::Uri,
@@ -135,7 +135,7 @@ impl Live {
             global_rules: BTreeMap::new(),
             metadata: AHashMap::new(),
             service_routes: AHashMap::new(),
-            enabled: None,
+            enabled,
             in_use: RefCell::new(AHashMap::new()),
             names: AHashMap::new(),
             verdicts: AHashMap::new(),

@@ -47,7 +47,13 @@ type Lazy = LazyLock<Schema, Box<dyn FnOnce() -> Schema + Send>>;
 
 fn lazy(text: &'static str, name: &'static str) -> Lazy {
     LazyLock::new(Box::new(move || {
-        let value = serde_json::from_str(text).unwrap_or_else(|e| panic!("schema of plugin {name}: {e}"));
+        let mut value: Value =
+            serde_json::from_str(text).unwrap_or_else(|e| panic!("schema of plugin {name}: {e}"));
+        if let Some(properties) = value.as_object_mut().and_then(|schema| {
+            schema.entry("properties").or_insert_with(|| Value::Object(Default::default())).as_object_mut()
+        }) {
+            properties.insert("_meta".into(), crate::model::schemas::plugin_meta().clone());
+        }
         Schema::compile(value).unwrap_or_else(|e| panic!("schema of plugin {name}: {e}"))
     }))
 }

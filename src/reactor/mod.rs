@@ -13,6 +13,7 @@
 mod affinity;
 mod chunk;
 mod core;
+mod descriptors;
 mod epoll;
 mod listener;
 mod mailbox;
@@ -35,6 +36,7 @@ use std::time::Instant;
 
 pub use affinity::{core_count, pin};
 pub use chunk::Chunk;
+pub use descriptors::raise_descriptor_limit;
 pub use listener::{Accepted, ListenOptions, Listener, listen};
 pub use mailbox::{Receiver, SendError, Sender, mailbox};
 pub use out::Out;

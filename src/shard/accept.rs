@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Loads;
 use crate::conn::h1::server;
 use crate::conn::proxy_header;
+use crate::control::applied::Applied;
 use crate::exchange::Facts;
 use crate::gate::Core;
-use crate::mail::ToCore;
+use crate::mail::{Cores, ToCore};
 use crate::reactor::{self, Accepted, Listener, SendError, TcpStream};
 use crate::transport::Stream;
 
@@ -41,7 +41,9 @@ pub struct Shard {
     /// Its gateway.
     pub core: Rc<Core>,
     /// All cores.
-    pub loads: Arc<Loads>,
+    pub cores: Arc<Cores>,
+    /// The revision that each core runs.
+    pub applied: Arc<Applied>,
     live: Cell<u32>,
     serial: Cell<u64>,
 }
@@ -51,8 +53,8 @@ struct Live(Rc<Shard>);
 
 impl Shard {
     /// No connections yet.
-    pub fn new(index: usize, core: Rc<Core>, loads: Arc<Loads>) -> Self {
-        Shard { index, core, loads, live: Cell::new(0), serial: Cell::new(0) }
+    pub fn new(index: usize, core: Rc<Core>, cores: Arc<Cores>, applied: Arc<Applied>) -> Self {
+        Shard { index, core, cores, applied, live: Cell::new(0), serial: Cell::new(0) }
     }
 
     /// Live connections.
@@ -62,7 +64,7 @@ impl Shard {
 
     fn count(&self, connections: u32) {
         self.live.set(connections);
-        self.loads.set_connections(self.index, connections);
+        self.cores.set_connections(self.index, connections);
         self.core.host.metrics.borrow().tallies().active.set(u64::from(connections));
     }
 }
@@ -104,8 +106,8 @@ pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>, at: usize) {
 
 /// Serves a fresh connection here, or sends its descriptor to a core that has clearly less to do.
 fn place(shard: &Rc<Shard>, tap: &Rc<Tap>, listener: usize, accepted: Accepted) {
-    let Some(other) = shard.loads.better_core(shard.index) else { return adopt(shard, tap, accepted) };
-    let mail = shard.loads.mail(other);
+    let Some(other) = shard.cores.better_core(shard.index) else { return adopt(shard, tap, accepted) };
+    let mail = shard.cores.mail(other);
     if let Err(error) = mail.try_send(ToCore::Adopt { accepted, listener })
         && let SendError::Full(ToCore::Adopt { accepted, .. })
         | SendError::Closed(ToCore::Adopt { accepted, .. }) = error

@@ -1,1 +1,253 @@
-//! Starting the process: sockets, threads, the banner.
+//! Starting the process: sockets, threads, the banner; and waiting for its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender as Ready, channel};
+use std::thread::JoinHandle;
+
+use super::accept::Listening;
+use super::{Parts, run};
+use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, Provider};
+use crate::control::applied::Applied;
+use crate::control::run as control;
+use crate::gate::Access;
+use crate::limits;
+use crate::mail::{Cores, ToControl};
+use crate::plugin::counters::Counters;
+use crate::reactor::{self, Driver, DriverKind, ListenOptions, mailbox};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::file::{LogFile, Target};
+use crate::telemetry::format::{Escape, LogFormat};
+use crate::telemetry::metrics::Metrics;
+use crate::transport::trust::{self, Trust};
+
+/// Runs the gateway until a signal ends it.
+pub fn boot(loaded: Loaded) -> ExitCode {
+    let config = Arc::new(loaded.config.clone());
+    if let Err(error) = start_logs(&loaded) {
+        eprintln!("ringway: the error log cannot be opened: {error}");
+        return ExitCode::FAILURE;
+    }
+    match try_boot(&config) {
+        Ok(code) => {
+            crate::telemetry::log::flush();
+            code
+        }
+        Err(error) => {
+            log::error!("{error}");
+            crate::telemetry::log::flush();
+            eprintln!("ringway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
+    raise_descriptor_limit(config.worker_rlimit_nofile);
+    let count = config.worker_processes.unwrap_or_else(reactor::core_count).clamp(1, limits::CORES);
+    let mut sockets = listen_all(config, count)?;
+    let registry = Arc::new(crate::plugins::registry());
+    let prometheus = &config.prometheus;
+    let metrics = Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), None);
+    let counters = Arc::new(Counters::default());
+    let access = open_access_log(config)?;
+    let trust = trusted(config)?;
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
+    let cores = Arc::new(Cores::new(senders));
+    let applied = Arc::new(Applied::new(count));
+    let (to_control, from_cores) = tokio::sync::mpsc::channel(limits::CONTROL_MAIL);
+    let (ready, readiness) = channel();
+    let mut threads = Vec::with_capacity(count);
+    for (index, mail) in receivers.into_iter().enumerate() {
+        let parts = Parts {
+            index,
+            config: config.clone(),
+            registry: registry.clone(),
+            counters: counters.clone(),
+            metrics: metrics.core(),
+            access: access.as_ref().map(|(file, log)| access_log(file, log)),
+            listeners: sockets.iter_mut().filter_map(|(_, per_core)| per_core.pop()).collect(),
+            mail,
+            trust: trust.clone(),
+            control: to_control.clone(),
+            cores: cores.clone(),
+            applied: applied.clone(),
+        };
+        threads.push(start_core(parts, ready.clone(), to_control.clone()).map_err(|e| e.to_string())?);
+    }
+    drop((ready, to_control));
+    let driver = readiness.iter().take(count).collect::<Result<Vec<_>, String>>()?;
+    let parts = control::Parts {
+        config: config.clone(),
+        registry,
+        metrics,
+        cores,
+        applied,
+        from_cores,
+        log_file: access.map(|(file, _)| file),
+        trust,
+        banner: banner(config, count, &driver),
+    };
+    let control = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || control::run(parts))
+        .map_err(|error| error.to_string())?;
+    let outcome = control.join().map_err(|_| "the control thread panicked".to_string())?;
+    for thread in threads {
+        let _ = thread.join();
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+fn start_logs(loaded: &Loaded) -> io::Result<()> {
+    let error_log = &loaded.config.error_log;
+    let target = error_log.path.clone().map_or(Target::Stderr, Target::File);
+    crate::telemetry::log::start(target, &error_log.level)?;
+    for note in &loaded.notes {
+        match note.level {
+            Level::Info => log::info!("{note}"),
+            Level::Warn | Level::Error => log::warn!("{note}"),
+        }
+    }
+    Ok(())
+}
+
+/// `worker_rlimit_nofile`, as far as the host allows it.
+fn raise_descriptor_limit(wanted: u64) {
+    match reactor::raise_descriptor_limit(wanted) {
+        Ok(limit) if limit < wanted => {
+            log::warn!("worker_rlimit_nofile is {wanted}, the host allows {limit} descriptors");
+        }
+        Ok(_) => {}
+        Err(error) => log::warn!("worker_rlimit_nofile cannot be set: {error}"),
+    }
+}
+
+/// One socket an address and core. An address in use is named.
+fn listen_all(config: &Config, cores: usize) -> Result<Vec<(SocketAddr, Vec<Listening>)>, String> {
+    let plain = config.listen.http.iter().map(|addr| (*addr, false));
+    let proxied = config.listen.proxy_protocol.iter().map(|addr| (*addr, true));
+    let mut all = Vec::new();
+    for (local, proxy_protocol) in plain.chain(proxied) {
+        let refused = |error: io::Error| format!("bind() to {local} failed: {error}");
+        // once without SO_REUSEPORT: another process on this address must be noticed, not joined
+        drop(
+            reactor::listen(local, ListenOptions { reuseport: false, ..ListenOptions::default() })
+                .map_err(refused)?,
+        );
+        let mut sockets = Vec::with_capacity(cores);
+        for _ in 0..cores {
+            let socket = reactor::listen(local, ListenOptions::default()).map_err(refused)?;
+            sockets.push(Listening { socket, local, proxy_protocol });
+        }
+        all.push((local, sockets));
+    }
+    Ok(all)
+}
+
+fn open_access_log(config: &Config) -> Result<Option<(LogFile, AccessLogConfig)>, String> {
+    let Some(log) = &config.http.access_log else { return Ok(None) };
+    let file = LogFile::open("access-log", Target::File(log.path.clone()), limits::ACCESS_LOG_QUEUE)
+        .map_err(|error| format!("the access log {} cannot be opened: {error}", log.path.display()))?;
+    Ok(Some((file, log.clone())))
+}
+
+fn access_log(file: &LogFile, conf: &AccessLogConfig) -> Access {
+    let escape = Escape::named(&conf.escape).unwrap_or(Escape::Default);
+    Access {
+        log: AccessLog::new(file.clone(), conf.buffer_bytes),
+        format: LogFormat::compile(&conf.format, escape, |name| Box::from(name)),
+    }
+}
+
+/// Whom TLS towards upstreams believes, read once a process.
+fn trusted(config: &Config) -> Result<Trust, String> {
+    let path =
+        config.listen.trusted_certificate.as_ref().map_or("system".into(), |path| path.to_string_lossy());
+    trust::roots(&path).map(Trust::Roots).map_err(|error| format!("ssl_trusted_certificate: {error}"))
+}
+
+/// The thread of one core. It says which driver it has before it serves.
+fn start_core(
+    parts: Parts,
+    ready: Ready<Result<(DriverKind, Option<String>), String>>,
+    control: tokio::sync::mpsc::Sender<ToControl>,
+) -> io::Result<JoinHandle<()>> {
+    let index = parts.index;
+    std::thread::Builder::new().name(format!("core-{index}")).spawn(move || {
+        if !reactor::pin(index) {
+            log::warn!("core {index} is not pinned to a processor");
+        }
+        let conf = reactor::Config { driver: driver(), ..reactor::Config::default() };
+        let started = ready.clone();
+        let ended = reactor::block_on(conf, |info| {
+            let _ = started.send(Ok((info.driver, info.refused)));
+            run(parts)
+        });
+        if let Err(error) = ended {
+            let _ = ready.send(Err(format!("core {index} cannot start: {error}")));
+        }
+        let _ = control.blocking_send(ToControl::CoreEnded(index));
+    })
+}
+
+/// RINGWAY_REACTOR: `io_uring` or `epoll` insists on one, for tests and for hosts with doubts.
+fn driver() -> Driver {
+    match std::env::var("RINGWAY_REACTOR").as_deref() {
+        Ok("io_uring") => Driver::Uring,
+        Ok("epoll") => Driver::Epoll,
+        _ => Driver::Auto,
+    }
+}
+
+/// What the user reads at the start.
+fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Option<String>)]) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    let list = |addrs: &[SocketAddr]| addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+    let _ = writeln!(text, "ringway {} is up", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(text, "  proxy     {}", list(&config.listen.http));
+    if !config.listen.proxy_protocol.is_empty() {
+        let _ = writeln!(text, "  PROXY     {}", list(&config.listen.proxy_protocol));
+    }
+    if let Some(admin) = &config.admin {
+        let _ = writeln!(text, "  Admin API {}", admin.listen);
+    }
+    if let Some(control) = config.control {
+        let _ = writeln!(text, "  Control   {control}");
+    }
+    if let Some(metrics) = config.prometheus.listen {
+        let _ = writeln!(text, "  metrics   {metrics}{}", config.prometheus.uri);
+    }
+    let _ = match drivers.first() {
+        Some((DriverKind::Uring, _)) => writeln!(text, "  reactor   io_uring, {cores} cores"),
+        Some((DriverKind::Epoll, Some(why))) => writeln!(text, "  reactor   epoll ({why}), {cores} cores"),
+        _ => writeln!(text, "  reactor   epoll, {cores} cores"),
+    };
+    let _ = writeln!(text, "  objects   {}", source(&config.deployment.provider));
+    if let Some(admin) = &config.admin {
+        let key = admin.keys.iter().flatten().find(|key| !key.viewer && admin.required);
+        if let Some(key) = key {
+            let _ = writeln!(text, "  admin key {}", key.key);
+        }
+        let header = key.map_or(String::new(), |key| format!(" -H 'X-API-KEY: {}'", key.key));
+        let _ = writeln!(
+            text,
+            "first route:\n  curl http://127.0.0.1:{}/apisix/admin/routes/1{header} -X PUT -d \
+             '{{\"uri\":\"/*\",\"upstream\":{{\"type\":\"roundrobin\",\"nodes\":{{\"127.0.0.1:80\":1}}}}}}'",
+            admin.listen.port(),
+        );
+    }
+    text
+}
+
+fn source(provider: &Provider) -> String {
+    match provider {
+        Provider::Etcd => "etcd".into(),
+        Provider::Yaml { path } | Provider::Json { path } => path.display().to_string(),
+        Provider::StandaloneApi => "Admin API only (standalone)".into(),
+        Provider::Embedded { path } => format!("embedded store in {}", path.display()),
+    }
+}

@@ -2,17 +2,17 @@
 
 pub mod accept;
 pub mod boot;
-pub mod load;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::control::applied::Applied;
 use crate::gate::{Access, Core};
 use crate::limits;
 use crate::live::{Live, Tools};
-use crate::mail::{ToControl, ToCore};
+use crate::mail::{Cores, ToControl, ToCore};
 use crate::model::KeepalivePool;
 use crate::plugin::consumers::Consumers;
 use crate::plugin::counters::Counters;
@@ -22,8 +22,6 @@ use crate::telemetry::metrics::CoreMetrics;
 use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
 use crate::transport::trust::Trust;
-
-pub use load::Loads;
 
 /// What a core is made of before its thread runs.
 pub struct Parts {
@@ -47,14 +45,28 @@ pub struct Parts {
     pub trust: Trust,
     /// To control.
     pub control: tokio::sync::mpsc::Sender<ToControl>,
-    /// Live connections of all cores, and the way to their mailboxes.
-    pub loads: Arc<Loads>,
+    /// All cores.
+    pub cores: Arc<Cores>,
+    /// The revision that each core runs.
+    pub applied: Arc<Applied>,
 }
 
 /// Runs a core until it has drained.
 pub async fn run(parts: Parts) {
-    let Parts { index, config, registry, counters, metrics, access, listeners, mail, trust, control, loads } =
-        parts;
+    let Parts {
+        index,
+        config,
+        registry,
+        counters,
+        metrics,
+        access,
+        listeners,
+        mail,
+        trust,
+        control,
+        cores,
+        applied,
+    } = parts;
     let host = Rc::new(Host {
         consumers: Consumers::new(registry.clone()),
         counters,
@@ -70,9 +82,11 @@ pub async fn run(parts: Parts) {
     };
     let tools =
         Tools { registry, host: host.clone(), pools: Pools::new(), keep, tls: TlsClients::new(trust) };
-    let live = Live::new(tools, config.router);
+    let enabled =
+        config.plugins.iter().map(|list| list.iter().map(|name| name.as_str().into()).collect()).next();
+    let live = Live::new(tools, config.router, enabled);
     let core = Rc::new(Core::new(live, host, config, control, access));
-    let shard = Rc::new(accept::Shard::new(index, core, loads));
+    let shard = Rc::new(accept::Shard::new(index, core, cores, applied));
     let mut taps = Vec::new();
     for (at, listening) in listeners.into_iter().enumerate() {
         match Listener::from_std(listening.socket) {
@@ -100,7 +114,7 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
         match message {
             ToCore::Config(batch) => {
                 core.live.borrow_mut().apply(&batch);
-                shard.loads.applied(shard.index, batch.revision);
+                shard.applied.set(shard.index, batch.revision);
             }
             ToCore::Name { name, addresses } => {
                 core.live.borrow_mut().set_name(&name, &addresses);
@@ -113,7 +127,6 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
                     accept::adopt(shard, tap, accepted);
                 }
             }
-            ToCore::ReopenLogs => {}
             ToCore::Drain { within_ms } => return drain(shard, taps, within_ms).await,
         }
     }

@@ -1,10 +1,14 @@
 //! Every message that crosses a core, with its sender, its receiver and its bound.
 
+pub mod cores;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::delta::Batch;
 use crate::reactor::Accepted;
+
+pub use cores::Cores;
 
 /// To a core. Bound: [`crate::limits::CORE_MAIL`].
 pub enum ToCore {
@@ -36,13 +40,31 @@ pub enum ToCore {
         /// Which of the listeners it came by.
         listener: usize,
     },
-    /// From control: reopen log files (USR1).
-    ReopenLogs,
     /// From control: accept no more, finish what is under way, until this many ms from now.
     Drain {
         /// Time left, ms.
         within_ms: u64,
     },
+}
+
+impl ToCore {
+    /// The same for another core; a connection cannot be copied.
+    pub fn copy(&self) -> Option<ToCore> {
+        Some(match self {
+            ToCore::Config(batch) => ToCore::Config(batch.clone()),
+            ToCore::Name { name, addresses } => {
+                ToCore::Name { name: name.clone(), addresses: addresses.clone() }
+            }
+            ToCore::Health { upstream, host, port, healthy } => ToCore::Health {
+                upstream: upstream.clone(),
+                host: host.clone(),
+                port: *port,
+                healthy: *healthy,
+            },
+            ToCore::Drain { within_ms } => ToCore::Drain { within_ms: *within_ms },
+            ToCore::Adopt { .. } => return None,
+        })
+    }
 }
 
 /// To control. Bound: [`crate::limits::CONTROL_MAIL`]; a full queue drops the message and counts it.

@@ -1,0 +1,244 @@
+//! The control thread from its start to its end: sources in, deltas out, services up, signals.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::admin::{AdminState, server};
+use super::applied::Applied;
+use super::control_api::{self, ControlState};
+use super::encryption::Keyring;
+use super::feed::Feed;
+use super::outbox::Outbox;
+use super::plugins::{Plugins, Unknown};
+use super::scrape::Scrape;
+use super::store::{Embedded, Etcd, File, Store, etcd, etcd_tls};
+use super::switchboard::Switchboard;
+use crate::config::{Config, Provider};
+use crate::limits;
+use crate::mail::{Cores, ToControl, ToCore};
+use crate::model::delta::Batch;
+use crate::plugin::Registry;
+use crate::reactor::nice;
+use crate::telemetry::file::LogFile;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::trust::Trust;
+
+/// What control is made of.
+pub struct Parts {
+    /// config.yaml.
+    pub config: Arc<Config>,
+    /// The plugins of this build.
+    pub registry: Arc<Registry>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// The cores.
+    pub cores: Arc<Cores>,
+    /// The revision that each core runs.
+    pub applied: Arc<Applied>,
+    /// Mail from the cores.
+    pub from_cores: mpsc::Receiver<ToControl>,
+    /// The access log, to be reopened.
+    pub log_file: Option<LogFile>,
+    /// Whom TLS believes.
+    pub trust: Trust,
+    /// What is printed when everything listens.
+    pub banner: String,
+}
+
+/// Runs until the gateway has ended. The error says why it could not start.
+pub fn run(parts: Parts) -> Result<(), String> {
+    nice::stand_back(10);
+    let cores = parts.cores.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(serve(parts)),
+        Err(error) => Err(error.to_string()),
+    };
+    if result.is_err() {
+        for core in 0..cores.count() {
+            let _ = cores.mail(core).try_send(ToCore::Drain { within_ms: 0 });
+        }
+    }
+    result
+}
+
+async fn serve(parts: Parts) -> Result<(), String> {
+    let Parts { config, registry, metrics, cores, applied, from_cores, log_file, trust, banner } = parts;
+    let outbox = Arc::new(Outbox::new(cores.clone()));
+    let plugins = Arc::new(plugins(&config, registry));
+    let (unknown, follow) = match config.deployment.provider {
+        Provider::Etcd | Provider::Embedded { .. } => (Unknown::Skip, config.admin.is_none()),
+        _ => (Unknown::RefuseDisabled, true),
+    };
+    let feed = Arc::new(Feed::new(plugins.clone(), unknown, follow));
+    let store = open_store(&config).await?;
+    let events = store.watch().await.map_err(|error| error.to_string())?;
+    let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
+    let admin = admin_state(&config, &store, &feed, &plugins, &applied);
+    let services = Services {
+        admin: admin.clone(),
+        control: Arc::new(ControlState {
+            store: store.clone(),
+            feed: feed.clone(),
+            plugins,
+            applied: applied.clone(),
+            probes: (!config.disable_upstream_healthcheck).then(|| switchboard.probes()),
+        }),
+        scrape: Scrape::new(&config, &store, &feed, switchboard.probes(), metrics),
+    };
+    services.start(&config).await?;
+    tokio::spawn(outbox.clone().retry());
+    let (tell, batches) = mpsc::unbounded_channel();
+    let to_cores = outbox.clone();
+    let publish = Box::new(move |batch: Batch| {
+        to_cores.send(&ToCore::Config(batch.clone()));
+        let _ = tell.send(batch);
+    });
+    tokio::spawn(async move { feed.run(events, publish).await });
+    let ended = tokio::spawn(switchboard.run(admin, from_cores, batches, cores.count()));
+    tokio::spawn(announce(banner, applied));
+    obey_signals(&config, &outbox, log_file, ended).await
+}
+
+fn plugins(config: &Config, registry: Arc<Registry>) -> Plugins {
+    let keyring = Keyring::new(config.data_encryption.keyring.iter().map(String::as_str));
+    let enabled = config.plugins.clone().unwrap_or_default();
+    Plugins::new(registry, enabled, keyring, config.data_encryption.enable_encrypt_fields)
+}
+
+async fn open_store(config: &Config) -> Result<Store, String> {
+    let text = |error: super::store::Error| error.to_string();
+    Ok(match &config.deployment.provider {
+        Provider::Embedded { path } => {
+            Store::Embedded(Embedded::open(path, &config.deployment.etcd.prefix).map_err(text)?)
+        }
+        Provider::Yaml { path } => Store::File(File::open(path.clone()).map_err(text)?),
+        Provider::Etcd => Store::Etcd(Etcd::connect(etcd_options(config)).await.map_err(text)?),
+        Provider::Json { .. } | Provider::StandaloneApi => {
+            return Err("this config_provider is not served yet: use etcd, yaml or embedded".into());
+        }
+    })
+}
+
+fn etcd_options(config: &Config) -> etcd::Options {
+    let etcd = &config.deployment.etcd;
+    etcd::Options {
+        hosts: etcd.hosts.clone(),
+        prefix: etcd.prefix.clone(),
+        user: etcd.user.clone().zip(etcd.password.clone()),
+        tls: etcd_tls::Tls {
+            identity: etcd.tls_cert.clone().zip(etcd.tls_key.clone()),
+            verify: etcd.tls_verify,
+            sni: etcd.tls_sni.clone(),
+            trusted: config.listen.trusted_certificate.clone(),
+        },
+        timeout_ms: etcd.timeout_ms,
+        watch_timeout_ms: etcd.watch_timeout_ms,
+        resync_delay_ms: etcd.resync_delay_ms,
+        startup_retry: etcd.startup_retry,
+        snapshot: Some(config.deployment.data.join("etcd.snapshot")),
+    }
+}
+
+fn admin_state(
+    config: &Config,
+    store: &Store,
+    feed: &Arc<Feed>,
+    plugins: &Arc<Plugins>,
+    applied: &Arc<Applied>,
+) -> Option<Arc<AdminState>> {
+    let options = config.admin.clone()?;
+    Some(Arc::new(AdminState {
+        store: store.clone(),
+        feed: feed.clone(),
+        plugins: plugins.clone(),
+        applied: applied.clone(),
+        options,
+        stream: false,
+        plugin_list: config.plugins.clone().unwrap_or_default(),
+        stream_plugin_list: config.stream_plugins.clone().unwrap_or_default(),
+        written: AtomicI64::new(0),
+    }))
+}
+
+/// Everything that listens on the control thread.
+struct Services {
+    admin: Option<Arc<AdminState>>,
+    control: Arc<ControlState>,
+    scrape: Scrape,
+}
+
+impl Services {
+    async fn start(self, config: &Config) -> Result<(), String> {
+        let slots = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+        let own_port = config.admin.as_ref().filter(|options| !options.on_node_port);
+        if let (Some(state), Some(options)) = (self.admin, own_port) {
+            let listener = server::bind(options.listen).await?;
+            tokio::spawn(server::serve(listener, slots.clone(), move |request| {
+                let state = state.clone();
+                async move { super::admin::handle(&state, request).await }
+            }));
+        }
+        if let Some(address) = config.status {
+            let listener = server::bind(address).await?;
+            let applied = self.control.applied.clone();
+            tokio::spawn(server::serve(listener, slots.clone(), move |request| {
+                let applied = applied.clone();
+                async move { control_api::status(&applied, &request) }
+            }));
+        }
+        if let Some(address) = config.control {
+            let listener = server::bind(address).await?;
+            let state = self.control;
+            tokio::spawn(server::serve(listener, slots.clone(), move |request| {
+                let state = state.clone();
+                async move { control_api::handle(&state, request).await }
+            }));
+        }
+        if let Some(address) = config.prometheus.listen {
+            let listener = server::bind(address).await?;
+            let scrape = self.scrape;
+            tokio::spawn(server::serve(listener, slots, move |request| {
+                let scrape = scrape.clone();
+                async move { scrape.answer(&request).await }
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// The banner is printed when every core runs the first configuration.
+async fn announce(banner: String, applied: Arc<Applied>) {
+    applied.reached(0).await;
+    println!("{banner}");
+}
+
+/// QUIT drains for as long as `worker_shutdown_timeout`, TERM and INT for 10 s, USR1 reopens the logs.
+async fn obey_signals(
+    config: &Config,
+    outbox: &Outbox,
+    log_file: Option<LogFile>,
+    mut ended: tokio::task::JoinHandle<()>,
+) -> Result<(), String> {
+    let stream = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
+    let (mut quit, mut term) = (stream(SignalKind::quit())?, stream(SignalKind::terminate())?);
+    let (mut int, mut usr1) = (stream(SignalKind::interrupt())?, stream(SignalKind::user_defined1())?);
+    let drain = |within_ms: u64| outbox.send(&ToCore::Drain { within_ms });
+    loop {
+        tokio::select! {
+            _ = quit.recv() => drain(config.worker_shutdown_timeout_ms),
+            _ = term.recv() => drain(limits::TERM_MS.min(config.worker_shutdown_timeout_ms)),
+            _ = int.recv() => drain(limits::TERM_MS.min(config.worker_shutdown_timeout_ms)),
+            _ = usr1.recv() => {
+                crate::telemetry::log::reopen();
+                if let Some(file) = &log_file {
+                    file.reopen();
+                }
+            }
+            _ = &mut ended => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `GET /apisix/prometheus/metrics`: what the cores have counted, and what control knows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use hyper::Method;
+use tokio::sync::{mpsc, oneshot};
+
+use super::admin::message::{AdminRequest, AdminResponse};
+use super::admin::page;
+use super::feed::Feed;
+use super::probe::{Checker, Order};
+use super::store::Store;
+use crate::config::Config;
+use crate::telemetry::exporter::{Exporter, Node};
+use crate::telemetry::metrics::Metrics;
+
+/// Answers scrapes. The cores are never asked: their pages are read.
+#[derive(Clone)]
+pub struct Scrape {
+    uri: Arc<str>,
+    store: Store,
+    feed: Arc<Feed>,
+    probes: mpsc::Sender<Order>,
+    exporter: Arc<Mutex<Exporter>>,
+    began: Instant,
+}
+
+impl Scrape {
+    /// For `plugin_attr.prometheus.export_uri`.
+    pub fn new(
+        config: &Config,
+        store: &Store,
+        feed: &Arc<Feed>,
+        probes: mpsc::Sender<Order>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Scrape {
+            uri: config.prometheus.uri.as_str().into(),
+            store: store.clone(),
+            feed: feed.clone(),
+            probes,
+            exporter: Arc::new(Mutex::new(Exporter::new(metrics))),
+            began: Instant::now(),
+        }
+    }
+
+    /// The metrics, or nginx's 404 for any other path.
+    pub async fn answer(&self, request: &AdminRequest) -> AdminResponse {
+        if request.method != Method::GET || request.path() != &*self.uri {
+            return page(404);
+        }
+        let checkers = self.checkers().await;
+        let nodes = checkers.iter().flat_map(|checker| {
+            checker.nodes.iter().map(|(address, target)| {
+                (checker.upstream.to_string(), address.ip.to_string(), address.port, target.status.usable())
+            })
+        });
+        let upstream_status: Vec<_> = nodes.collect();
+        let revision = self.feed.revision();
+        let node = Node {
+            hostname: crate::telemetry::hostname(),
+            version: "3.18.0",
+            etcd_reachable: matches!(self.store, Store::Etcd(_)).then(|| self.store.health().reachable),
+            modify_indexes: &[("max_modify_index", revision)],
+            upstream_status: &upstream_status,
+            tables: &[],
+            dropped_lines: &[("error", crate::telemetry::log::dropped())],
+            now_ms: self.began.elapsed().as_millis() as u64,
+        };
+        let text = self.exporter.lock().unwrap_or_else(PoisonError::into_inner).text(&node);
+        let mut response = AdminResponse::text(200, text);
+        response.set("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+        response
+    }
+
+    async fn checkers(&self) -> Vec<Checker> {
+        let (answer, list) = oneshot::channel();
+        match self.probes.send(Order::List(answer)).await {
+            Ok(()) => list.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Where mail from the cores, findings of the resolver and the prober, and changes of the configuration meet.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::sync::mpsc;
+
+use super::admin::message::{AdminRequest, AdminResponse};
+use super::admin::{self, AdminState};
+use super::dns::{self, DnsConfig, DnsDelta, Lookup};
+use super::nodes::{Nodes, Order};
+use super::outbox::Outbox;
+use super::probe::{self, HealthDelta, ProbeTls};
+use crate::config::Config;
+use crate::limits;
+use crate::mail::{AdminAnswer, AdminCall, ToControl};
+use crate::model::delta::Batch;
+use crate::transport::trust::{self, Trust};
+
+/// Everything that this loop hears of.
+pub struct Switchboard {
+    nodes: Nodes,
+    outbox: Arc<Outbox>,
+    admin: Option<Arc<AdminState>>,
+    names: mpsc::Sender<dns::Order>,
+    probes: mpsc::Sender<probe::Order>,
+    resolved: mpsc::UnboundedReceiver<DnsDelta>,
+    verdicts: mpsc::UnboundedReceiver<HealthDelta>,
+}
+
+impl Switchboard {
+    /// Starts the resolver and the prober.
+    pub fn start(config: &Config, outbox: Arc<Outbox>, trust: &Trust) -> Result<Self, String> {
+        let (names, orders) = mpsc::channel(limits::CONTROL_MAIL);
+        let lookup = Lookup::new(DnsConfig {
+            nameservers: config.dns.resolvers.clone(),
+            valid: config.dns.valid_ms.map(Duration::from_millis),
+            enable_ipv6: config.enable_ipv6,
+            search: config.dns.search,
+        })
+        .map_err(|error| format!("the resolver cannot start: {error}"))?;
+        // bounded by what the resolver and the prober have in flight
+        let (found, resolved) = mpsc::unbounded_channel();
+        tokio::spawn(dns::run(orders, lookup, move |delta| drop(found.send(delta))));
+        let (probes, orders) = mpsc::channel(limits::CONTROL_MAIL);
+        let tls = |trust: &Trust| trust::client_config(trust, None, &[]).map_err(|error| error.to_string());
+        let tls = ProbeTls { verified: tls(trust)?, unverified: tls(&Trust::Anyone)? };
+        let (judged, verdicts) = mpsc::unbounded_channel();
+        tokio::spawn(probe::run(orders, tls, move |delta| drop(judged.send(delta))));
+        let nodes = Nodes::new(config.disable_upstream_healthcheck);
+        Ok(Switchboard { nodes, outbox, admin: None, names, probes, resolved, verdicts })
+    }
+
+    /// To the prober, for the Control API.
+    pub fn probes(&self) -> mpsc::Sender<probe::Order> {
+        self.probes.clone()
+    }
+
+    /// Runs until `cores` cores have ended.
+    pub async fn run(
+        mut self,
+        admin: Option<Arc<AdminState>>,
+        mut mail: mpsc::Receiver<ToControl>,
+        mut batches: mpsc::UnboundedReceiver<Batch>,
+        cores: usize,
+    ) {
+        self.admin = admin;
+        let mut ended = HashSet::new();
+        while ended.len() < cores {
+            tokio::select! {
+                Some(message) = mail.recv() => match message {
+                    ToControl::CoreEnded(core) => drop(ended.insert(core)),
+                    message => self.hear(message).await,
+                },
+                Some(batch) = batches.recv() => {
+                    for delta in batch.deltas.iter() {
+                        let orders = self.nodes.changed(delta);
+                        self.place(orders).await;
+                    }
+                }
+                Some(delta) = self.resolved.recv() => {
+                    let (message, orders) = self.nodes.resolved(delta);
+                    self.outbox.send(&message);
+                    self.place(orders).await;
+                }
+                Some(delta) = self.verdicts.recv() => {
+                    self.nodes.verdict(&delta).iter().for_each(|message| self.outbox.send(message));
+                }
+                else => return,
+            }
+        }
+    }
+
+    async fn hear(&mut self, message: ToControl) {
+        match message {
+            ToControl::Admin(call) => drop(tokio::spawn(admin_call(self.admin.clone(), *call))),
+            ToControl::Passive { upstream, host, port, seen } => {
+                let order = self.nodes.passive(&upstream, &host, port, seen);
+                self.place(order.into_iter().collect()).await;
+            }
+            ToControl::InUse(upstream) => {
+                let order = self.nodes.in_use(&upstream);
+                self.place(order.into_iter().collect()).await;
+            }
+            ToControl::CoreEnded(_) => {}
+        }
+    }
+
+    async fn place(&self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Dns(order) => drop(self.names.send(order).await),
+                Order::Probe(order) => drop(self.probes.send(order).await),
+            }
+        }
+    }
+}
+
+/// An Admin API call that came by a proxy port.
+async fn admin_call(admin: Option<Arc<AdminState>>, call: AdminCall) {
+    let AdminCall { method, target, headers, body, peer, answer } = call;
+    let response = match (&admin, method.parse()) {
+        (Some(admin), Ok(method)) => {
+            let headers = headers.into_iter();
+            let headers = headers
+                .filter_map(|(n, v)| Some((n.parse::<HeaderName>().ok()?, v.parse::<HeaderValue>().ok()?)))
+                .collect();
+            let body = bytes::Bytes::copy_from_slice(&body);
+            admin::handle(admin, AdminRequest { method, target, headers, body, peer }).await
+        }
+        _ => AdminResponse::empty(400),
+    };
+    let headers = response.headers.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect();
+    let _ = answer.send(AdminAnswer { status: response.status, headers, body: response.body.to_vec() });
+}
