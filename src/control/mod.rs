@@ -4,7 +4,6 @@
 
 pub mod admin;
 pub mod applied;
-pub mod catalogue;
 pub mod control_api;
 pub mod dns;
 pub mod encryption;
