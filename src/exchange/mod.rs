@@ -25,7 +25,7 @@ pub use vars::Vars;
 use crate::model::{Consumer, Stored};
 use crate::transport::pool::Lease;
 use crate::wire::headers::Headers;
-use crate::wire::http::{RequestHead, ResponseHead};
+use crate::wire::http::{Method, RequestHead, ResponseHead};
 
 /// What is the same for all requests of a connection.
 pub struct Facts {
@@ -234,6 +234,11 @@ impl Exchange {
             self.out.uri = Some(uri);
         }
         self.req.args = args;
+    }
+
+    /// The method of the request as it goes upstream.
+    pub fn out_method(&self) -> Method {
+        self.out.method.as_deref().map_or(self.req.head.method, Method::of)
     }
 
     /// Request headers.

@@ -50,7 +50,9 @@ impl Exchange {
             }
             "request_uri" => Cow::Owned(self.normalized_request_uri()),
             "real_request_uri" => Cow::Borrowed(head.target()),
-            "method" | "request_method" => Cow::Borrowed(head.method_text()),
+            "method" | "request_method" => {
+                Cow::Borrowed(self.out.method.as_deref().unwrap_or(head.method_text()))
+            }
             "host" => Cow::Borrowed(&self.req.host),
             "http_host" if self.req.http_host.is_empty() => return None,
             "http_host" => Cow::Borrowed(&self.req.http_host),

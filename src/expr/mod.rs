@@ -3,8 +3,10 @@
 pub mod condition;
 pub mod ip;
 mod number;
+pub mod regex;
 pub mod template;
 
 pub use condition::Expr;
 pub use ip::IpNets;
+pub use regex::{Pattern, Replacement};
 pub use template::Template;

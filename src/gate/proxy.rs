@@ -167,7 +167,7 @@ async fn attempt(
     websocket: bool,
     fresh: bool,
 ) -> Result<(), Missed> {
-    let non_idempotent = matches!(ex.req.head.method, Method::Post | Method::Lock | Method::Patch);
+    let non_idempotent = matches!(ex.out_method(), Method::Post | Method::Lock | Method::Patch);
     let mut state =
         Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable: held.whole };
     let mut lease = connection(core, ex, upstream, picked, times, fresh).await.map_err(|error| {

@@ -26,7 +26,7 @@ pub struct Item {
 pub struct Chain {
     items: Vec<Item>,
     phases: [Vec<u16>; 6],
-    /// The first number of this chain's body-filter state in an exchange.
+    /// The first number of this chain's filter state in an exchange.
     slots_from: u16,
 }
 
@@ -85,9 +85,10 @@ impl Chain {
 
     /// Runs header_filter.
     pub fn header_filter(&self, ex: &mut Exchange, host: &Host) {
-        for item in self.of(Phase::HeaderFilter) {
+        for at in &self.phases[Phase::HeaderFilter as usize] {
+            let item = &self.items[*at as usize];
             if item.meta.allows(ex) {
-                item.plugin.header_filter(ex, host);
+                item.plugin.header_filter(ex, host, self.slots_from + at);
             }
         }
     }

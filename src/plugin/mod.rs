@@ -160,10 +160,11 @@ pub trait Plugin {
         Step::Next
     }
 
-    /// The answer's head may be changed.
-    fn header_filter(&self, _: &mut Exchange, _: &Host) {}
+    /// The answer's head may be changed. `slot` numbers this plugin's state in the exchange
+    /// ([`Exchange::slot`]), the same for its body filter.
+    fn header_filter(&self, _: &mut Exchange, _: &Host, _slot: u16) {}
 
-    /// A piece of the answer's body may be changed. `slot` numbers this plugin's state in the exchange.
+    /// A piece of the answer's body may be changed.
     fn body_filter(&self, _: &mut Exchange, _piece: &mut BodyPiece, _slot: u16) {}
 
     /// The answer has left, or the client has.

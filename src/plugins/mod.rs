@@ -3,6 +3,7 @@
 pub mod ip_restriction;
 pub mod key_auth;
 pub mod kit;
+pub mod proxy_rewrite;
 
 use crate::plugin::{Registry, Spec};
 
@@ -10,6 +11,7 @@ use crate::plugin::{Registry, Spec};
 pub const ALL: &[&Spec] = &[
     &ip_restriction::SPEC, // 3000
     &key_auth::SPEC,       // 2500
+    &proxy_rewrite::SPEC,  // 1008
 ];
 
 /// The registry that control and the cores share.

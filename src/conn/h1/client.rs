@@ -147,7 +147,7 @@ fn settle(stream: &Rc<Stream>, ex: &mut Exchange, rest: Chunk, timeout_ms: u32) 
         stream.unrecv(rest);
         return Ok(false);
     }
-    let framing = http::response_framing(&ex.resp.head, ex.req.head.method)
+    let framing = http::response_framing(&ex.resp.head, ex.out_method())
         .map_err(|bad| NoAnswer::Invalid(bad.reason))?;
     let keep = http::response_keep_alive(&ex.resp.head) && framing != Framing::UntilClose;
     if framing == Framing::None {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::exchange::{Client, Exchange, Facts, Reply};
+use crate::exchange::{BodyPiece, Client, Exchange, Facts, Reply, Source};
 use crate::model::{Consumer, Stored};
 use crate::plugin::chain::Item;
 use crate::plugin::consumers::Consumers;
@@ -16,7 +16,9 @@ use crate::plugin::meta::Meta;
 use crate::plugin::registry::Entry;
 use crate::plugin::{Build, Chain, Host, Phase, Plugin, Registry, SchemaType, Spec};
 use crate::plugins;
+use crate::reactor::Chunk;
 use crate::telemetry::metrics::Metrics;
+use crate::wire::headers::Headers;
 use crate::wire::http::{Progress, RequestLimits, parse_request};
 use crate::wire::uri::Uri;
 
@@ -142,4 +144,34 @@ fn stored(username: &str, credential: Option<&str>, plugins: Value, labels: Valu
         labels: labels.as_object().cloned().map(Box::new),
     };
     Arc::new(Stored { id: id.into(), create_revision: 1, modify_revision: 1, value })
+}
+
+/// Gives `ex` an upstream's answer with these headers; its body is for [`filtered`].
+pub fn answer(ex: &mut Exchange, status: u16, headers: &[(&str, &str)]) {
+    ex.resp.source = Source::Upstream;
+    ex.resp.answered = true;
+    ex.resp.head.status = status;
+    for (name, value) in headers {
+        ex.resp.head.headers.add(name.as_bytes(), value.as_bytes());
+    }
+}
+
+/// Sends pieces of a body through the plugin's body filter and gives what comes out, up to its last piece.
+pub fn filtered(plugin: &Rc<dyn Plugin>, ex: &mut Exchange, pieces: &[&[u8]]) -> String {
+    let mut out = Vec::new();
+    for (i, data) in pieces.iter().enumerate() {
+        let mut piece = BodyPiece { data: Chunk::from_vec(data.to_vec()), last: i + 1 == pieces.len() };
+        plugin.body_filter(ex, &mut piece, 0);
+        out.extend_from_slice(&piece.data);
+        if piece.last {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The values of a header, in order, joined by `|`; `-` for none.
+pub fn values(headers: &Headers, name: &str) -> String {
+    let values: Vec<_> = headers.all_named(name.as_bytes()).map(String::from_utf8_lossy).collect();
+    if values.is_empty() { "-".into() } else { values.join("|") }
 }
