@@ -430,7 +430,8 @@ fn tls_is_verified_unless_switched_off() {
     let (key, certificate) = (path("key.pem"), path("cert.pem"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=etcd.test"])
-        .args(["-addext", "subjectAltName=DNS:etcd.test", "-keyout", &key, "-out", &certificate])
+        .args(["-addext", "subjectAltName=DNS:etcd.test", "-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", &key, "-out", &certificate])
         .stderr(Stdio::null())
         .status()
         .expect("openssl must be installed");
