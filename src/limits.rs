@@ -154,6 +154,8 @@ pub const LOAD_SLACK: u32 = 8;
 pub const ACCEPT_PAUSE_MS: u32 = 100;
 /// Buckets of node-wide counters, eight each of 24 bytes: 131,072 live keys in 3.5 MB.
 pub const COUNTER_BUCKETS: usize = 16 << 10;
+/// Names of `limit-count` groups whose configuration is remembered: a few hundred bytes each.
+pub const LIMIT_COUNT_GROUPS: usize = 1024;
 /// The body of an Admin API call: 1.5 MiB (apisix/admin/init.lua).
 pub const ADMIN_BODY_BYTES: usize = 1536 << 10;
 /// Messages that may wait for a core.

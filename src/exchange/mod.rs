@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 pub use body::{Body, BodyError, BodyPiece, Side};
 pub use client::Client;
-pub use record::{Attempt, UpstreamRecord};
+pub use record::{Attempt, RateLimit, UpstreamRecord};
 pub use reply::{Reply, ReplyBody};
 pub use vars::Vars;
 
@@ -156,6 +156,8 @@ pub struct Exchange {
     pub consumer: Option<Known>,
     /// The upstream tries.
     pub upstream: UpstreamRecord,
+    /// The last limiter's word.
+    pub rate_limit: RateLimit,
     /// When its first byte came: ms of this core's clock.
     pub started_ms: u64,
     /// State of plugins between phases, by number: body filters and such.
@@ -193,6 +195,7 @@ impl Exchange {
             matched: None,
             consumer: None,
             upstream: UpstreamRecord::default(),
+            rate_limit: RateLimit::default(),
             started_ms: now_ms,
             slots: SmallVec::new(),
             set_vars: SmallVec::new(),
@@ -214,11 +217,13 @@ impl Exchange {
         old.req.path.clear();
         old.req.host.clear();
         old.req.http_host.clear();
+        old.rate_limit.key.clear();
         std::mem::swap(&mut self.req.head, &mut old.req.head);
         std::mem::swap(&mut self.resp.head, &mut old.resp.head);
         std::mem::swap(&mut self.req.path, &mut old.req.path);
         std::mem::swap(&mut self.req.host, &mut old.req.host);
         std::mem::swap(&mut self.req.http_host, &mut old.req.http_host);
+        std::mem::swap(&mut self.rate_limit.key, &mut old.rate_limit.key);
     }
 
     /// Gives the request other arguments: variables, plugins and the upstream see these from now on.

@@ -69,3 +69,34 @@ impl UpstreamRecord {
         Some(text)
     }
 }
+
+/// What the last limiter said, for `$rate_limiting_info`; its buffer is kept from exchange to exchange.
+#[derive(Default)]
+pub struct RateLimit {
+    /// The limiter's key, and behind it what only the counter needs.
+    pub key: Vec<u8>,
+    /// So many bytes of it are the key; 0 while no limiter ran.
+    pub shown: usize,
+    /// Allowed in a window.
+    pub limit: u64,
+    /// Left in this one.
+    pub remaining: i64,
+    /// Until it ends, s.
+    pub reset_s: u64,
+}
+
+impl RateLimit {
+    /// As `core.utils.set_var_rate_limiting_info` writes it; empty where no limiter ran.
+    pub fn info(&self) -> Vec<u8> {
+        if self.shown == 0 {
+            return Vec::new();
+        }
+        let key = String::from_utf8_lossy(&self.key[..self.shown]);
+        format!(
+            "{{\"rate_limiting_key\":\"{key}\",\"rate_limiting_limit\":{},\
+             \"rate_limiting_remaining\":{},\"rate_limiting_reset\":{}}}",
+            self.limit, self.remaining, self.reset_s
+        )
+        .into_bytes()
+    }
+}

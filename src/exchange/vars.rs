@@ -115,6 +115,7 @@ impl Exchange {
             "status" => text(if self.resp.client_gone { 499 } else { self.resp.head.status }),
             "body_bytes_sent" => text(self.resp.body_bytes),
             "bytes_sent" => text(self.resp.bytes),
+            "rate_limiting_info" => Some(Cow::Owned(self.rate_limit.info())),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 pub mod condition;
 pub mod ip;
-mod number;
+pub mod number;
 pub mod regex;
 pub mod template;
 

@@ -9,6 +9,7 @@
 //! Why atomics and not an owner core by key hash: one exchange through another core's mailbox costs two
 //! wake-ups, some microseconds; a contended compare-and-swap costs about a tenth of one.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,14 +77,42 @@ impl Counters {
     /// Adds `cost` to the counter of `key`, which starts at 0 and ends `window_ms` after its first use.
     /// Returns what it is now, and how long it lasts, in ms.
     pub fn add(&self, key: &[u8], cost: u32, window_ms: u64, now: Instant) -> Result<(u32, u64), Full> {
+        let (_, value, left_ms) = self.add_if(key, cost, window_ms, now, |_| true)?;
+        Ok((value, left_ms))
+    }
+
+    /// As [`Counters::add`], but only where `accepts` what the counter is before: in one step with it.
+    /// Says whether it did.
+    pub fn add_if(
+        &self,
+        key: &[u8],
+        cost: u32,
+        window_ms: u64,
+        now: Instant,
+        accepts: impl Fn(u32) -> bool,
+    ) -> Result<(bool, u32, u64), Full> {
         let now_tick = self.tick(now);
         let window =
             u32::try_from(window_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX / 2).clamp(1, u32::MAX / 2);
-        let count = self.update(key, now_tick, |count| match count {
-            Some(count) => Count { value: count.value.saturating_add(cost), ..count },
-            None => Count { value: cost, ends: now_tick.wrapping_add(window) },
+        let accepted = Cell::new(false);
+        let count = self.update(key, now_tick, |count| {
+            let count = count.unwrap_or(Count { value: 0, ends: now_tick.wrapping_add(window) });
+            accepted.set(accepts(count.value));
+            let cost = if accepted.get() { cost } else { 0 };
+            Count { value: count.value.saturating_add(cost), ..count }
         })?;
-        Ok((count.value, u64::from(count.ends.wrapping_sub(now_tick)) * TICK_MS))
+        Ok((accepted.get(), count.value, u64::from(count.ends.wrapping_sub(now_tick)) * TICK_MS))
+    }
+
+    /// What the counter of `key` is; 0 if there is none.
+    pub fn get(&self, key: &[u8], now: Instant) -> u32 {
+        let print = self.print(key);
+        self.bucket(print).get(print, self.tick(now)).map_or(0, |count| count.value)
+    }
+
+    /// The clock that all cores share: ms since the table was made.
+    pub fn age_ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.began).as_millis() as u64
     }
 
     /// New keys that found no place.
@@ -92,17 +121,25 @@ impl Counters {
     }
 
     fn tick(&self, now: Instant) -> u32 {
-        (now.saturating_duration_since(self.began).as_millis() as u64 / TICK_MS) as u32
+        (self.age_ms(now) / TICK_MS) as u32
+    }
+
+    fn print(&self, key: &[u8]) -> [u64; 2] {
+        self.hashers.each_ref().map(|hasher| {
+            let mut state = hasher.build_hasher();
+            state.write(key);
+            state.finish()
+        })
+    }
+
+    fn bucket(&self, print: [u64; 2]) -> &Bucket {
+        &self.buckets[print[0] as usize & (self.buckets.len() - 1)]
     }
 
     /// Changes one counter in one step; `change` may be called more than once.
     fn update(&self, key: &[u8], now: u32, change: impl Fn(Option<Count>) -> Count) -> Result<Count, Full> {
-        let print = self.hashers.each_ref().map(|hasher| {
-            let mut state = hasher.build_hasher();
-            state.write(key);
-            state.finish()
-        });
-        let bucket = &self.buckets[print[0] as usize & (self.buckets.len() - 1)];
+        let print = self.print(key);
+        let bucket = self.bucket(print);
         if let Some(count) = bucket.change(print, now, &change) {
             return Ok(count);
         }
@@ -119,6 +156,29 @@ impl Counters {
 }
 
 impl Bucket {
+    /// The counter of a key that is there and has not ended.
+    fn get(&self, print: [u64; 2], now: u32) -> Option<Count> {
+        'places: for place in &self.places {
+            loop {
+                let state = place.state.load(Ordering::Acquire);
+                let same = place.key[0].load(Ordering::Acquire) == print[0]
+                    && place.key[1].load(Ordering::Acquire) == print[1];
+                if state == TAKEN {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                if !same || state == 0 {
+                    continue 'places;
+                }
+                // as in `change`: the state is still the same, so the key between was its own
+                if place.state.load(Ordering::Acquire) == state {
+                    return live(state, now);
+                }
+            }
+        }
+        None
+    }
+
     /// Changes the counter of a key that is there.
     fn change(&self, print: [u64; 2], now: u32, change: &impl Fn(Option<Count>) -> Count) -> Option<Count> {
         'places: for place in &self.places {
@@ -191,6 +251,20 @@ mod tests {
         assert_eq!(counters.add(b"b", 1, 1000, at(700)), Ok((1, 1000)));
         assert_eq!(counters.add(b"a", 1, 1000, at(1499)), Ok((4, 10)));
         assert_eq!(counters.add(b"a", 1, 1000, at(1500)), Ok((1, 1000)));
+    }
+
+    #[test]
+    fn adds_only_what_is_accepted() {
+        let began = Instant::now();
+        let counters = Counters::new(16, began);
+        let below_two = |value| value < 2;
+        let accepted: Vec<_> =
+            (0..3).map(|_| counters.add_if(b"a", 1, 1000, began, below_two).unwrap().0).collect();
+        assert_eq!(accepted, [true, true, false]);
+        assert_eq!((counters.get(b"a", began), counters.get(b"b", began)), (2, 0));
+        let later = began + Duration::from_millis(1000);
+        assert_eq!((counters.get(b"a", later), counters.get(b"a", later)), (0, 0));
+        assert_eq!(counters.add(b"a", 1, 1000, later), Ok((1, 1000)));
     }
 
     #[test]

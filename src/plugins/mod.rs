@@ -3,6 +3,7 @@
 pub mod ip_restriction;
 pub mod key_auth;
 pub mod kit;
+pub mod limit_count;
 pub mod proxy_rewrite;
 
 use crate::plugin::{Registry, Spec};
@@ -12,6 +13,7 @@ pub const ALL: &[&Spec] = &[
     &ip_restriction::SPEC, // 3000
     &key_auth::SPEC,       // 2500
     &proxy_rewrite::SPEC,  // 1008
+    &limit_count::SPEC,    // 1002
 ];
 
 /// The registry that control and the cores share.

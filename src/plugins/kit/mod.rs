@@ -2,3 +2,4 @@
 
 #[cfg(test)]
 pub mod test;
+pub mod version;

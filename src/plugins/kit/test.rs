@@ -12,6 +12,7 @@ use crate::exchange::{BodyPiece, Client, Exchange, Facts, Reply, Source};
 use crate::model::{Consumer, Stored};
 use crate::plugin::chain::Item;
 use crate::plugin::consumers::Consumers;
+use crate::plugin::counters::Counters;
 use crate::plugin::meta::Meta;
 use crate::plugin::registry::Entry;
 use crate::plugin::{Build, Chain, Host, Phase, Plugin, Registry, SchemaType, Spec};
@@ -43,7 +44,7 @@ pub fn host() -> Rc<Host> {
     let loaded = crate::config::load_text("", &|_| None).unwrap_or_else(|_| panic!("the defaults"));
     Rc::new(Host {
         consumers: Consumers::new(Arc::new(plugins::registry())),
-        counters: Arc::default(),
+        counters: Arc::new(Counters::new(64, now())),
         metrics: RefCell::new(Metrics::new("apisix_", None, None).core()),
         config: Arc::new(loaded.config),
         now,

@@ -1,0 +1,97 @@
+//! What a JSON Schema cannot say about a configuration (limit-count/init.lua `check_schema`).
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use serde_json::{Map, Value};
+
+use crate::limits;
+use crate::plugin::SchemaType;
+
+const CONFLICT: &str = "count/time_window and rules cannot be specified at the same time";
+
+/// Fields in which all configurations of a group must agree; those of Redis come on top.
+const GROUP_FIELDS: [&str; 13] = [
+    "count",
+    "time_window",
+    "window_type",
+    "rules",
+    "group",
+    "key",
+    "key_type",
+    "rejected_code",
+    "rejected_msg",
+    "policy",
+    "allow_degradation",
+    "show_limit_quota_header",
+    "sync_interval",
+];
+
+/// The first configuration seen of each group holds for the process, as it does for an APISIX worker: a
+/// group is not edited, it gets a new name.
+static GROUPS: Mutex<BTreeMap<String, Map<String, Value>>> = Mutex::new(BTreeMap::new());
+
+/// After the schema.
+pub fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
+    if kind == SchemaType::Metadata {
+        return Ok(());
+    }
+    let has = |name: &str| conf.get(name).is_some();
+    if has("rules") && (has("count") || has("time_window")) {
+        return Err(CONFLICT.to_owned());
+    }
+    if has("rules") && has("group") {
+        return Err("group and rules cannot be specified at the same time".to_owned());
+    }
+    check_group(conf)?;
+    check_sync_interval(conf)?;
+    check_rule_keys(conf)
+}
+
+fn check_group(conf: &Value) -> Result<(), String> {
+    let (Some(group), Some(fields)) = (conf["group"].as_str(), conf.as_object()) else { return Ok(()) };
+    let shared = |name: &str| {
+        GROUP_FIELDS.contains(&name) || name.starts_with("redis_") || name.starts_with("sentinel_")
+    };
+    let fields: Map<String, Value> =
+        fields.iter().filter(|(name, _)| shared(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+    let mut groups = GROUPS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match groups.get(group) {
+        Some(first) if *first == fields => Ok(()),
+        Some(_) => {
+            log::error!("limit-count group {group} was configured differently before");
+            Err("group conf mismatched".to_owned())
+        }
+        None => {
+            if groups.len() >= limits::LIMIT_COUNT_GROUPS {
+                groups.pop_first();
+            }
+            groups.insert(group.to_owned(), fields);
+            Ok(())
+        }
+    }
+}
+
+/// Only Redis is synchronized with; -1 is "at every request".
+fn check_sync_interval(conf: &Value) -> Result<(), String> {
+    let Some(interval) = conf["sync_interval"].as_f64() else { return Ok(()) };
+    if conf["policy"] == "local" || interval == -1.0 {
+        return Ok(());
+    }
+    if interval < 0.1 {
+        return Err("sync_interval should not be smaller than 0.1".to_owned());
+    }
+    if conf["time_window"].as_f64().is_some_and(|window| interval >= window) {
+        return Err("sync_interval should be smaller than time_window".to_owned());
+    }
+    Ok(())
+}
+
+/// A counter is its rule's key: two rules of one key would count in each other's window.
+fn check_rule_keys(conf: &Value) -> Result<(), String> {
+    let keys = || conf["rules"].as_array().into_iter().flatten().filter_map(|rule| rule["key"].as_str());
+    match keys().enumerate().find(|(at, key)| keys().take(*at).any(|before| before == *key)) {
+        Some((_, key)) => Err(format!("duplicate key '{key}' in rules")),
+        None => Ok(()),
+    }
+}
