@@ -26,8 +26,6 @@ pub struct Listening {
 
 /// A listening socket at work.
 pub struct Tap {
-    /// Its place among the sockets of the configuration, the same on all cores.
-    pub at: usize,
     /// The socket.
     pub listener: Listener,
     /// Its address.
@@ -90,10 +88,10 @@ impl Drop for Live {
 }
 
 /// Accepts until the listener stops; then what already waited is still served.
-pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>) {
+pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>, at: usize) {
     loop {
         match tap.listener.accept().await {
-            Ok(accepted) => place(&shard, &tap, accepted),
+            Ok(accepted) => place(&shard, &tap, at, accepted),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => break,
             Err(error) => {
                 log::error!("accept() on {} failed: {error}", tap.local);
@@ -107,10 +105,10 @@ pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>) {
 }
 
 /// Serves a fresh connection here, or sends its descriptor to a core that has clearly less to do.
-fn place(shard: &Rc<Shard>, tap: &Rc<Tap>, accepted: Accepted) {
+fn place(shard: &Rc<Shard>, tap: &Rc<Tap>, listener: usize, accepted: Accepted) {
     let Some(other) = shard.cores.better_core(shard.index) else { return adopt(shard, tap, accepted) };
     let mail = shard.cores.mail(other);
-    if let Err(error) = mail.try_send(ToCore::Adopt { accepted, listener: tap.at })
+    if let Err(error) = mail.try_send(ToCore::Adopt { accepted, listener })
         && let SendError::Full(ToCore::Adopt { accepted, .. })
         | SendError::Closed(ToCore::Adopt { accepted, .. }) = error
     {

@@ -1,0 +1,51 @@
+//! What the end-to-end tests are made of: the gateway as a user starts it, a client that sends exactly the
+//! bytes it is given, upstreams that do what they are told, and real servers.
+#![allow(dead_code, unused_imports)] // each file of tests/ uses its part
+
+mod client;
+mod gateway;
+mod servers;
+mod upstream;
+
+pub use client::{Client, Response, ask, get, request};
+pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
+pub use servers::{Etcd, Nginx};
+pub use upstream::{Conn, Request, Upstream, ok};
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a test on io_uring and on epoll, those that this host allows.
+pub fn on_both_drivers(test: impl Fn(&'static str)) {
+    for driver in drivers() {
+        println!("driver {driver}");
+        test(driver);
+    }
+}
+
+/// A port that nothing listens on. It lies below the range from which the kernel takes the ports of outgoing
+/// connections, so none of those can take it meanwhile.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = (std::process::id() % 240) as u16 * 50;
+    loop {
+        let port = 20_000 + (base + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Asks again and again, until the answer is yes or patience ends.
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

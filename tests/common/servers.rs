@@ -1,0 +1,189 @@
+//! Real servers on free ports, in folders of their own.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use super::{Response, ask, eventually, free_port};
+
+fn folder(name: &str, port: u16) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("ringway-{name}-{}-{port}", std::process::id()));
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[track_caller]
+fn wait_for(port: u16) {
+    eventually(&format!("a server on port {port}"), || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+    });
+}
+
+/// nginx as an upstream: plain and, with the certificate of the unit tests, TLS.
+pub struct Nginx {
+    pub port: u16,
+    pub tls_port: u16,
+    folder: PathBuf,
+    child: Child,
+}
+
+impl Nginx {
+    /// `/` tells what it got in fields `Got-…`; `locations` adds to that.
+    pub fn start(locations: &str) -> Nginx {
+        let (port, tls_port) = (free_port(), free_port());
+        let folder = folder("nginx", port);
+        let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests");
+        fs::create_dir_all(folder.join("html")).unwrap();
+        let dir = folder.display();
+        let text = format!(
+            "daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;\n\
+             events {{}}\n\
+             http {{\n\
+               access_log off; client_max_body_size 0; keepalive_requests 100000;\n\
+               client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;\n\
+               uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
+               server {{\n\
+                 listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl;\n\
+                 ssl_certificate {certs}/server.pem; ssl_certificate_key {certs}/server.key.pem;\n\
+                 root {dir}/html;\n\
+                 location / {{\n\
+                   add_header Got-Host $http_host always; add_header Got-Uri $request_uri always;\n\
+                   add_header Got-Sni $ssl_server_name always; add_header Got-Protocol $ssl_protocol always;\n\
+                   return 200 'hello from nginx\\n';\n\
+                 }}\n\
+                 {locations}\n\
+               }}\n\
+             }}\n"
+        );
+        fs::write(folder.join("nginx.conf"), text).unwrap();
+        let child = Command::new("nginx")
+            .args(["-c", &format!("{dir}/nginx.conf"), "-p", &format!("{dir}")])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx is installed (tests/run does it)");
+        let nginx = Nginx { port, tls_port, folder, child };
+        wait_for(port);
+        nginx
+    }
+
+    /// Puts a file below the root.
+    pub fn file(&self, name: &str, bytes: &[u8]) {
+        let path = self.folder.join("html").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // TERM, so that the master ends its worker
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// One etcd.
+pub struct Etcd {
+    pub port: u16,
+    peer: u16,
+    folder: PathBuf,
+    child: Option<Child>,
+}
+
+impl Etcd {
+    pub fn start() -> Etcd {
+        let port = free_port();
+        let mut etcd = Etcd { port, peer: free_port(), folder: folder("etcd", port), child: None };
+        etcd.start_again();
+        etcd
+    }
+
+    /// After [`Etcd::kill`], with what it had on disk.
+    pub fn start_again(&mut self) {
+        let (client, peer) =
+            (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer));
+        let log = fs::File::create(self.folder.join("log")).unwrap();
+        let child = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(self.folder.join("data"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("etcd is installed (tests/run does it)");
+        self.child = Some(child);
+        wait_for(self.port);
+        eventually("etcd's leader", || self.try_call("/v3/kv/range", &json!({"key": "eA=="})).status == 200);
+    }
+
+    /// Kills it, and with `wipe` loses all it knew.
+    pub fn kill(&mut self, wipe: bool) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if wipe {
+            fs::remove_dir_all(self.folder.join("data")).unwrap();
+        }
+    }
+
+    fn try_call(&self, path: &str, body: &Value) -> Response {
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        ask(self.port, (head + &body).as_bytes())
+    }
+
+    #[track_caller]
+    fn call(&self, path: &str, body: &Value) -> Value {
+        let response = self.try_call(path, body);
+        assert_eq!(response.status, 200, "{path}: {response}");
+        response.json()
+    }
+
+    /// Puts a value as it is, as `etcdctl put` does.
+    #[track_caller]
+    pub fn put(&self, key: &str, value: &str) {
+        let (key, value) = (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode(value));
+        self.call("/v3/kv/put", &json!({"key": key, "value": value}));
+    }
+
+    #[track_caller]
+    pub fn delete(&self, key: &str) {
+        self.call("/v3/kv/deleterange", &json!({"key": BASE64_STANDARD.encode(key)}));
+    }
+
+    /// The value of a key.
+    #[track_caller]
+    pub fn get(&self, key: &str) -> Option<String> {
+        let found = self.call("/v3/kv/range", &json!({"key": BASE64_STANDARD.encode(key)}));
+        let value = BASE64_STANDARD.decode(found["kvs"][0]["value"].as_str()?).unwrap();
+        Some(String::from_utf8(value).unwrap())
+    }
+
+    /// Forgets all revisions but the newest.
+    #[track_caller]
+    pub fn compact(&self) {
+        let found = self.call("/v3/kv/range", &json!({"key": "eA=="}));
+        let revision = found["header"]["revision"].clone();
+        self.call("/v3/kv/compaction", &json!({"revision": revision, "physical": true}));
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill(false);
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

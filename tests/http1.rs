@@ -1,0 +1,730 @@
+//! HTTP/1.1 as clients and upstreams see it (RFC 9110, RFC 9112; APISIX's nginx template).
+
+mod common;
+
+use std::io::{Read, Write};
+use std::sync::mpsc::channel;
+use std::thread;
+
+use common::*;
+
+#[test]
+fn a_connection_serves_many_requests() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        for n in 0..20 {
+            let answer = client.send(format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n")).response();
+            assert_eq!(answer.status, 200);
+            assert!(answer.text().starts_with(&format!("GET /{n} HTTP/1.1\r\n")), "{answer}");
+        }
+        assert_eq!(upstream.connections(), 1, "the upstream's connection is kept, too");
+    });
+}
+
+#[test]
+fn connection_close_is_answered_and_obeyed() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        let answer = client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").response();
+        assert_eq!(answer.header("connection"), Some("close"));
+        client.closed();
+    });
+}
+
+#[test]
+fn http_1_0_clients_are_served() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        let answer = client.send("GET /old HTTP/1.0\r\n\r\n").response();
+        assert_eq!(answer.status, 200);
+        assert!(answer.text().starts_with("GET /old HTTP/1.1\r\n"), "towards upstreams it is 1.1: {answer}");
+        client.closed();
+
+        let mut client = gateway.connect();
+        for _ in 0..2 {
+            let answer = client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").response();
+            assert_eq!(answer.header("connection"), Some("keep-alive"));
+        }
+    });
+}
+
+#[test]
+fn an_http_1_0_client_never_gets_chunks() {
+    on_both_drivers(|driver| {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        let upstream = Upstream::answering(chunked);
+        let gateway = Gateway::to(driver, upstream.port);
+        let answer = ask(gateway.port(), b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!(answer.header("transfer-encoding"), None);
+        assert_eq!(answer.text(), "abcde");
+    });
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_their_order() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        let mut bytes = String::new();
+        for n in 0..50 {
+            match n % 3 {
+                0 => bytes += &format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n"),
+                1 => bytes += &format!("POST /{n} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"),
+                _ => {
+                    bytes += &format!(
+                        "PUT /{n} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+                    );
+                }
+            }
+        }
+        client.send(bytes);
+        for n in 0..50 {
+            let text = client.response().text();
+            assert!(text.contains(&format!(" /{n} HTTP/1.1\r\n")), "{n}: {text}");
+        }
+        for request in upstream.requests() {
+            let body: &[u8] = match request.method.as_str() {
+                "GET" => b"",
+                "POST" => b"hello",
+                _ => b"abc",
+            };
+            assert_eq!(request.body, body);
+        }
+    });
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        let request =
+            "POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwxyz\r\n0\r\n\r\n";
+        for byte in request.as_bytes() {
+            client.send([*byte]);
+        }
+        assert_eq!(client.response().status, 200);
+        assert_eq!(upstream.last().body, b"wxyz");
+        let answer = client.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert!(answer.text().starts_with("GET /next "));
+    });
+}
+
+#[test]
+fn a_short_chunked_request_is_sent_with_its_length() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let answer = ask(
+            gateway.port(),
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;x=\"y\"\r\n world\r\n0\r\n\r\n",
+        );
+        assert_eq!(answer.status, 200);
+        let request = upstream.last();
+        assert_eq!(request.body, b"hello world");
+        assert_eq!(request.header("content-length"), Some("11"));
+        assert_eq!(request.header("transfer-encoding"), None);
+    });
+}
+
+#[test]
+fn a_long_chunked_request_streams() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let piece = vec![b'x'; 50_000];
+        for _ in 0..10 {
+            client.send(format!("{:x}\r\n", piece.len())).send(&piece).send("\r\n");
+        }
+        client.send("0\r\n\r\n");
+        assert_eq!(client.response().status, 200);
+        let request = upstream.last();
+        assert_eq!(request.header("transfer-encoding"), Some("chunked"));
+        assert_eq!(request.header("content-length"), None);
+        assert_eq!(request.body.len(), 500_000);
+    });
+}
+
+#[test]
+fn trailers_of_an_answer_reach_the_client() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n",
+        );
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        for _ in 0..2 {
+            let answer = client.send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").response();
+            assert_eq!(answer.text(), "abc");
+            assert_eq!(answer.trailers, [("X-Sum".to_string(), "7".to_string())]);
+        }
+        assert_eq!(upstream.connections(), 1, "behind trailers the connection can be kept");
+    });
+}
+
+#[test]
+fn expect_100_continue_is_answered_when_the_body_is_wanted() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+        let go_on = client.response();
+        assert_eq!(go_on.head, "HTTP/1.1 100 Continue\r\n\r\n");
+        assert_eq!(client.send("body").response().status, 200);
+        let request = upstream.last();
+        assert_eq!(request.body, b"body");
+        assert_eq!(request.header("expect"), None, "it was answered here");
+
+        let routes = "routes:\n- {id: 1, uri: /only, upstream: {nodes: {\"127.0.0.1:1\": 1}}}";
+        let gateway = Gateway::with_yaml(driver, routes);
+        let mut client = gateway.connect();
+        client.send("POST /none HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+        assert_eq!(client.response().status, 404, "nobody wants this body");
+    });
+}
+
+#[test]
+fn answers_without_a_body() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let answer = match (request.method.as_str(), request.target.as_str()) {
+                    ("HEAD", _) => "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nX-Head: yes\r\n\r\n",
+                    (_, "/204") => "HTTP/1.1 204 No Content\r\nX-Kind: none\r\n\r\n",
+                    (_, "/304") => "HTTP/1.1 304 Not Modified\r\nETag: \"v\"\r\nContent-Length: 77\r\n\r\n",
+                    _ => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                };
+                if conn.send(answer).is_err() {
+                    return;
+                }
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        let head = client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").response_to_head();
+        assert_eq!((head.status, head.header("content-length")), (200, Some("1000")));
+        let none = client.send("GET /204 HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert_eq!(none.status, 204);
+        assert_eq!(none.header("transfer-encoding"), None);
+        assert_eq!(none.header("content-length"), None);
+        let same = client.send("GET /304 HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert_eq!((same.status, same.header("etag")), (304, Some("\"v\"")));
+        let empty = client.send("GET /0 HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert_eq!((empty.status, empty.header("content-length")), (200, Some("0")));
+        assert_eq!(upstream.connections(), 1);
+    });
+}
+
+#[test]
+fn head_of_our_own_pages_has_no_body() {
+    on_both_drivers(|driver| {
+        let gateway = Gateway::with_yaml(driver, "routes: []");
+        let mut client = gateway.connect();
+        let answer = client.send("HEAD /none HTTP/1.1\r\nHost: a\r\n\r\n").response_to_head();
+        assert_eq!(answer.status, 404);
+        let answer = client.send("GET /none HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert_eq!(answer.status, 404, "the connection is still in step");
+    });
+}
+
+#[test]
+fn an_answer_may_end_with_its_connection() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while conn.request().is_some() {
+                let _ = conn.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end");
+                return;
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        for _ in 0..2 {
+            let answer = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+            assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+            assert_eq!(answer.text(), "until the end");
+        }
+    });
+}
+
+#[test]
+fn an_http_1_0_answer_ends_with_its_connection() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            let _ = conn.send("HTTP/1.0 200 OK\r\nX-Old: yes\r\n\r\nold");
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let answer = gateway.get("/");
+        assert!(answer.head.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert_eq!(answer.text(), "old");
+        assert!(answer.whole);
+    });
+}
+
+#[test]
+fn informational_answers_do_not_confuse() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while conn.request().is_some() {
+                let _ =
+                    conn.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+                let _ = conn.send(ok("final"));
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        for _ in 0..2 {
+            let mut answer = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+            while answer.status == 103 {
+                answer = client.response();
+            }
+            assert_eq!((answer.status, answer.text().as_str()), (200, "final"));
+        }
+    });
+}
+
+#[test]
+fn hop_by_hop_fields_stay_on_their_hop() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(
+            "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\nX-Stays: 1\r\nContent-Length: 2\r\n\r\nok",
+        );
+        let gateway = Gateway::to(driver, upstream.port);
+        let answer = ask(
+            gateway.port(),
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\
+              Proxy-Connection: keep-alive\r\nTE: trailers\r\nUpgrade: h2c\r\nX-Stays: 1\r\n\r\n",
+        );
+        let request = upstream.last();
+        for name in ["keep-alive", "te", "upgrade"] {
+            assert_eq!(request.header(name), None, "{name} went upstream");
+        }
+        assert_eq!(request.header("x-stays"), Some("1"));
+        assert_eq!(answer.header("keep-alive"), None, "{answer}");
+        assert_eq!(answer.header("x-stays"), Some("1"));
+    });
+}
+
+#[test]
+fn fields_keep_order_case_and_duplicates() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(
+            "HTTP/1.1 200 OK\r\nsEt-CooKie: a=1\r\nX-B: 2\r\nSet-Cookie: c=3\r\nx-EMPTY:\r\nContent-Length: 0\r\n\r\n",
+        );
+        let gateway = Gateway::to(driver, upstream.port);
+        let answer = ask(
+            gateway.port(),
+            b"GET / HTTP/1.1\r\nhOsT: a\r\nX-zz: 1\r\nx_under: 2\r\nX-AA: 3\r\nx-ZZ: 4\r\nX-Empty:\r\nx-Utf: \xc3\xa9\r\n\r\n",
+        );
+        let request = upstream.last();
+        let own = ["x-zz", "x_under", "x-aa", "x-empty", "x-utf"];
+        let got: Vec<(String, String)> =
+            request.headers.into_iter().filter(|(n, _)| own.contains(&n.to_lowercase().as_str())).collect();
+        let pairs =
+            [("X-zz", "1"), ("x_under", "2"), ("X-AA", "3"), ("x-ZZ", "4"), ("X-Empty", ""), ("x-Utf", "é")];
+        assert_eq!(got, pairs.map(|(n, v)| (n.to_string(), v.to_string())));
+        let cookies = answer.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("set-cookie"));
+        let cookies: Vec<_> = cookies.map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(cookies, [("sEt-CooKie", "a=1"), ("Set-Cookie", "c=3")]);
+        assert!(answer.head.find("X-B: 2").unwrap() < answer.head.find("Set-Cookie: c=3").unwrap());
+        assert_eq!(answer.header("x-empty"), Some(""));
+    });
+}
+
+#[test]
+fn absolute_form_is_taken_apart() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let routes = format!(
+            "routes:\n- id: 1\n  uri: /a/*\n  host: www.example.com\n  upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &routes);
+        let answer = ask(
+            gateway.port(),
+            b"GET http://www.example.com/a/b?c=d HTTP/1.1\r\nHost: www.example.com\r\n\r\n",
+        );
+        assert_eq!(answer.status, 200, "{answer}");
+        let request = upstream.last();
+        assert_eq!(request.target, "/a/b?c=d");
+        assert_eq!(request.header("host"), Some("www.example.com"));
+    });
+}
+
+#[test]
+fn the_target_goes_upstream_byte_for_byte() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        for target in ["/a//b/../c/%2e/d?x=%20&y", "/%41?", "/;p=1", "/a%2Fb", "/?a=b?c=/../d"] {
+            assert_eq!(gateway.get(target).status, 200, "{target}");
+            assert_eq!(upstream.last().target, target);
+        }
+    });
+}
+
+/// APISIX's template: what an upstream learns about the client.
+#[test]
+fn forwarding_fields_tell_what_was_seen_here() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let port = gateway.port().to_string();
+        gateway.get("/");
+        let request = upstream.last();
+        assert_eq!(request.header("host"), Some("gateway.test"));
+        assert_eq!(request.header("x-real-ip"), Some("127.0.0.1"));
+        assert_eq!(request.all("x-forwarded-for"), ["127.0.0.1"]);
+        assert_eq!(request.all("x-forwarded-proto"), ["http"]);
+        assert_eq!(request.all("x-forwarded-host"), ["gateway.test"]);
+        assert_eq!(request.all("x-forwarded-port"), [port.as_str()]);
+        assert_eq!(request.header("via"), None);
+
+        let claims = "Host: gateway.test:8443\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Proto: https\r\n\
+                      X-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nForwarded: for=9.9.9.9\r\n";
+        request_to(&gateway, claims);
+        let request = upstream.last();
+        assert_eq!(request.header("host"), Some("gateway.test:8443"), "with the port that the client sent");
+        assert_eq!(request.all("x-forwarded-for"), ["1.1.1.1, 127.0.0.1"]);
+        assert_eq!(request.all("x-forwarded-proto"), ["http"]);
+        assert_eq!(request.all("x-forwarded-host"), ["gateway.test:8443"]);
+        assert_eq!(request.all("x-forwarded-port"), ["8443"]);
+        assert_eq!(request.header("forwarded"), None);
+
+        // from 127.0.0.1 the address in X-Real-IP is believed (real_ip_from)
+        request_to(&gateway, "Host: a\r\nX-Real-IP: 10.1.2.3\r\n");
+        let request = upstream.last();
+        assert_eq!(request.all("x-real-ip"), ["10.1.2.3"]);
+        assert_eq!(request.all("x-forwarded-for"), ["10.1.2.3"]);
+    });
+}
+
+fn request_to(gateway: &Gateway, fields: &str) -> Response {
+    request(gateway.port(), "GET", "/", fields)
+}
+
+#[test]
+fn a_trusted_peer_is_believed() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let claims = "Host: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Proto: https\r\n\
+                      X-Forwarded-Host: public\r\nX-Forwarded-Port: 443\r\n";
+        let source = Source::Yaml(everything_to(upstream.port));
+        let trusted = Setup::new(driver, source.clone()).apisix("trusted_addresses: [127.0.0.1]").start();
+        request_to(&trusted, claims);
+        let request = upstream.last();
+        assert_eq!(request.all("x-forwarded-for"), ["1.1.1.1, 127.0.0.1"]);
+        assert_eq!(request.all("x-forwarded-proto"), ["https"]);
+        assert_eq!(request.all("x-forwarded-host"), ["public"]);
+        assert_eq!(request.all("x-forwarded-port"), ["443"]);
+
+        let other = Setup::new(driver, source).apisix("trusted_addresses: [10.0.0.0/8]").start();
+        request_to(&other, claims);
+        let request = upstream.last();
+        assert_eq!(request.all("x-forwarded-for"), ["127.0.0.1"], "who is not trusted is not heard");
+        assert_eq!(request.all("x-forwarded-proto"), ["http"]);
+        assert_eq!(request.all("x-forwarded-host"), ["a"]);
+    });
+}
+
+#[test]
+fn the_server_field_is_ours() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(
+            "HTTP/1.1 200 OK\r\nServer: theirs\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n",
+        );
+        let source = Source::Yaml(everything_to(upstream.port));
+        let gateway = Setup::new(driver, source.clone()).start();
+        let answer = gateway.get("/");
+        assert_eq!(answer.all("server"), ["APISIX/3.18.0"]);
+        assert_eq!(answer.all("date"), ["Thu, 01 Jan 1970 00:00:00 GMT"], "Date is passed through");
+        let gateway = Setup::new(driver, source).apisix("enable_server_tokens: false").start();
+        assert_eq!(gateway.get("/").all("server"), ["APISIX"]);
+    });
+}
+
+#[test]
+fn the_status_of_the_upstream_is_told_for_server_errors() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let status = &request.target[1..];
+                let _ = conn.send(format!("HTTP/1.1 {status} Some\r\nContent-Length: 0\r\n\r\n"));
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        assert_eq!(gateway.get("/200").header("x-apisix-upstream-status"), None);
+        assert_eq!(gateway.get("/404").header("x-apisix-upstream-status"), None);
+        let answer = gateway.get("/503");
+        assert_eq!((answer.status, answer.header("x-apisix-upstream-status")), (503, Some("503")));
+    });
+}
+
+#[test]
+fn text_gets_its_charset() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let kind = request.header("x-kind").unwrap_or_default();
+                let _ = conn
+                    .send(format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: 0\r\n\r\n"));
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        for (sent, seen) in [
+            ("text/html", "text/html; charset=utf-8"),
+            ("text/plain", "text/plain; charset=utf-8"),
+            ("text/plain; charset=latin1", "text/plain; charset=latin1"),
+            ("application/json", "application/json"),
+        ] {
+            let answer = request_to(&gateway, &format!("Host: a\r\nX-Kind: {sent}\r\n"));
+            assert_eq!(answer.header("content-type"), Some(seen));
+        }
+    });
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port)));
+        let gateway = setup.http("client_max_body_size: 1000").start();
+        let fits = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000));
+        assert_eq!(ask(gateway.port(), fits.as_bytes()).status, 200);
+
+        let mut client = gateway.connect();
+        let answer = client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n").response();
+        assert_eq!(answer.status, 413);
+        client.shut();
+        client.closed();
+
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(format!("3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001)));
+        assert_eq!(client.response().status, 413);
+        assert_eq!(upstream.requests().len(), 1, "neither reached the upstream");
+    });
+}
+
+const LARGE: usize = 200 << 20;
+/// Buffers of a few connections and the program itself; a body that gathers would be ten times that.
+const MOST_KIB: u64 = 60 << 10;
+
+#[test]
+fn a_large_upload_streams() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let head = conn.head().unwrap();
+            conn.remember(&head);
+            let length: usize = head.header("content-length").unwrap().parse().unwrap();
+            let mut piece = vec![0; 256 << 10];
+            let mut left = length - conn.take_buffered();
+            while left > 0 {
+                match conn.stream.read(&mut piece) {
+                    Ok(n @ 1..) => left -= n,
+                    _ => return,
+                }
+            }
+            let _ = conn.send(ok("got it"));
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send(format!("PUT /big HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"));
+        let piece = vec![b'u'; 1 << 20];
+        for _ in 0..LARGE / piece.len() {
+            client.send(&piece);
+        }
+        assert_eq!(client.response().text(), "got it");
+        assert!(gateway.peak_kib() < MOST_KIB, "{} KiB", gateway.peak_kib());
+    });
+}
+
+#[test]
+fn a_large_download_streams() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let chunked = request.target == "/chunked";
+                let framing = match chunked {
+                    true => "Transfer-Encoding: chunked".to_string(),
+                    false => format!("Content-Length: {LARGE}"),
+                };
+                let mut sent = conn.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"));
+                let piece = vec![b'd'; 1 << 20];
+                for _ in 0..LARGE / piece.len() {
+                    if chunked {
+                        sent = sent.and_then(|()| conn.send("100000\r\n"));
+                    }
+                    sent = sent.and_then(|()| conn.send(&piece));
+                    if chunked {
+                        sent = sent.and_then(|()| conn.send("\r\n"));
+                    }
+                }
+                if chunked {
+                    sent = sent.and_then(|()| conn.send("0\r\n\r\n"));
+                }
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        for target in ["/length", "/chunked"] {
+            client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert_eq!(client.count_body(), LARGE, "{target}");
+        }
+        assert!(gateway.peak_kib() < MOST_KIB, "{} KiB", gateway.peak_kib());
+    });
+}
+
+/// A client that does not read stops its upstream: what is under way is what sockets and a few buffers hold.
+#[test]
+fn a_slow_reader_holds_its_upstream_back() {
+    on_both_drivers(|driver| {
+        let (sent, progress) = channel::<usize>();
+        let sent = std::sync::Mutex::new(sent);
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
+            let piece = vec![b'd'; 256 << 10];
+            let sent = sent.lock().unwrap();
+            while conn.send(&piece).is_ok() {
+                if sent.send(piece.len()).is_err() {
+                    return;
+                }
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut total = 0;
+        // no more news for a while: the upstream is held
+        while let Ok(n) = progress.recv_timeout(std::time::Duration::from_millis(700)) {
+            total += n;
+            assert!(total < 64 << 20, "{total} bytes were taken for a client that reads nothing");
+        }
+        assert!(gateway.peak_kib() < MOST_KIB, "{} KiB", gateway.peak_kib());
+        // it goes on when the client reads
+        client.bytes(total + (8 << 20));
+    });
+}
+
+#[test]
+fn an_upgrade_becomes_a_tunnel() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let Some(request) = conn.request() else { return };
+            assert_eq!(request.header("upgrade"), Some("websocket"));
+            let _ = conn.send(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+                 Sec-WebSocket-Accept: x\r\n\r\nfirst",
+            );
+            let mut piece = [0; 64 << 10];
+            while let Ok(n @ 1..) = conn.stream.read(&mut piece) {
+                if conn.stream.write_all(&piece[..n]).is_err() {
+                    return;
+                }
+            }
+        });
+        let route = |ws| {
+            format!(
+                "routes:\n- id: 1\n  uri: /*\n  enable_websocket: {ws}\n  upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}",
+                upstream.port
+            )
+        };
+        let gateway = Gateway::with_yaml(driver, &route(true));
+        let mut client = gateway.connect();
+        client.send(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        );
+        let answer = client.response();
+        assert_eq!(answer.status, 101, "{answer}");
+        assert_eq!(answer.header("upgrade"), Some("websocket"));
+        assert!(answer.header("connection").unwrap().eq_ignore_ascii_case("upgrade"));
+        assert_eq!(client.bytes(5), b"first", "what came right behind the 101 is not lost");
+        for size in [1, 100, 300_000] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let mut writer = client.stream();
+            let sent = bytes.clone();
+            let writing = thread::spawn(move || writer.write_all(&sent).unwrap());
+            assert_eq!(client.bytes(size), bytes);
+            writing.join().unwrap();
+        }
+        client.shut();
+        client.closed();
+        let seen = upstream.last();
+        assert_eq!(seen.header("sec-websocket-version"), Some("13"));
+        gateway.read_until("logs/access.log", " 101 ");
+    });
+}
+
+#[test]
+fn no_upgrade_without_enable_websocket() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let answer = request_to(&gateway, "Host: a\r\nUpgrade: websocket\r\n");
+        assert_eq!(answer.status, 200);
+        assert_eq!(upstream.last().header("upgrade"), None);
+    });
+}
+
+#[test]
+fn the_proxy_protocol_tells_the_client() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .apisix("proxy_protocol: {listen_http_port: $PROXIED}")
+            .http("real_ip_header: proxy_protocol");
+        let gateway = setup.start();
+        let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut v1 = Client::connect(gateway.ports.proxied);
+        v1.send(format!("PROXY TCP4 10.9.8.7 10.0.0.1 5678 80\r\n{request}"));
+        assert_eq!(v1.response().status, 200);
+        assert_eq!(upstream.last().header("x-real-ip"), Some("10.9.8.7"));
+
+        let mut v2 = Client::connect(gateway.ports.proxied);
+        v2.send(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\x01\x02\x03\x0a\0\0\x01\x10\x92\0\x50");
+        v2.send(request);
+        assert_eq!(v2.response().status, 200);
+        assert_eq!(upstream.last().header("x-real-ip"), Some("10.1.2.3"));
+        assert_eq!(v2.send(request).response().status, 200, "the header stands once a connection");
+
+        let mut without = Client::connect(gateway.ports.proxied);
+        without.send(request);
+        without.closed();
+    });
+}
+
+#[test]
+fn a_real_nginx_is_a_good_upstream() {
+    on_both_drivers(|driver| {
+        let nginx = Nginx::start("location /files/ {}");
+        let body: Vec<u8> = (0..3_000_000u32).map(|n| (n % 253) as u8).collect();
+        nginx.file("files/big", &body);
+        let gateway = Gateway::to(driver, nginx.port);
+        let mut client = gateway.connect();
+        for _ in 0..3 {
+            let answer = client.send("GET /x?y HTTP/1.1\r\nHost: n\r\n\r\n").response();
+            assert_eq!((answer.status, answer.header("got-uri")), (200, Some("/x?y")));
+            let answer = client.send("GET /files/big HTTP/1.1\r\nHost: n\r\n\r\n").response();
+            assert_eq!(answer.status, 200);
+            assert!(answer.body == body, "the file came whole");
+        }
+        let answer = client.send("GET /%66iles/none HTTP/1.1\r\nHost: n\r\n\r\n").response();
+        assert_eq!(answer.status, 404);
+    });
+}
