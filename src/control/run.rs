@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicI64;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::admin::{AdminState, server};
+use super::admin::{AdminState, plugin_list, server};
 use super::applied::Applied;
 use super::control_api::{self, ControlState};
 use super::encryption::Keyring;
@@ -78,6 +78,9 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
     let admin = admin_state(&config, &store, &feed, &plugins, &applied);
+    if let Some(admin) = admin.clone() {
+        tokio::spawn(async move { prepare(&admin).await });
+    }
     let services = Services {
         admin: admin.clone(),
         control: Arc::new(ControlState {
@@ -103,10 +106,24 @@ async fn serve(parts: Parts) -> Result<(), String> {
     obey_signals(&config, &outbox, log_file, ended).await
 }
 
+/// What an admin node does for the others on its etcd. A store that is down now is no reason not to start.
+async fn prepare(admin: &AdminState) {
+    let prepared = match admin.store.init_directories().await {
+        Ok(()) => plugin_list::refresh(admin).await,
+        failed => failed,
+    };
+    if let Err(error) = prepared {
+        log::warn!("the store was not prepared: {error}");
+    }
+}
+
 fn plugins(config: &Config, registry: Arc<Registry>) -> Plugins {
     let keyring = Keyring::new(config.data_encryption.keyring.iter().map(String::as_str));
     let enabled = config.plugins.clone().unwrap_or_default();
-    Plugins::new(registry, enabled, keyring, config.data_encryption.enable_encrypt_fields)
+    // A file is written by hand, in the clear (apisix/plugin.lua, `enable_gde`).
+    let encrypts = config.data_encryption.enable_encrypt_fields
+        && matches!(config.deployment.provider, Provider::Etcd | Provider::Embedded { .. });
+    Plugins::new(registry, enabled, keyring, encrypts)
 }
 
 async fn open_store(config: &Config) -> Result<Store, String> {
@@ -115,10 +132,10 @@ async fn open_store(config: &Config) -> Result<Store, String> {
         Provider::Embedded { path } => {
             Store::Embedded(Embedded::open(path, &config.deployment.etcd.prefix).map_err(text)?)
         }
-        Provider::Yaml { path } => Store::File(File::open(path.clone()).map_err(text)?),
+        Provider::Yaml { path } | Provider::Json { path } => Store::File(File::open(path.clone())),
         Provider::Etcd => Store::Etcd(Etcd::connect(etcd_options(config)).await.map_err(text)?),
-        Provider::Json { .. } | Provider::StandaloneApi => {
-            return Err("this config_provider is not served yet: use etcd, yaml or embedded".into());
+        Provider::StandaloneApi => {
+            return Err("config_provider yaml with enable_admin true (the API-driven mode) is not served yet: set apisix.enable_admin to false, or use etcd or embedded".into());
         }
     })
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Change, Entry, Error, Event, Listing, prefix_end};
+use super::{Change, Entry, Event, Listing, prefix_end};
 use crate::config::{substitute, yaml};
 use crate::limits;
 use crate::model::{Kind, id_text};
@@ -33,11 +33,14 @@ struct State {
 }
 
 impl File {
-    /// Reads the file; an unreadable one is an error now and a log line later.
-    pub fn open(path: PathBuf) -> Result<File, Error> {
+    /// Reads the file. One that cannot be read is reported and tried again every second, as in APISIX:
+    /// until it can be, there is no configuration.
+    pub fn open(path: PathBuf) -> File {
         let file = File { path: path.into(), state: Arc::default() };
-        file.read(&|name| std::env::var(name).ok()).map_err(Error::Open)?;
-        Ok(file)
+        if let Err(failure) = file.read(&|name| std::env::var(name).ok()) {
+            log::error!("{failure}");
+        }
+        file
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Entry> {
@@ -61,6 +64,13 @@ impl File {
         let (events, receiver) = mpsc::channel(limits::WATCH_QUEUE);
         tokio::spawn(follow(self.clone(), events));
         receiver
+    }
+
+    /// All there is, once the file has been read.
+    fn snapshot(&self) -> Option<Event> {
+        let state = self.state();
+        let entries = state.entries.values().cloned().collect();
+        (state.revision > 0).then_some(Event::Snapshot { entries, revision: state.revision })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -91,13 +101,10 @@ impl File {
 }
 
 async fn follow(file: File, events: mpsc::Sender<Event>) {
-    let (entries, revision) = {
-        let state = file.state();
-        (state.entries.values().cloned().collect(), state.revision)
+    let mut told = match file.snapshot() {
+        Some(event) => events.send(event).await.is_ok(),
+        None => false,
     };
-    if events.send(Event::Snapshot { entries, revision }).await.is_err() {
-        return;
-    }
     let mut last_failure = String::new();
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -109,9 +116,8 @@ async fn follow(file: File, events: mpsc::Sender<Event>) {
             Ok(Some(event)) => {
                 log::warn!("config file {} reloaded.", file.path.display());
                 last_failure.clear();
-                if events.send(event).await.is_err() {
-                    return;
-                }
+                let event = if told { event } else { file.snapshot().unwrap_or(event) };
+                told = events.send(event).await.is_ok();
             }
             Err(failure) if failure == last_failure => {}
             Err(failure) => {
@@ -239,7 +245,7 @@ plugins:
 #END
 ";
         write(&path, text, 1);
-        let file = File::open(path).unwrap();
+        let file = File::open(path);
         assert_eq!(keys(&file, "/routes"), ["/routes/7", "/routes/arr_1"]);
         assert_eq!(keys(&file, "/consumers"), ["/consumers/jack", "/consumers/jack/credentials/k"]);
         assert_eq!(file.get("/routes/7").unwrap().value, Bytes::from(r#"{"id":"7","uri":"/b"}"#));
@@ -251,7 +257,7 @@ plugins:
         let directory = TempDir::new();
         let path = directory.0.join("apisix.yaml");
         write(&path, "routes:\n  - {id: 1, uri: /a}\n  - {id: 2, uri: /b}\n#END\n", 1);
-        let file = File::open(path.clone()).unwrap();
+        let file = File::open(path.clone());
         let env = |_: &str| None;
         assert_eq!(file.read(&env), Ok(None));
         write(&path, "routes:\n  - {uri: /a, id: 1}\n  - {id: 3, uri: /c}\n#END", 2);
@@ -265,12 +271,12 @@ plugins:
         let directory = TempDir::new();
         let path = directory.0.join("apisix.yaml");
         write(&path, "routes:\n  - {id: 1, uri: /a}\n#END   \n", 1);
-        let file = File::open(path.clone()).unwrap();
+        let file = File::open(path.clone());
         write(&path, "routes:\n  - {id: 2, uri: /a}\n", 2);
         let error = file.read(&|_| None).unwrap_err();
         assert!(error.contains("missing valid end flag in file"), "{error}");
         assert_eq!(keys(&file, "/routes"), ["/routes/1"]);
-        assert!(File::open(path).is_err());
+        assert!(File::open(path).snapshot().is_none(), "nothing is known of a file that cannot be read");
     }
 
     #[test]
@@ -289,7 +295,7 @@ plugins:
         let directory = TempDir::new();
         let path = directory.0.join("apisix.json");
         write(&path, r#"{"routes": [{"id": "1", "uri": "/a"}]}"#, 1);
-        let file = File::open(path.clone()).unwrap();
+        let file = File::open(path.clone());
         assert_eq!(keys(&file, "/routes"), ["/routes/1"]);
         write(&path, "{routes: []}", 2);
         assert!(file.read(&|_| None).unwrap_err().contains("failed to decode json"));
@@ -301,7 +307,7 @@ plugins:
         let path = directory.0.join("apisix.yaml");
         write(&path, "routes: []\n#END\n", 1);
         block_on(async {
-            let file = File::open(path.clone()).unwrap();
+            let file = File::open(path.clone());
             let mut events = file.watch();
             assert!(
                 matches!(events.recv().await, Some(Event::Snapshot { entries, .. }) if entries.is_empty())
