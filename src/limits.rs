@@ -203,3 +203,6 @@ pub const ADMIN_WAIT_MS: u64 = 60_000;
 pub const ADMIN_CATCH_UP_MS: u64 = 1_000;
 /// How long TERM and INT let requests go on, ms: process managers kill after some tens of seconds.
 pub const TERM_MS: u64 = 10_000;
+/// How often an exchange looks whether the name of its upstream has been resolved, ms: once in the life of a
+/// configuration.
+pub const NAME_TICK_MS: u32 = 5;

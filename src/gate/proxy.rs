@@ -44,11 +44,11 @@ struct Held {
 
 /// Sends the exchange upstream. `Ok`: `ex.resp` is the upstream's answer, or the client has left.
 pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) -> Result<(), Reply> {
-    let upstream = destination(plan)?;
+    let upstream = resolved(core, destination(plan)?).await;
     announce(core, &upstream);
     let times = times(core, plan, &upstream);
     let mut tried = NodeSet::new();
-    let mut picked = pick(core, ex, &upstream, &tried).await?;
+    let mut picked = pick(core, ex, &upstream, &tried)?;
     set_host(ex, &upstream, picked.node);
     handle::run(global, Phase::BeforeProxy, core, ex).await?;
     handle::run(&plan.chain, Phase::BeforeProxy, core, ex).await?;
@@ -88,7 +88,7 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
                 note_failure(core, ex, &upstream, &picked, failed, 0);
                 tried.insert(picked.node);
                 fresh = false;
-                picked = pick(core, ex, &upstream, &tried).await.map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
+                picked = pick(core, ex, &upstream, &tried).map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
                 set_host(ex, &upstream, picked.node);
             }
         }
@@ -104,6 +104,16 @@ fn destination(plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
             _ => Err(Reply::page(503)),
         },
     }
+}
+
+/// Waits for names that control has not resolved yet, as long as a resolver may take.
+async fn resolved(core: &Core, mut upstream: Rc<LiveUpstream>) -> Rc<LiveUpstream> {
+    let until_ms = reactor::now_ms() + core.config.dns.timeout_ms;
+    while upstream.awaited && reactor::now_ms() < until_ms {
+        reactor::sleep(limits::NAME_TICK_MS).await;
+        upstream = core.live.borrow().again(&upstream);
+    }
+    upstream
 }
 
 /// The first request to an upstream with health checks starts them.
@@ -127,8 +137,8 @@ fn times(core: &Core, plan: &Plan, upstream: &LiveUpstream) -> Times {
     }
 }
 
-/// Picks a node. Names that control has not resolved yet are waited for, as long as a resolver may take.
-async fn pick(core: &Core, ex: &Exchange, upstream: &LiveUpstream, tried: &NodeSet) -> Result<Picked, Reply> {
+/// Picks a node.
+fn pick(core: &Core, ex: &Exchange, upstream: &LiveUpstream, tried: &NodeSet) -> Result<Picked, Reply> {
     if upstream.nodes.is_empty() {
         log::error!("no valid upstream node of {}", upstream.key);
         return Err(Reply::page(NO_VALID_NODE));

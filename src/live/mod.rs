@@ -306,13 +306,12 @@ impl Live {
     /// Control resolved a name anew; upstreams that use it are built again.
     pub fn set_name(&mut self, name: &str, addresses: &[IpAddr]) {
         self.names.insert(name.into(), addresses.into());
-        self.in_use.get_mut().retain(|_, up| !up.conf.nodes.iter().any(|node| *node.host == *name));
+        for up in self.in_use.get_mut().values() {
+            if up.conf.nodes.iter().any(|node| *node.host == *name) {
+                up.stale.set(true);
+            }
+        }
         self.touch();
-    }
-
-    /// Is there an answer for `name` yet?
-    pub fn knows_name(&self, name: &str) -> bool {
-        self.names.contains_key(name)
     }
 
     /// A health verdict of control for one node of an upstream.
@@ -327,17 +326,23 @@ impl Live {
         }
     }
 
+    /// The same upstream as it is now.
+    pub fn again(&self, up: &Rc<LiveUpstream>) -> Rc<LiveUpstream> {
+        self.live_upstream(&up.key, &up.conf).unwrap_or_else(|_| up.clone())
+    }
+
     /// The upstream of this resource key, built now if nobody used it yet or if it has changed.
     fn live_upstream(&self, key: &str, conf: &Arc<Upstream>) -> Result<Rc<LiveUpstream>, String> {
         let mut in_use = self.in_use.borrow_mut();
         if let Some(up) = in_use.get(key)
             && Arc::ptr_eq(&up.conf, conf)
+            && !up.stale.get()
         {
             return Ok(up.clone());
         }
         let tls = self.tls_for(conf)?;
         let previous = in_use.get(key).cloned();
-        let resolve = |name: &str| self.names.get(name).cloned().unwrap_or_default();
+        let resolve = |name: &str| self.names.get(name).cloned();
         let up = LiveUpstream::new(
             conf.clone(),
             key,

@@ -128,7 +128,8 @@ impl Plan {
         let same_upstream = match &self.destination {
             Destination::Upstream(up) => {
                 let in_use = live.in_use.borrow();
-                in_use.get(&up.key).is_some_and(|now| Rc::ptr_eq(now, up))
+                !up.stale.get()
+                    && in_use.get(&up.key).is_some_and(|now| Rc::ptr_eq(now, up))
                     && self
                         .upstream_id
                         .as_ref()

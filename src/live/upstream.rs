@@ -43,6 +43,10 @@ pub struct LiveUpstream {
     balancer: RefCell<Balancer>,
     /// Nodes that the health checks took out.
     pub unhealthy: RefCell<NodeSet>,
+    /// It has no node yet, but names that control is still resolving.
+    pub awaited: bool,
+    /// A name of its nodes was resolved anew: the next use builds it again.
+    pub stale: Cell<bool>,
     /// Control was told that this upstream is in use: its health checks run.
     pub announced: Cell<bool>,
 }
@@ -67,7 +71,7 @@ impl LiveUpstream {
         keep: KeepalivePool,
         tls: Option<Rc<TlsClient>>,
         previous: Option<&LiveUpstream>,
-        resolve: impl Fn(&str) -> SmallVec<[IpAddr; 2]>,
+        resolve: impl Fn(&str) -> Option<SmallVec<[IpAddr; 2]>>,
     ) -> Self {
         let scheme = scheme_name(conf.scheme);
         let default_port = if tls.is_some() { 443 } else { 80 };
@@ -91,7 +95,11 @@ impl LiveUpstream {
         let old = previous.map(|previous| previous.balancer.borrow());
         let balancer = Balancer::new(conf.balance, &peers, old.as_deref(), &mut fastrand::Rng::new());
         drop(old);
+        let is_name = |node: &&Node| node.host.parse::<IpAddr>().is_err();
+        let awaited = conf.nodes.iter().filter(is_name).any(|node| resolve(&node.host).is_none());
         LiveUpstream {
+            awaited: awaited && nodes.is_empty(),
+            stale: Cell::new(false),
             hash_key: HashKey::new(&conf),
             key: key.into(),
             nodes,
@@ -155,12 +163,12 @@ impl LiveNode {
         node: &Node,
         default_port: u16,
         pools: &Pools,
-        resolve: &impl Fn(&str) -> SmallVec<[IpAddr; 2]>,
+        resolve: &impl Fn(&str) -> Option<SmallVec<[IpAddr; 2]>>,
     ) -> Option<Self> {
         let port = node.port.unwrap_or(default_port);
         let ips = match node.host.parse::<IpAddr>() {
             Ok(ip) => SmallVec::from_elem(ip, 1),
-            Err(_) => resolve(&node.host),
+            Err(_) => resolve(&node.host)?,
         };
         let places: SmallVec<_> = (ips.into_iter())
             .map(|ip| SocketAddr::new(ip, port))

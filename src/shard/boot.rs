@@ -147,6 +147,11 @@ fn listen_all(config: &Config, cores: usize) -> Result<Vec<(SocketAddr, Vec<List
     Ok(all)
 }
 
+/// A host without IPv6 must not fail on the `[::]` that `enable_ipv6` adds by default.
+fn has_ipv6() -> bool {
+    std::net::TcpListener::bind("[::1]:0").is_ok()
+}
+
 fn open_access_log(config: &Config) -> Result<Option<(LogFile, AccessLogConfig)>, String> {
     let Some(log) = &config.http.access_log else { return Ok(None) };
     let file = LogFile::open("access-log", Target::File(log.path.clone()), limits::ACCESS_LOG_QUEUE)
