@@ -5,15 +5,17 @@ pub mod key_auth;
 pub mod kit;
 pub mod limit_count;
 pub mod proxy_rewrite;
+pub mod response_rewrite;
 
 use crate::plugin::{Registry, Spec};
 
 /// All plugins of this build, by priority.
 pub const ALL: &[&Spec] = &[
-    &ip_restriction::SPEC, // 3000
-    &key_auth::SPEC,       // 2500
-    &proxy_rewrite::SPEC,  // 1008
-    &limit_count::SPEC,    // 1002
+    &ip_restriction::SPEC,   // 3000
+    &key_auth::SPEC,         // 2500
+    &proxy_rewrite::SPEC,    // 1008
+    &limit_count::SPEC,      // 1002
+    &response_rewrite::SPEC, // 899
 ];
 
 /// The registry that control and the cores share.

@@ -174,6 +174,12 @@ impl ResponseHead {
         self.headers.clear();
     }
 
+    /// Another status, with its standard reason phrase.
+    pub fn set_status(&mut self, status: u16) {
+        self.status = status;
+        self.reason = Span::default();
+    }
+
     /// The reason phrase as written; often empty.
     pub fn reason(&self) -> &[u8] {
         self.reason.of(self.headers.text())
