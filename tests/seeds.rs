@@ -2,14 +2,14 @@
 //! `conf/config-seeds.yaml` sets it up: each gets the answer that APISIX 3.18 gives. `tests/seeds/commands.txt`
 //! holds them as printed; `docs/getting-started.md` repairs the faulty ones, and its repairs run here too.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// The key that the documents print, which conf/config-seeds.yaml has.
-const KEY: &str = "edd1c9f034335f136f87ad84b625c8f1";
+use common::{KEY, free_port};
 
 /// Status and a part of the answer to each command, in their order.
 const EXPECTED: [(u16, &str); 24] = [
@@ -128,10 +128,6 @@ impl Drop for Gateway {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// The commands as a shell can run them. Three were damaged when the documents became plain text: the address
 /// of the third and its last quote are gone, the fourth stands in a comment above its body, and the line ends
 /// of the 21st, so that its backslashes no longer join lines.
@@ -167,6 +163,8 @@ fn the_commands_of_the_documents_get_the_answers_of_apisix() {
     let mut wrong = Vec::new();
     let mut check = |name: String, command: &str, status: u16, part: &str| {
         let (got, answer) = gateway.run(command);
+        let types = answer.lines().filter(|line| line.starts_with("Content-Type:")).count();
+        assert!(types <= 1, "{answer}");
         if got != status || !answer.contains(part) {
             wrong.push(format!("{name}: expected {status} with {part}\n  {command}\n  {got} {answer}"));
         }

@@ -187,7 +187,7 @@ fn nginx_status(core: &Core, ex: &mut Exchange) -> Reply {
         return Reply::page(403);
     }
     let text = core.host.metrics.borrow().stub_status();
-    ex.resp.early.set(b"Content-Type", b"text/plain");
+    ex.resp.head.headers.set(b"Content-Type", b"text/plain");
     Reply { status: 200, body: ReplyBody::Text(text.into_bytes()) }
 }
 
@@ -223,7 +223,7 @@ async fn admin_call(core: &Core, ex: &mut Exchange) -> Reply {
     }
     let Ok(answer) = answered.await else { return Reply::page(503) };
     for (name, value) in &answer.headers {
-        ex.resp.early.add(name.as_bytes(), value.as_bytes());
+        ex.resp.head.headers.add(name.as_bytes(), value.as_bytes());
     }
     Reply { status: answer.status, body: ReplyBody::Text(answer.body) }
 }

@@ -8,18 +8,19 @@ use crate::wire::http::write::http_date;
 
 thread_local! {
     /// The core's clock when the text was made, and the text.
-    static DATE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+    static DATE: Cell<Option<(u64, [u8; 29])>> = const { Cell::new(None) };
 }
 
 /// The `Date` header of this moment. At most a second old.
 pub fn date() -> [u8; 29] {
     let now_ms = reactor::now_ms();
-    let (made_ms, text) = DATE.get();
-    if now_ms.wrapping_sub(made_ms) < 500 {
+    if let Some((made_ms, text)) = DATE.get()
+        && now_ms.saturating_sub(made_ms) < 500
+    {
         return text;
     }
     let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let text = http_date(unix_s);
-    DATE.set((now_ms, text));
+    DATE.set(Some((now_ms, text)));
     text
 }
