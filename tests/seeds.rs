@@ -104,7 +104,8 @@ impl Gateway {
         let text = String::from_utf8_lossy(&output.stdout);
         let (answer, status) = text.rsplit_once('\n').unwrap_or_default();
         let status = status.parse();
-        let status = status.unwrap_or_else(|_| panic!("{command}\n{}", String::from_utf8_lossy(&output.stderr)));
+        let status =
+            status.unwrap_or_else(|_| panic!("{command}\n{}", String::from_utf8_lossy(&output.stderr)));
         (status, answer.to_owned())
     }
 
