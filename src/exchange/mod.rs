@@ -153,7 +153,7 @@ pub struct Exchange {
     /// What the router found.
     pub matched: Option<Rc<Matched>>,
     /// Who asks, once an auth plugin knows.
-    pub consumer: Option<Known>,
+    pub consumer: Option<Rc<Known>>,
     /// The upstream tries.
     pub upstream: UpstreamRecord,
     /// The last limiter's word.

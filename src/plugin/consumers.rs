@@ -15,8 +15,8 @@ use crate::model::{Consumer, Id, Stored};
 /// A consumer found by its credential.
 #[derive(Clone)]
 pub struct Found {
-    /// Who it is.
-    pub known: Known,
+    /// Who it is: this core's own copy, so that a request touches no count that cores share.
+    pub known: Rc<Known>,
     /// The auth plugin's part of its configuration.
     pub auth: Rc<Value>,
 }
@@ -29,9 +29,15 @@ pub struct Consumers {
 
 #[derive(Default)]
 struct Inner {
-    by_key: AHashMap<&'static str, AHashMap<Box<str>, Found>>,
-    by_name: AHashMap<Box<str>, Known>,
+    by_key: AHashMap<&'static str, AHashMap<Box<str>, Holder>>,
+    by_name: AHashMap<Box<str>, Rc<Known>>,
     keys_of: AHashMap<Id, Vec<(&'static str, Box<str>)>>,
+}
+
+/// Who brought a key: a consumer, or a credential.
+struct Holder {
+    id: Id,
+    found: Found,
 }
 
 impl Consumers {
@@ -43,24 +49,28 @@ impl Consumers {
     /// The consumer whose `plugin` credential has this key. Where that is a credential object, it is the
     /// consumer that it belongs to; a credential without its consumer finds nobody.
     pub fn find(&self, plugin: &'static str, key: &str) -> Option<Found> {
-        let inner = self.inner.borrow();
-        let mut found = inner.by_key.get(plugin)?.get(key)?.clone();
-        if found.known.credential.is_some() {
+        let inner = &mut *self.inner.borrow_mut();
+        let found = &mut inner.by_key.get_mut(plugin)?.get_mut(key)?.found;
+        if let Some(credential) = &found.known.credential {
             let owner = inner.by_name.get(&found.known.consumer.value.username)?;
-            found.known.consumer = owner.consumer.clone();
+            if !Arc::ptr_eq(&owner.consumer, &found.known.consumer) {
+                let credential = Some(credential.clone());
+                found.known = Rc::new(Known { consumer: owner.consumer.clone(), credential });
+            }
         }
-        Some(found)
+        Some(found.clone())
     }
 
     /// The consumer of this name (`anonymous_consumer`).
-    pub fn by_name(&self, name: &str) -> Option<Known> {
+    pub fn by_name(&self, name: &str) -> Option<Rc<Known>> {
         self.inner.borrow().by_name.get(name).cloned()
     }
 
     /// A consumer, or one of its credentials, is new or changed.
     pub fn put(&self, consumer: &Arc<Stored<Consumer>>) {
         self.remove(&consumer.id);
-        let known = Known { consumer: consumer.clone(), credential: consumer.value.credential_id.clone() };
+        let known =
+            Rc::new(Known { consumer: consumer.clone(), credential: consumer.value.credential_id.clone() });
         let mut inner = self.inner.borrow_mut();
         for (name, conf) in &consumer.value.plugins {
             let Some(spec) = self.registry.get(name).map(|entry| entry.spec) else { continue };
@@ -78,7 +88,8 @@ impl Consumers {
             }
             let found = Found { known: known.clone(), auth: Rc::new(conf.clone()) };
             inner.keys_of.entry(consumer.id.clone()).or_default().push((spec.name, key.into()));
-            inner.by_key.entry(spec.name).or_default().insert(key.into(), found);
+            let holder = Holder { id: consumer.id.clone(), found };
+            inner.by_key.entry(spec.name).or_default().insert(key.into(), holder);
         }
         if consumer.value.credential_id.is_none() {
             inner.by_name.insert(consumer.value.username.clone(), known);
@@ -91,7 +102,7 @@ impl Consumers {
         for (plugin, key) in inner.keys_of.remove(id).unwrap_or_default() {
             let Some(keys) = inner.by_key.get_mut(plugin) else { continue };
             // the key may have passed to another consumer since
-            if keys.get(&key).is_some_and(|found| found.known.consumer.id == *id) {
+            if keys.get(&key).is_some_and(|holder| holder.id == *id) {
                 keys.remove(&key);
             }
         }
@@ -101,7 +112,7 @@ impl Consumers {
 
 /// Makes `known` the exchange's consumer and tells the upstream (apisix/consumer.lua `attach_consumer`). What
 /// the client says in these headers is overwritten or removed.
-pub fn attach(ex: &mut Exchange, known: Known) {
+pub fn attach(ex: &mut Exchange, known: Rc<Known>) {
     let custom_id = known.consumer.value.labels.as_ref().and_then(|labels| labels.get("custom_id"));
     let custom_id = custom_id.and_then(Value::as_str);
     attach_as(ex, &known, custom_id);
@@ -109,7 +120,7 @@ pub fn attach(ex: &mut Exchange, known: Known) {
 }
 
 /// As [`attach`], for an `anonymous_consumer`, whose custom id APISIX does not send.
-pub fn attach_anonymous(ex: &mut Exchange, known: Known) {
+pub fn attach_anonymous(ex: &mut Exchange, known: Rc<Known>) {
     attach_as(ex, &known, None);
     ex.consumer = Some(known);
 }

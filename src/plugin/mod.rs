@@ -57,8 +57,11 @@ pub struct Spec {
     /// Checks that a JSON Schema cannot say; the error text is APISIX's.
     pub check: fn(&Value, SchemaType) -> Result<(), String>,
     /// Compiles a checked configuration for one core.
-    pub build: fn(&Value, &Build) -> Result<Rc<dyn Plugin>, String>,
+    pub build: fn(&Value, &Build) -> Built,
 }
+
+/// What compiling a configuration gives.
+pub type Built = Result<Rc<dyn Plugin>, String>;
 
 /// `check` of plugins whose schema says it all.
 pub fn no_check(_: &Value, _: SchemaType) -> Result<(), String> {

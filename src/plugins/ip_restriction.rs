@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::exchange::{Exchange, Reply};
 use crate::expr::IpNets;
 use crate::expr::ip::parse_net;
-use crate::plugin::{Build, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -57,7 +57,7 @@ fn nets<'a>(conf: &'a Value, list: &str) -> impl Iterator<Item = &'a str> {
     conf[list].as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-fn build(conf: &Value, _: &Build) -> Result<Rc<dyn Plugin>, String> {
+fn build(conf: &Value, _: &Build) -> Built {
     let only_these = conf.get("whitelist").is_some();
     let list = if only_these { "whitelist" } else { "blacklist" };
     Ok(Rc::new(IpRestriction {

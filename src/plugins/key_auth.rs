@@ -23,13 +23,14 @@
 //!   authenticate as it.
 //! - Arguments that stay when `hide_credentials` takes the key out keep their order and coding; APISIX
 //!   shuffles them.
+//! - A `header` with `_` is not found under the same name with `-`.
 
 use std::rc::Rc;
 
 use serde_json::Value;
 
 use crate::exchange::{Exchange, Known, Reply};
-use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec, Step, consumers, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, consumers, no_check};
 use crate::wire::uri;
 
 /// What the registry knows.
@@ -71,7 +72,7 @@ pub const SPEC: Spec = Spec {
     build,
 };
 
-fn build(conf: &Value, _: &Build) -> Result<Rc<dyn Plugin>, String> {
+fn build(conf: &Value, _: &Build) -> Built {
     let text = |name: &str| conf[name].as_str().unwrap_or_default();
     Ok(Rc::new(KeyAuth {
         header: text("header").as_bytes().into(),
@@ -134,7 +135,7 @@ impl Plugin for KeyAuth {
 
 impl KeyAuth {
     /// The consumer of the key that the request brings; the header is asked first.
-    fn find(&self, ex: &Exchange, host: &Host) -> Result<(Known, Place), &'static str> {
+    fn find(&self, ex: &Exchange, host: &Host) -> Result<(Rc<Known>, Place), &'static str> {
         let mut in_args = self.in_args(ex);
         let (found, place) = if let Some(key) = ex.req_headers().get_named(&self.header) {
             (find_key(host, key), Place::Header)
@@ -180,7 +181,7 @@ impl KeyAuth {
     }
 }
 
-fn find_key(host: &Host, key: &[u8]) -> Option<Known> {
+fn find_key(host: &Host, key: &[u8]) -> Option<Rc<Known>> {
     let key = std::str::from_utf8(key).ok()?;
     Some(host.consumers.find(SPEC.name, key)?.known)
 }
@@ -336,5 +337,24 @@ mod tests {
         host.consumers.put(&test::consumer("b", key("k"), json!({})));
         host.consumers.put(&test::consumer("a", key("other"), json!({})));
         assert_eq!(&*host.consumers.find("key-auth", "k").unwrap().known.consumer.id, "b");
+    }
+
+    #[test]
+    fn a_credential_follows_its_consumer() {
+        let host = host();
+        let custom_id = || {
+            let plugin = test::build(&SPEC, &host, json!({}));
+            let mut ex = request("/", "apikey: auth two");
+            test::run(&plugin, Phase::Rewrite, &mut ex, &host);
+            header(&ex, "X-Consumer-Custom-ID")
+        };
+        assert_eq!(custom_id().as_deref(), Some("c-7"));
+        host.consumers.put(&test::consumer("jack", json!({}), json!({"custom_id": "c-8"})));
+        assert_eq!(custom_id().as_deref(), Some("c-8"));
+        host.consumers.remove(&"jack".into());
+        assert_eq!(custom_id(), None);
+        host.consumers.put(&test::consumer("jack", json!({}), json!({})));
+        host.consumers.remove(&"jack/credentials/cred".into());
+        assert!(host.consumers.find("key-auth", "auth two").is_none());
     }
 }

@@ -58,7 +58,7 @@ use smallvec::SmallVec;
 use crate::exchange::{Exchange, RateLimit, Reply, Vars};
 use crate::expr::{Template, number};
 use crate::model::schema::number_text;
-use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec, Step};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::plugins::kit::version::conf_version;
 use window::Verdict;
 
@@ -92,7 +92,7 @@ pub const SPEC: Spec = Spec {
 /// Keeps these counters apart from other plugins', behind the key that users see.
 const NAMESPACE: &[u8] = b"\0limit-count";
 
-fn build(conf: &Value, build: &Build) -> Result<Rc<dyn Plugin>, String> {
+fn build(conf: &Value, build: &Build) -> Built {
     let policy = conf["policy"].as_str().unwrap_or("local");
     if policy != "local" {
         return Err(format!("policy {policy} is not served yet"));
