@@ -59,6 +59,14 @@ impl Model {
     }
 }
 
+/// One plugin of the operator's list in the store.
+#[derive(serde::Deserialize)]
+struct Listed {
+    name: Box<str>,
+    #[serde(default)]
+    stream: bool,
+}
+
 impl Feed {
     /// An empty configuration.
     pub fn new(plugins: Arc<Plugins>, unknown: Unknown, follow_plugin_list: bool) -> Feed {
@@ -96,7 +104,7 @@ impl Feed {
     /// Takes one event in.
     pub fn take(&self, event: Event) -> Batch {
         let mut model = self.model();
-        let (changes, revision) = match event {
+        let (mut changes, revision) = match event {
             Event::Changes { changes, revision } => (changes, revision),
             Event::Snapshot { entries, revision } => {
                 let mut gone: HashSet<Box<str>> = model.known.keys().cloned().collect();
@@ -115,6 +123,8 @@ impl Feed {
                 (changes, revision)
             }
         };
+        // The list of plugins decides how the other objects are judged.
+        changes.sort_by_key(|change| &*change.key != "/plugins");
         let deltas = changes.into_iter().filter_map(|change| self.apply(&mut model, change)).collect();
         Batch { revision, deltas }
     }
@@ -205,15 +215,11 @@ impl Feed {
         if !self.follow_plugin_list {
             return None;
         }
-        let Ok(list) = serde_json::from_slice::<Vec<Value>>(value?) else {
-            log::error!("failed to check item data of [/plugins] err: it should be a list of names");
-            return None;
-        };
-        let names: Vec<Box<str>> = list
-            .iter()
-            .filter(|item| item.get("stream").and_then(Value::as_bool) != Some(true))
-            .filter_map(|item| item.get("name").and_then(Value::as_str).map(Box::from))
-            .collect();
+        let list = serde_json::from_slice::<Vec<Listed>>(value?);
+        let list =
+            list.map_err(|why| log::error!("failed to check item data of [/plugins] err: {why}")).ok()?;
+        let names: Vec<Box<str>> =
+            list.into_iter().filter(|item| !item.stream).map(|item| item.name).collect();
         self.plugins.enable(names.iter().cloned());
         Some(Delta::Plugins(names.into()))
     }
@@ -347,5 +353,27 @@ mod tests {
         let feed = feed(Unknown::Skip, true);
         assert_eq!(changes(&feed, vec![put("/plugins", list, 1)]), [r#"plugins ["key-auth"]"#]);
         assert!(feed.plugins.enabled("key-auth") && !feed.plugins.enabled("proxy-cache"));
+        // A list that is wrong changes nothing.
+        let wrong = r#"[{"name":"xxx","stream":"yes"}]"#;
+        assert!(changes(&feed, vec![put("/plugins", wrong, 2)]).is_empty());
+        assert!(feed.plugins.enabled("key-auth"));
+    }
+
+    #[test]
+    fn the_plugin_list_is_taken_first() {
+        let feed = feed(Unknown::RefuseDisabled, true);
+        let route = r#"{"uri":"/a","plugins":{"proxy-cache":{}}}"#;
+        assert_eq!(
+            snapshot(
+                &feed,
+                &[
+                    ("/global_rules/1", r#"{"plugins":{"proxy-cache":{}}}"#),
+                    ("/plugins", "[]"),
+                    ("/routes/1", route)
+                ],
+                1
+            ),
+            ["plugins []"]
+        );
     }
 }

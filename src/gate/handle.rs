@@ -7,6 +7,7 @@ use super::{Core, head, prepare, proxy};
 use crate::exchange::{Exchange, Matched, Reply};
 use crate::live::Plan;
 use crate::plugin::{Chain, Phase};
+use crate::wire::uri;
 
 /// An answer that ends the road early.
 type Road = Result<(), Reply>;
@@ -48,8 +49,21 @@ pub async fn run(chain: &Chain, phase: Phase, core: &Core, ex: &mut Exchange) ->
     chain.run(phase, ex, &core.host).await.map_or(Ok(()), Err)
 }
 
-/// Finds the route and remembers what the path said.
+/// Finds the route. Under `match_uri_encoded_slash` the router alone sees a path that keeps `%2F`.
 fn match_route(core: &Core, ex: &mut Exchange) -> Option<Rc<Plan>> {
+    if core.config.match_uri_encoded_slash
+        && let Some(kept) = uri::keep_encoded_slashes(ex.req.head.path(), &ex.req.path)
+    {
+        let path = std::mem::replace(&mut ex.req.path, kept);
+        let found = match_path(core, ex);
+        ex.req.path = path;
+        return found;
+    }
+    match_path(core, ex)
+}
+
+/// Finds the route and remembers what the path said.
+fn match_path(core: &Core, ex: &mut Exchange) -> Option<Rc<Plan>> {
     let hit = core.live.borrow().find(ex)?;
     ex.matched = Some(match hit.params.has_none() {
         true => hit.plan.matched.clone(),

@@ -111,6 +111,38 @@ fn end_segment(out: &mut Vec<u8>, start: usize, slash: bool) -> Result<(), Rejec
     Ok(())
 }
 
+/// The path of `target` decoded but for its encoded slashes, which become `%2F`: what routes are matched with
+/// under `match_uri_encoded_slash` (APISIX init.lua `build_match_uri_keep_encoded_slash`). `None` where there
+/// is none, or where normalising to `path` did more than decode: then `path` alone may decide.
+pub fn keep_encoded_slashes(target: &[u8], path: &[u8]) -> Option<Vec<u8>> {
+    let raw = target.split(|&b| b == b'?').next().unwrap_or_default();
+    let decode = |slash: &[u8]| {
+        let mut out = Vec::with_capacity(raw.len());
+        let mut rest = raw;
+        while let Some((&byte, behind)) = rest.split_first() {
+            let code = behind
+                .split_first_chunk::<2>()
+                .and_then(|(&[high, low], _)| Some(hex(high)? << 4 | hex(low)?));
+            match (byte, code) {
+                (b'%', Some(code)) => {
+                    if code == b'/' {
+                        out.extend_from_slice(slash)
+                    } else {
+                        out.push(code)
+                    }
+                    rest = &behind[2..];
+                }
+                _ => {
+                    out.push(byte);
+                    rest = behind;
+                }
+            }
+        }
+        out
+    };
+    (decode(b"/") == path).then(|| decode(b"%2F")).filter(|kept| kept != path)
+}
+
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
@@ -312,6 +344,24 @@ mod tests {
             let (encoded, mut again) = (encode(path), Vec::new());
             let second = Uri::parse(&encoded, &mut again).unwrap();
             assert_eq!(second.path(&encoded, &again), path, "{target:?}");
+        }
+    }
+
+    #[test]
+    fn encoded_slashes_are_kept_where_nothing_else_happened() {
+        for (target, kept) in [
+            ("/a%2fb%41?c%2f", Some("/a%2FbA")),
+            ("/a%2Fb/", Some("/a%2Fb/")),
+            ("/a/b", None),
+            ("/%41", None),
+            ("/x%2Fy/../..", None),
+            ("/x%2F%2e%2e", None),
+            ("/x%2F/y", None),
+        ] {
+            let mut out = Vec::new();
+            let uri = Uri::parse(target.as_bytes(), &mut out).unwrap();
+            let found = keep_encoded_slashes(target.as_bytes(), uri.path(target.as_bytes(), &out));
+            assert_eq!(found.as_deref(), kept.map(str::as_bytes), "{target}");
         }
     }
 

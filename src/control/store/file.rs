@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{Change, Entry, Event, Listing, prefix_end};
@@ -166,7 +166,19 @@ fn yaml(text: &str, path: &Path, env: substitute::Environment<'_>) -> Result<Val
     // Variables are replaced before parsing, so that quotes in the file decide types.
     let (text, _) = substitute::text(text, env)?;
     let tree = yaml::parse(&text).map_err(|bad| format!("line {}: {}", bad.line, bad.text))?;
-    Ok(tree.to_json())
+    let mut tree = tree.to_json();
+    nothing_is_a_table(&mut tree);
+    Ok(tree)
+}
+
+/// lyaml reads nothing (`key-auth:` without a value) as a table, an empty one.
+fn nothing_is_a_table(value: &mut Value) {
+    match value {
+        Value::Null => *value = Value::Object(Map::new()),
+        Value::Array(items) => items.iter_mut().for_each(nothing_is_a_table),
+        Value::Object(members) => members.values_mut().for_each(nothing_is_a_table),
+        _ => {}
+    }
 }
 
 fn json(text: &str, env: substitute::Environment<'_>) -> Result<Value, String> {
@@ -185,8 +197,10 @@ fn objects(tree: &Value) -> BTreeMap<Box<str>, Bytes> {
         let directory = kind.directory();
         match tree.get(directory) {
             None | Some(Value::Null) => {}
+            Some(Value::Object(nothing)) if nothing.is_empty() && kind != Kind::PluginList => {}
             Some(list) if kind == Kind::PluginList => {
-                found.insert(format!("/{directory}").into(), list.to_string().into());
+                let list = if list.is_object() { "[]".into() } else { list.to_string() };
+                found.insert(format!("/{directory}").into(), list.into());
             }
             Some(Value::Array(items)) => {
                 for (index, item) in (1..).zip(items) {
@@ -226,6 +240,20 @@ mod tests {
 
     fn keys(file: &File, dir: &str) -> Vec<String> {
         file.list(dir).entries.into_iter().map(|entry| entry.key.into()).collect()
+    }
+
+    #[test]
+    fn nothing_stands_for_an_empty_table() {
+        let tree = yaml(
+            "routes:\nplugins:\nconsumers:\n- username: jack\n  plugins:\n    key-auth:\n#END",
+            Path::new("x"),
+            &|_| None,
+        );
+        let found = objects(&tree.unwrap());
+        let text = |key: &str| String::from_utf8(found[key].to_vec()).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(text("/plugins"), "[]");
+        assert_eq!(text("/consumers/jack"), r#"{"username":"jack","plugins":{"key-auth":{}},"id":"jack"}"#);
     }
 
     #[test]
