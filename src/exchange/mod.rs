@@ -110,6 +110,9 @@ pub struct Matched {
     pub matched_host: Option<Box<str>>,
 }
 
+/// Parameters of a path with their values; empty for most routes.
+pub type PathParams = SmallVec<[(Box<str>, Box<[u8]>); 0]>;
+
 /// A consumer as an exchange knows it.
 #[derive(Clone)]
 pub struct Known {
@@ -151,7 +154,7 @@ pub struct Exchange {
     /// What the router found.
     pub matched: Option<Rc<Matched>>,
     /// What the path's parameters captured, `uri_param_*`.
-    pub params: SmallVec<[(Box<str>, Box<[u8]>); 0]>,
+    pub params: PathParams,
     /// Who asks, once an auth plugin knows.
     pub consumer: Option<Rc<Known>>,
     /// The upstream tries.
