@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use common::{KEY, free_port};
+use common::{KEY, eventually, free_port};
 
 /// Status and a part of the answer to each command, in their order.
 const EXPECTED: [(u16, &str); 24] = [
@@ -159,6 +159,12 @@ fn repaired() -> Vec<(usize, String)> {
 #[test]
 fn the_commands_of_the_documents_get_the_answers_of_apisix() {
     let gateway = Gateway::start();
+    let log = gateway.folder.join("logs/error.log");
+    eventually("the log names a plugin that this build has not", || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.lines()
+            .any(|line| line.contains("ringway has not yet") && line.contains(" consumer-restriction,"))
+    });
     let commands = commands();
     assert_eq!(commands.len(), EXPECTED.len());
     let mut wrong = Vec::new();

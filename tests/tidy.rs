@@ -253,3 +253,35 @@ fn each_limit_is_used() {
     let unused = names.map(|(name, _)| name).filter(|name| !used(name));
     none(unused.map(String::from).collect(), "a limit that nothing keeps");
 }
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut found = Vec::new();
+    for path in files(".", &[".md"]) {
+        let text = read(&path);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            let is_page = !target.is_empty() && !target.contains("://");
+            if is_page && !path.parent().unwrap().join(target).exists() {
+                found.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    none(found, "a link in a page leads to a file");
+}
+
+#[test]
+fn the_reference_has_each_option() {
+    let page = read("docs/reference/config.md");
+    let options = read("src/config/options.rs");
+    let paths = options.split("known(\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let missing = paths.filter(|path| {
+        // an option stands there in full, or shortened in the row of its section: `a.b`, `.c`
+        let last = path.trim_end_matches("[]").rsplit('.').next().unwrap();
+        let forms = [path.to_string(), path.replace("[]", ""), format!(".{last}"), last.to_string()];
+        let section = format!("`{}.", path.replace("[]", ""));
+        !forms.iter().any(|form| page.contains(&format!("`{form}`"))) && !page.contains(&section)
+    });
+    let rule = "docs/reference/config.md has each option of src/config/options.rs";
+    none(missing.map(str::to_owned).collect(), rule);
+}

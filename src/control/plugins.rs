@@ -66,6 +66,15 @@ impl Plugins {
         self.enabled.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
+    /// What the operator has enabled and this build has not, by name.
+    pub fn missing(&self) -> Vec<Box<str>> {
+        let enabled = self.enabled.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<_> =
+            enabled.iter().filter(|name| self.registry.get(name).is_none()).cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Is it in the operator's list and in this build?
     pub fn usable(&self, name: &str) -> bool {
         self.enabled(name) && self.registry.get(name).is_some()

@@ -123,7 +123,15 @@ fn plugins(config: &Config, registry: Arc<Registry>) -> Plugins {
     // A file is written by hand, in the clear (apisix/plugin.lua, `enable_gde`).
     let encrypts = config.data_encryption.enable_encrypt_fields
         && matches!(config.deployment.provider, Provider::Etcd | Provider::Embedded { .. });
-    Plugins::new(registry, enabled, keyring, encrypts)
+    let plugins = Plugins::new(registry, enabled, keyring, encrypts);
+    let missing = plugins.missing();
+    if !missing.is_empty() {
+        log::warn!(
+            "enabled plugins that ringway has not yet: {}; what uses one gets 503",
+            missing.join(", ")
+        );
+    }
+    plugins
 }
 
 async fn open_store(config: &Config) -> Result<Store, String> {
