@@ -47,7 +47,8 @@ impl Reply {
     /// by the request path's extension, else `text/plain`; a plugin's own type stays.
     pub fn apply(self, ex: &mut Exchange) {
         ex.resp.source = Source::Gateway;
-        ex.resp.head.status = self.status;
+        // nginx's own numbers, for the pages; a client gets what RFC 9110 knows
+        ex.resp.head.status = if matches!(self.status, 494..=497) { 400 } else { self.status };
         let body = match self.body {
             ReplyBody::Text(text) => Some(text),
             ReplyBody::Json(value) => Some(format!("{value}\n").into_bytes()),

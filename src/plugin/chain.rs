@@ -103,14 +103,9 @@ impl Chain {
         }
     }
 
-    /// Runs log. A plugin that prefers the route's copy is left out where `route` has it, too.
-    pub fn log(&self, ex: &mut Exchange, host: &Host, route: Option<&Chain>) {
-        let preferred =
-            |name| route.is_some_and(|route| route.items.iter().any(|item| item.spec.name == name));
+    /// Runs log.
+    pub fn log(&self, ex: &mut Exchange, host: &Host) {
         for item in self.of(Phase::Log) {
-            if item.spec.prefer_route && preferred(item.spec.name) {
-                continue;
-            }
             if item.meta.allows(ex) {
                 item.plugin.log(ex, host);
             }

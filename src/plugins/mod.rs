@@ -4,7 +4,6 @@ pub mod ip_restriction;
 pub mod key_auth;
 pub mod kit;
 pub mod limit_count;
-pub mod prometheus;
 pub mod proxy_rewrite;
 pub mod response_rewrite;
 
@@ -17,7 +16,6 @@ pub const ALL: &[&Spec] = &[
     &proxy_rewrite::SPEC,    // 1008
     &limit_count::SPEC,      // 1002
     &response_rewrite::SPEC, // 899
-    &prometheus::SPEC,       // 500
 ];
 
 /// The registry that control and the cores share.

@@ -122,7 +122,7 @@ async fn exchange<G: Gate>(
         gate.finish(ex);
         return Next::Drop;
     }
-    let sent = answer::write(gate, stream, ex, keep_alive).await;
+    let sent = answer::write(gate, stream, ex, keep_alive && !ex.close_client).await;
     if ex.resp.upgrade && sent.is_ok() {
         tunnel::run(stream, ex).await;
         gate.finish(ex);

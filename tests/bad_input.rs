@@ -1,0 +1,357 @@
+//! What is malformed, slow or broken gets the answer that nginx gives, and a closed connection; never a guess.
+
+mod common;
+
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use common::*;
+
+/// Sends the bytes and expects this status, then the close. Nothing may reach the upstream.
+#[track_caller]
+fn refused(gateway: &Gateway, bytes: &[u8], status: u16) {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
+    let mut client = gateway.connect();
+    let _ = client.try_send(bytes);
+    client.shut();
+    let answer = client.try_response(false).unwrap_or_else(|| panic!("{shown:?} got no answer"));
+    assert_eq!(answer.status, status, "{shown:?} got {answer}");
+    assert_eq!(answer.header("connection"), Some("close"), "{shown:?} got {answer}");
+    client.closed();
+}
+
+/// A pair for each way to make two parsers disagree about where a request ends, and what nginx says to it.
+#[test]
+fn smuggling_is_refused() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let body = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+        let table: &[(&str, u16)] = &[
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 400),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n", 400),
+            ("Content-Length: 5\r\nContent-Length: 6\r\n", 400),
+            ("Content-Length: 5, 5\r\n", 400),
+            ("Content-Length: +5\r\n", 400),
+            ("Content-Length: -5\r\n", 400),
+            ("Content-Length: 0x5\r\n", 400),
+            ("Content-Length: 5 5\r\n", 400),
+            ("Content-Length: five\r\n", 400),
+            ("Content-Length: 99999999999999999999\r\n", 400),
+            ("Transfer-Encoding: identity\r\n", 501),
+            ("Transfer-Encoding: gzip, chunked\r\n", 501),
+            ("Transfer-Encoding: chunked, identity\r\n", 501),
+            ("Transfer-Encoding: xchunked\r\n", 501),
+            ("Transfer-Encoding: \"chunked\"\r\n", 501),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
+            ("Transfer-Encoding : chunked\r\n", 400),
+            ("Content-Length : 5\r\n", 400),
+            ("X: a\r\n b\r\n", 400),
+            (" Content-Length: 5\r\n", 400),
+            ("X: a\0b\r\n", 400),
+            ("X\0: a\r\n", 400),
+            ("Host: b\r\n", 400),
+        ];
+        for (fields, status) in table {
+            let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}");
+            refused(&gateway, request.as_bytes(), *status);
+        }
+        // a 1.0 request has no chunks
+        refused(&gateway, b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400);
+        assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());
+    });
+}
+
+#[test]
+fn malformed_heads_are_refused() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let table: &[(&[u8], u16)] = &[
+            (b"GET / HTTP/1.1\r\n\r\n", 400),
+            (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
+            (b"GET / HTTX/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET\r\n\r\n", 400),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+            (b"GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET /../x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET /a/%2e%2e/%2e./x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ];
+        for (bytes, status) in table {
+            let mut client = gateway.connect();
+            client.send(bytes);
+            let answer = client.try_response(false);
+            let answer = answer.unwrap_or_else(|| panic!("{:?}: no answer", String::from_utf8_lossy(bytes)));
+            assert_eq!(answer.status, *status, "{:?} got {answer}", String::from_utf8_lossy(bytes));
+        }
+        assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());
+        // what looked malformed harmed nobody
+        assert_eq!(gateway.get("/").status, 200);
+    });
+}
+
+#[test]
+fn bad_chunks_are_refused() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        for chunks in [
+            "zz\r\nabc\r\n0\r\n\r\n",
+            "-1\r\na\r\n0\r\n\r\n",
+            "3\r\nabcd\r\n0\r\n\r\n",
+            "ffffffffffffffff1\r\nabc\r\n",
+            "0x3\r\nabc\r\n0\r\n\r\n",
+            "\r\n0\r\n\r\n",
+        ] {
+            let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+            refused(&gateway, request.as_bytes(), 400);
+        }
+        assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());
+    });
+}
+
+/// Bare LF ends a line for nginx, in heads; both ends must then see the same request.
+#[test]
+fn bare_line_feeds_cannot_smuggle() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("GET /a HTTP/1.1\nHost: a\nX: 1\n\n");
+        let answer = client.try_response(false).expect("an answer");
+        assert!(matches!(answer.status, 200 | 400), "{answer}");
+        for request in upstream.requests() {
+            assert!(!request.head.replace("\r\n", "").contains('\n'), "{:?}", request.head);
+            assert_eq!(request.target, "/a");
+        }
+        let before = upstream.requests().len();
+        refused(
+            &gateway,
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\nGET /smuggled HTTP/1.1\r\n\r\n",
+            400,
+        );
+        assert_eq!(upstream.requests().len(), before);
+    });
+}
+
+/// nginx's large_client_header_buffers, 4 of 8k.
+#[test]
+fn oversized_heads_are_refused() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let long = "x".repeat(9 << 10);
+        refused(&gateway, format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 414);
+        refused(&gateway, format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n").as_bytes(), 400);
+        let many: String = (0..500).map(|n| format!("X-{n}: {}\r\n", "y".repeat(80))).collect();
+        refused(&gateway, format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n").as_bytes(), 400);
+        // without an end: refused all the same, not gathered
+        let mut client = gateway.connect();
+        let _ =
+            client.try_send("GET / HTTP/1.1\r\nHost: a\r\n".to_string() + &"A: bcdefgh\r\n".repeat(20_000));
+        assert_eq!(client.try_response(false).map(|answer| answer.status), Some(400));
+        assert!(upstream.requests().is_empty());
+
+        let fits =
+            format!("GET /{} HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(7 << 10), "y".repeat(7 << 10));
+        assert_eq!(ask(gateway.port(), fits.as_bytes()).status, 200);
+    });
+}
+
+#[test]
+fn a_refused_request_has_its_line_in_the_access_log() {
+    on_both_drivers(|driver| {
+        let gateway = Gateway::with_yaml(driver, "routes: []");
+        refused(&gateway, b"POST /tricky HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400);
+        gateway.read_until("logs/access.log", "\"POST /tricky HTTP/1.1\" 400 ");
+    });
+}
+
+#[test]
+fn a_slow_head_is_closed_and_a_slow_body_answered() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http("client_header_timeout: 300ms\nclient_body_timeout: 300ms\nkeepalive_timeout: 500ms")
+            .start();
+        // a byte now and then does not prolong a head
+        let began = Instant::now();
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+        while began.elapsed() < Duration::from_secs(3) && client.try_send("y").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(began.elapsed() < Duration::from_millis(1500), "a head took {:?}", began.elapsed());
+
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
+        assert_eq!(client.response().status, 408);
+        client.shut();
+        client.closed();
+
+        let mut silent = gateway.connect();
+        silent.closed();
+        let mut idle = gateway.connect();
+        assert_eq!(idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 200);
+        idle.closed();
+        gateway.read_until("logs/access.log", "\"POST / HTTP/1.1\" 408 ");
+    });
+}
+
+#[test]
+fn a_client_that_leaves_is_a_499_and_its_request_cancelled() {
+    on_both_drivers(|driver| {
+        let (tell, told) = channel();
+        let tell = std::sync::Mutex::new(tell);
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            tell.lock().unwrap().send("asked").unwrap();
+            // nothing is answered: the next thing to see is the close
+            conn.drain();
+            let _ = tell.lock().unwrap().send("closed");
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("GET /left HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(told.recv_timeout(PATIENCE), Ok("asked"));
+        drop(client);
+        assert_eq!(told.recv_timeout(PATIENCE), Ok("closed"), "the upstream's connection is closed");
+        gateway.read_until("logs/access.log", "\"GET /left HTTP/1.1\" 499 ");
+    });
+}
+
+#[test]
+fn a_client_that_leaves_within_its_body_is_a_499() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("POST /half HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf");
+        drop(client);
+        // nginx writes 400 for a body that broke off before it was passed on, 499 later
+        eventually("a line of the broken request", || {
+            let log = gateway.read("logs/access.log");
+            log.contains("\"POST /half HTTP/1.1\" 499 ") || log.contains("\"POST /half HTTP/1.1\" 400 ")
+        });
+        assert!(upstream.requests().is_empty(), "half a request is none");
+    });
+}
+
+#[test]
+fn an_upstream_that_dies_within_its_answer_harms_that_answer_only() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let broken = match request.target.as_str() {
+                    "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+                    "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nonly this",
+                    "/between" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
+                    _ => {
+                        let _ = conn.send(ok("fine"));
+                        continue;
+                    }
+                };
+                let _ = conn.send(broken);
+                return;
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut other = gateway.connect();
+        assert_eq!(other.send("GET /fine HTTP/1.1\r\nHost: a\r\n\r\n").response().text(), "fine");
+        for target in ["/length", "/chunked", "/between"] {
+            let mut client = gateway.connect();
+            let answer = client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).response();
+            assert_eq!((answer.status, answer.text().as_str()), (200, "only this"), "{target}");
+            assert!(!answer.whole, "{target}: a client must see that this is not all");
+            client.closed();
+            assert_eq!(other.send("GET /fine HTTP/1.1\r\nHost: a\r\n\r\n").response().text(), "fine");
+        }
+    });
+}
+
+#[test]
+fn nonsense_from_an_upstream_is_a_502() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let Some(request) = conn.request() else { return };
+            let _ = conn.send(match request.target.as_str() {
+                "/garbage" => b"\x00\x01\x02 this is no HTTP\r\n\r\n".as_slice(),
+                "/status" => b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
+                "/length" => b"HTTP/1.1 200 OK\r\nContent-Length: ten\r\n\r\n",
+                "/lengths" => b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+                "/both" => {
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                }
+                "/half" => b"HTTP/1.1 200 OK\r\nX-Half: ",
+                _ => b"",
+            });
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        for target in ["/garbage", "/status", "/length", "/lengths", "/both", "/half", "/nothing"] {
+            let answer = gateway.get(target);
+            assert_eq!(answer.status, 502, "{target}: {answer}");
+            assert!(answer.text().contains("<center>openresty</center>"), "{target}: {answer}");
+        }
+        // a head without end is not gathered without end
+        let endless = Upstream::start(|conn| {
+            conn.request();
+            let _ = conn.send("HTTP/1.1 200 OK\r\n");
+            while conn.send("X-More: 0123456789012345678901234567890123456789\r\n").is_ok() {}
+        });
+        let gateway = Gateway::to(driver, endless.port);
+        assert_eq!(gateway.get("/").status, 502);
+    });
+}
+
+/// What an upstream sends behind its answer belongs to nobody: the connection is not used again.
+#[test]
+fn bytes_behind_an_answer_reach_no_other_client() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while conn.request().is_some() {
+                let _ = conn.send(ok("mine") + &ok("poison"));
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        for _ in 0..10 {
+            assert_eq!(gateway.get("/").text(), "mine");
+        }
+    });
+}
+
+#[test]
+fn an_early_answer_to_a_large_body_arrives() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.head();
+            let _ = conn.send("HTTP/1.1 403 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
+            conn.drain();
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n");
+        let mut writer = client.stream();
+        let writing = std::thread::spawn(move || {
+            use std::io::Write;
+            let piece = vec![b'x'; 1 << 20];
+            for _ in 0..95 {
+                if writer.write_all(&piece).is_err() {
+                    return;
+                }
+            }
+        });
+        let answer = client.response();
+        assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
+        client.rest();
+        writing.join().unwrap();
+    });
+}

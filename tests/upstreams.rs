@@ -1,0 +1,367 @@
+//! Which node gets a request, what happens when it does not answer, and what it is sent.
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::*;
+
+/// Two or more servers that answer with their number.
+fn numbered(count: usize) -> Vec<Upstream> {
+    (0..count).map(|n| Upstream::answering(ok(&n.to_string()))).collect()
+}
+
+/// A gateway whose one route has this upstream; `$0`, `$1` … are the ports of `servers`.
+fn with(driver: &'static str, servers: &[Upstream], upstream: &str) -> Gateway {
+    with_route(driver, servers, &format!("uri: /*, upstream: {upstream}"))
+}
+
+fn with_route(driver: &'static str, servers: &[Upstream], route: &str) -> Gateway {
+    let mut route = route.to_string();
+    for (n, server) in servers.iter().enumerate() {
+        route = route.replace(&format!("${n}"), &server.port.to_string());
+    }
+    Gateway::with_yaml(driver, &format!("routes:\n- {{id: 1, {route}}}"))
+}
+
+#[test]
+fn roundrobin_follows_the_weights() {
+    on_both_drivers(|driver| {
+        let servers = numbered(3);
+        let nodes = "{nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 3, \"127.0.0.1:$2\": 0}}";
+        let gateway = with(driver, &servers, nodes);
+        let mut client = gateway.connect();
+        // one connection, so one core and one wheel: each turn of four is exact
+        for _ in 0..5 {
+            let mut counts: HashMap<String, u32> = HashMap::new();
+            for _ in 0..4 {
+                let node = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().text();
+                *counts.entry(node).or_default() += 1;
+            }
+            assert_eq!(counts, HashMap::from([("0".into(), 1), ("1".into(), 3)]));
+        }
+        assert!(servers[2].requests().is_empty(), "weight 0 gets nothing");
+    });
+}
+
+#[test]
+fn chash_is_sticky_on_every_core() {
+    on_both_drivers(|driver| {
+        let servers = numbered(4);
+        let nodes = "{type: chash, hash_on: header, key: X-User, nodes: {\"127.0.0.1:$0\": 1, \
+                     \"127.0.0.1:$1\": 1, \"127.0.0.1:$2\": 1, \"127.0.0.1:$3\": 1}}";
+        let gateway = with(driver, &servers, nodes);
+        let mut places = HashMap::new();
+        let mut used = std::collections::HashSet::new();
+        for turn in 0..4 {
+            for user in 0..20 {
+                // a connection each: they land on all cores
+                let fields = format!("Host: a\r\nX-User: user-{user}\r\n");
+                let node = request(gateway.port(), "GET", "/", &fields).text();
+                used.insert(node.clone());
+                if turn == 0 {
+                    places.insert(user, node);
+                } else {
+                    assert_eq!(places[&user], node, "user {user}");
+                }
+            }
+        }
+        assert!(used.len() > 1, "20 users on one of 4 nodes");
+    });
+}
+
+#[test]
+fn a_node_that_refuses_costs_a_try_only() {
+    on_both_drivers(|driver| {
+        let servers = numbered(1);
+        let refusing = free_port();
+        let nodes = format!("{{nodes: {{\"127.0.0.1:$0\": 1, \"127.0.0.1:{refusing}\": 1}}}}");
+        let gateway = with(driver, &servers, &nodes);
+        for n in 0..6 {
+            let body = "x".repeat(1000);
+            let post = format!("POST /{n} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{body}");
+            let answer = ask(gateway.port(), post.as_bytes());
+            assert_eq!(answer.status, 200, "a refused connection never loses a request: {answer}");
+            assert_eq!(servers[0].last().body.len(), 1000);
+        }
+        gateway.read_until(
+            "logs/access.log",
+            &format!("127.0.0.1:{refusing}, 127.0.0.1:{} 502, 200 ", servers[0].port),
+        );
+    });
+}
+
+#[test]
+fn without_retries_a_refused_connection_is_a_502() {
+    on_both_drivers(|driver| {
+        let refusing = [free_port(), free_port()];
+        let [a, b] = refusing;
+        let none = format!("{{retries: 0, nodes: {{\"127.0.0.1:{a}\": 1, \"127.0.0.1:{b}\": 1}}}}");
+        let answer = with(driver, &[], &none).get("/");
+        assert_eq!((answer.status, answer.header("x-apisix-upstream-status")), (502, Some("502")));
+        assert!(answer.text().contains("<center>openresty</center>"), "{answer}");
+        let some = format!("{{nodes: {{\"127.0.0.1:{a}\": 1, \"127.0.0.1:{b}\": 1}}}}");
+        let answer = with(driver, &[], &some).get("/");
+        assert_eq!((answer.status, answer.header("x-apisix-upstream-status")), (502, Some("502, 502")));
+    });
+}
+
+/// A server that reads a request and closes without an answer.
+fn mute() -> Upstream {
+    Upstream::start(|conn| {
+        conn.request();
+    })
+}
+
+#[test]
+fn a_get_is_tried_elsewhere_and_a_post_is_not() {
+    on_both_drivers(|driver| {
+        let servers = [mute(), Upstream::answering(ok("second"))];
+        let nodes = "{nodes: [{host: 127.0.0.1, port: $0, weight: 1, priority: 1}, \
+                     {host: 127.0.0.1, port: $1, weight: 1, priority: 0}]}";
+        let gateway = with(driver, &servers, nodes);
+        assert_eq!(gateway.get("/").text(), "second");
+        let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+        assert_eq!(ask(gateway.port(), put.as_bytes()).text(), "second");
+        assert_eq!(servers[1].last().body, b"body", "what was sent once is sent again");
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+        assert_eq!(ask(gateway.port(), post.as_bytes()).status, 502);
+        assert_eq!(servers[1].requests().len(), 2, "a POST may have had its effect");
+    });
+}
+
+#[test]
+fn statuses_are_not_retried() {
+    on_both_drivers(|driver| {
+        let servers = [
+            Upstream::answering("HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n"),
+            Upstream::answering(ok("second")),
+        ];
+        let nodes = "{nodes: [{host: 127.0.0.1, port: $0, weight: 1, priority: 1}, \
+                     {host: 127.0.0.1, port: $1, weight: 1, priority: 0}]}";
+        assert_eq!(with(driver, &servers, nodes).get("/").status, 500);
+        assert!(servers[1].requests().is_empty());
+    });
+}
+
+#[test]
+fn an_upstream_that_does_not_answer_is_a_504() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::start(|conn| {
+            conn.request();
+            conn.drain();
+        })];
+        let nodes = "{nodes: {\"127.0.0.1:$0\": 1}, timeout: {connect: 1, send: 1, read: 0.3}}";
+        let gateway = with(driver, &servers, nodes);
+        let began = Instant::now();
+        let answer = gateway.get("/");
+        assert_eq!(answer.status, 504);
+        assert!(answer.text().contains("<title>504 Gateway Time-out</title>"), "{answer}");
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(3), "{took:?}");
+
+        let longer = "uri: /*, timeout: {connect: 1, send: 1, read: 0.2}, upstream: {nodes: \
+                      {\"127.0.0.1:$0\": 1}, timeout: {connect: 60, send: 60, read: 60}}";
+        assert_eq!(with_route(driver, &servers, longer).get("/").status, 504, "the route's timeout wins");
+    });
+}
+
+#[test]
+fn an_answer_that_stalls_is_cut() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::start(|conn| {
+            conn.request();
+            let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+            conn.drain();
+        })];
+        let nodes = "{nodes: {\"127.0.0.1:$0\": 1}, timeout: {connect: 1, send: 1, read: 0.3}}";
+        let answer = with(driver, &servers, nodes).get("/");
+        assert_eq!((answer.status, answer.text().as_str(), answer.whole), (200, "half", false));
+    });
+}
+
+#[test]
+fn what_is_missing_has_its_status() {
+    on_both_drivers(|driver| {
+        let gateway = Gateway::with_yaml(
+            driver,
+            "routes:\n\
+             - {id: 1, uri: /empty, upstream: {nodes: []}}\n\
+             - {id: 2, uri: /upstream, upstream_id: none}\n\
+             - {id: 3, uri: /service, service_id: none}\n\
+             - {id: 4, uri: /plugin_config, plugin_config_id: none, upstream: {nodes: {\"127.0.0.1:1\": 1}}}\n\
+             - {id: 5, uri: /kafka, upstream: {scheme: kafka, nodes: {\"127.0.0.1:1\": 1}}}",
+        );
+        for (target, status) in
+            [("/empty", 503), ("/upstream", 502), ("/service", 404), ("/plugin_config", 503), ("/kafka", 503)]
+        {
+            let answer = gateway.get(target);
+            assert_eq!(answer.status, status, "{target}: {answer}");
+        }
+    });
+}
+
+#[test]
+fn pass_host_decides_the_host_field() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::mirror()];
+        for (rest, host) in [
+            ("", "client.test:81".to_string()),
+            (", pass_host: pass", "client.test:81".to_string()),
+            (", pass_host: node", format!("127.0.0.1:{}", servers[0].port)),
+            (", pass_host: rewrite, upstream_host: other.test", "other.test".to_string()),
+        ] {
+            let gateway = with(driver, &servers, &format!("{{nodes: {{\"127.0.0.1:$0\": 1}}{rest}}}"));
+            request(gateway.port(), "GET", "/", "Host: client.test:81\r\n");
+            assert_eq!(servers[0].last().all("host"), [host.as_str()], "{rest}");
+        }
+    });
+}
+
+#[test]
+fn connections_are_kept_as_long_as_the_pool_says() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::answering(ok("x"))];
+        let pool = "{nodes: {\"127.0.0.1:$0\": 1}, keepalive_pool: {size: 4, idle_timeout: 60, requests: 5}}";
+        let gateway = with(driver, &servers, pool);
+        let mut client = gateway.connect();
+        for _ in 0..20 {
+            assert_eq!(client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 200);
+        }
+        assert_eq!(servers[0].connections(), 4, "5 requests each");
+    });
+}
+
+/// The upstream closes what lies idle, often just as it is taken: nobody may notice.
+#[test]
+fn a_kept_connection_that_died_is_replaced() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::start(|conn| {
+            conn.request();
+            let _ = conn.send(ok("once"));
+        })];
+        let gateway = with(driver, &servers, "{nodes: {\"127.0.0.1:$0\": 1}}");
+        let mut client = gateway.connect();
+        for _ in 0..200 {
+            let answer = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+            assert_eq!(answer.status, 200, "{answer}");
+        }
+    });
+}
+
+#[test]
+fn https_upstreams() {
+    on_both_drivers(|driver| {
+        let nginx = Nginx::start("");
+        let text = format!(
+            "routes:\n- {{id: 1, uri: /*, upstream: {{scheme: https, pass_host: rewrite, upstream_host: \
+             server.example, nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+            nginx.tls_port
+        );
+        let gateway = Gateway::with_yaml(driver, &text);
+        let mut client = gateway.connect();
+        for _ in 0..5 {
+            let answer = client.send("GET /s HTTP/1.1\r\nHost: a\r\n\r\n").response();
+            assert_eq!(answer.status, 200, "the certificate of an upstream is not verified: {answer}");
+            assert_eq!(answer.header("got-sni"), Some("server.example"));
+            assert!(answer.header("got-protocol").unwrap().starts_with("TLSv1."));
+        }
+        // no TLS there
+        let text = text.replace(&nginx.tls_port.to_string(), &nginx.port.to_string());
+        assert_eq!(Gateway::with_yaml(driver, &text).get("/").status, 502);
+    });
+}
+
+#[test]
+fn a_name_is_resolved() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::mirror()];
+        let gateway = with(driver, &servers, "{nodes: {\"localhost:$0\": 1}, pass_host: node}");
+        assert_eq!(gateway.get("/").status, 200);
+        assert_eq!(servers[0].last().header("host"), Some(format!("localhost:{}", servers[0].port).as_str()));
+
+        let gateway = with(driver, &[], "{nodes: {\"no-such-name.invalid:80\": 1}}");
+        assert_eq!(gateway.get("/").status, 503, "a name that is none leaves no node");
+    });
+}
+
+#[test]
+fn active_checks_take_a_node_out_and_back() {
+    on_both_drivers(|driver| {
+        let broken = Arc::new(AtomicU16::new(0));
+        let probes = Arc::new(Mutex::new(Vec::new()));
+        let make = |number: u16| {
+            let (broken, probes) = (broken.clone(), probes.clone());
+            Upstream::start(move |conn| {
+                while let Some(request) = conn.head() {
+                    let is_broken = broken.load(Ordering::SeqCst) == number;
+                    if request.target == "/status" {
+                        probes.lock().unwrap().push(number);
+                    }
+                    let answer = match is_broken {
+                        true => "HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n".to_string(),
+                        false => ok(&number.to_string()),
+                    };
+                    if conn.send(answer).is_err() {
+                        return;
+                    }
+                }
+            })
+        };
+        let servers = [make(1), make(2)];
+        let nodes = "{nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}, checks: {active: {type: http, \
+                     http_path: /status, healthy: {interval: 1, successes: 1}, \
+                     unhealthy: {interval: 1, http_failures: 1}}}}";
+        let gateway = with(driver, &servers, nodes);
+        let ten = || (0..10).map(|_| gateway.get("/").text()).collect::<Vec<_>>();
+        assert!(ten().iter().any(|node| node == "2"));
+        broken.store(2, Ordering::SeqCst);
+        eventually("node 2 is out", || ten().iter().all(|node| node == "1"));
+        broken.store(0, Ordering::SeqCst);
+        eventually("node 2 is back", || ten().iter().any(|node| node == "2"));
+        let probed = probes.lock().unwrap().len();
+        assert!(probed < 60, "probed once a process, not once a core: {probed}");
+    });
+}
+
+#[test]
+fn the_chosen_node_is_in_the_access_log() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::mirror()];
+        let gateway = with(driver, &servers, "{nodes: {\"127.0.0.1:$0\": 1}}");
+        gateway.get("/logged?a=b");
+        let log = gateway.read_until("logs/access.log", "/logged");
+        assert!(log.contains("127.0.0.1 - - ["), "{log}");
+        assert!(log.contains(" gateway.test \"GET /logged?a=b HTTP/1.1\" 200 "), "{log}");
+        assert!(log.contains(&format!("127.0.0.1:{} 200 ", servers[0].port)), "{log}");
+        assert!(log.contains("\"http://gateway.test\""), "{log}");
+    });
+}
+
+/// Many at once: all are answered, each with its own answer.
+#[test]
+fn answers_are_not_mixed_up() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::mirror()];
+        let gateway = with(driver, &servers, "{nodes: {\"127.0.0.1:$0\": 1}}");
+        let (done, all) = channel();
+        for thread in 0..16 {
+            let (done, mut client) = (done.clone(), gateway.connect());
+            std::thread::spawn(move || {
+                for n in 0..100 {
+                    let target = format!("/{thread}/{n}");
+                    let answer = client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).response();
+                    assert!(answer.text().starts_with(&format!("GET {target} ")), "{answer}");
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..16 {
+            all.recv_timeout(PATIENCE).expect("every client is done");
+        }
+    });
+}
