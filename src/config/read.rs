@@ -413,7 +413,13 @@ fn worker_processes(r: &mut Reader<'_>, env: Environment<'_>) -> Option<usize> {
 }
 
 fn error_log(r: &mut Reader<'_>, home: &Path) -> ErrorLog {
-    let path = r.text("nginx_config.error_log").filter(|p| !matches!(p.as_str(), "stderr" | "/dev/stderr"));
+    let option = "nginx_config.error_log";
+    let mut path = r.text(option).filter(|p| !matches!(p.as_str(), "stderr" | "/dev/stderr"));
+    if path.as_ref().is_some_and(|path| path.starts_with("syslog:")) {
+        r.notes
+            .warn(r.line(option), format!("{option} to syslog is not supported: it goes to standard error"));
+        path = None;
+    }
     let level = r.parsed("nginx_config.error_log_level", "error".to_owned(), |text| {
         ["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"]
             .contains(&text)

@@ -319,6 +319,19 @@ fn dns_servers_and_log_formats() {
 }
 
 /// A directory of its own for one test.
+#[test]
+fn syslog_makes_no_file_of_that_name() {
+    let text = "nginx_config:\n  error_log: syslog:server=a\n  http:\n    access_log: syslog:server=a\n";
+    let config = good(text);
+    assert!(config.error_log.path.is_none() && config.http.access_log.is_none());
+    let notes = notes(text).join("\n");
+    assert!(notes.contains("line 2: nginx_config.error_log to syslog is not supported"), "{notes}");
+    assert!(
+        notes.contains("line 4: nginx_config.http.access_log \"syslog:server=a\" is not supported"),
+        "{notes}"
+    );
+}
+
 fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("ringway-config-{}-{name}", std::process::id()));
     std::fs::create_dir_all(dir.join("conf")).unwrap();
