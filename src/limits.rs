@@ -206,3 +206,6 @@ pub const TERM_MS: u64 = 10_000;
 /// How often an exchange looks whether the name of its upstream has been resolved, ms: once in the life of a
 /// configuration.
 pub const NAME_TICK_MS: u32 = 5;
+/// What one prometheus plugin remembers of requests it has seen (route, consumer, node, status): about 100
+/// bytes each. Beyond it, it forgets all and looks series up again.
+pub const KNOWN_SERIES: usize = 4096;

@@ -108,9 +108,10 @@ pub struct Matched {
     pub matched_uri: Option<Box<str>>,
     /// The host pattern that matched.
     pub matched_host: Option<Box<str>>,
-    /// Parameters of the path, `uri_param_*`.
-    pub params: SmallVec<[(Box<str>, Box<[u8]>); 0]>,
 }
+
+/// Parameters of a path with their values; empty for most routes.
+pub type PathParams = SmallVec<[(Box<str>, Box<[u8]>); 0]>;
 
 /// A consumer as an exchange knows it.
 #[derive(Clone)]
@@ -152,6 +153,8 @@ pub struct Exchange {
     pub out: Outgoing,
     /// What the router found.
     pub matched: Option<Rc<Matched>>,
+    /// What the path's parameters captured, `uri_param_*`.
+    pub params: PathParams,
     /// Who asks, once an auth plugin knows.
     pub consumer: Option<Rc<Known>>,
     /// The upstream tries.
@@ -160,6 +163,8 @@ pub struct Exchange {
     pub rate_limit: RateLimit,
     /// When its first byte came: ms of this core's clock.
     pub started_ms: u64,
+    /// When its answer had left, for the log phase: ms of this core's clock.
+    pub ended_ms: u64,
     /// State of plugins between phases, by number: body filters and such.
     pub slots: SmallVec<[Option<Box<dyn Any>>; 0]>,
     /// Variables that plugins set.
@@ -193,10 +198,12 @@ impl Exchange {
             resp: Response::default(),
             out: Outgoing::default(),
             matched: None,
+            params: SmallVec::new(),
             consumer: None,
             upstream: UpstreamRecord::default(),
             rate_limit: RateLimit::default(),
             started_ms: now_ms,
+            ended_ms: now_ms,
             slots: SmallVec::new(),
             set_vars: SmallVec::new(),
             request_id: std::cell::OnceCell::new(),

@@ -52,6 +52,12 @@ impl UpstreamRecord {
         self.attempts.last_mut()
     }
 
+    /// Time spent with upstreams, all tries together, ms; `None` where none was tried or known to end.
+    pub fn response_ms(&self) -> Option<u64> {
+        let times = self.attempts.iter().filter_map(|attempt| attempt.response_ms);
+        times.map(u64::from).reduce(|sum, ms| sum + ms)
+    }
+
     /// Joins one field of all tries as nginx prints them: `a, b, c`; `-` where a try has no value.
     pub fn join(&self, mut field: impl FnMut(&Attempt, &mut Vec<u8>) -> bool) -> Option<Vec<u8>> {
         if self.attempts.is_empty() {

@@ -60,7 +60,7 @@ impl Exchange {
             "https" => Cow::Borrowed(if self.facts.scheme == "https" { b"on" } else { b"" }),
             "server_protocol" => Cow::Borrowed(self.protocol()),
             "request" | "request_line" => Cow::Borrowed(head.line()),
-            "request_length" => return text(self.req.head_bytes as u64 + self.request_body_bytes()),
+            "request_length" => return text(self.request_length()),
             "content_length" => return self.header(b"content-length"),
             "content_type" => return self.header(b"content-type"),
             "request_id" | "apisix_request_id" => Cow::Borrowed(self.request_id().as_bytes()),
@@ -112,7 +112,7 @@ impl Exchange {
 
     fn response_var(&self, name: &str) -> Value<'_> {
         match name {
-            "status" => text(if self.resp.client_gone { 499 } else { self.resp.head.status }),
+            "status" => text(self.status()),
             "body_bytes_sent" => text(self.resp.body_bytes),
             "bytes_sent" => text(self.resp.bytes),
             "rate_limiting_info" => Some(Cow::Owned(self.rate_limit.info())),
@@ -150,13 +150,7 @@ impl Exchange {
                 return Some(Cow::Borrowed(self.out.host.as_deref().unwrap_or(&self.req.http_host)));
             }
             "upstream_uri" => return Some(Cow::Borrowed(self.out.uri.as_deref().unwrap_or_default())),
-            "response_source" => {
-                return Some(Cow::Borrowed(match self.resp.source {
-                    Source::Upstream => b"upstream",
-                    Source::Gateway if self.proxied => b"nginx",
-                    Source::Gateway => b"apisix",
-                }));
-            }
+            "response_source" => return Some(Cow::Borrowed(self.response_source().as_bytes())),
             _ => None,
         };
         joined.map(Cow::Owned)
@@ -190,7 +184,7 @@ impl Exchange {
             return self.cookie(key.as_bytes());
         }
         if let Some(key) = name.strip_prefix("uri_param_") {
-            let (_, value) = self.matched.as_ref()?.params.iter().find(|(n, _)| &**n == key)?;
+            let (_, value) = self.params.iter().find(|(n, _)| &**n == key)?;
             return Some(Cow::Borrowed(value));
         }
         if let Some(key) = name.strip_prefix("sent_http_") {
@@ -258,10 +252,27 @@ impl Exchange {
         if self.req.head.version == 10 { b"HTTP/1.0" } else { b"HTTP/1.1" }
     }
 
-    fn request_body_bytes(&self) -> u64 {
-        match &self.req.body {
+    /// Bytes of the request, head and body: `$request_length`.
+    pub fn request_length(&self) -> u64 {
+        let body = match &self.req.body {
             super::Body::H1(body) => body.bytes,
             _ => 0,
+        };
+        self.req.head_bytes as u64 + body
+    }
+
+    /// The answer's status, 499 where the client left before it: `$status`.
+    pub fn status(&self) -> u16 {
+        if self.resp.client_gone { 499 } else { self.resp.head.status }
+    }
+
+    /// Who made the answer: `upstream`, `apisix` before it was asked, `nginx` where it gave none
+    /// (core/response.lua `get_response_source`).
+    pub fn response_source(&self) -> &'static str {
+        match self.resp.source {
+            Source::Upstream => "upstream",
+            Source::Gateway if !self.upstream.attempts.is_empty() => "nginx",
+            Source::Gateway => "apisix",
         }
     }
 

@@ -9,12 +9,13 @@ use crate::reactor;
 /// Ends an exchange whose answer has left, or whose client has.
 pub fn finish(core: &Core, ex: &mut Exchange) {
     release_upstream(core, ex);
+    ex.ended_ms = reactor::now_ms();
     let (plan, global) = held(ex);
     if let Some(global) = global {
-        global.log(ex, &core.host);
+        global.log(ex, &core.host, plan.as_ref().map(|plan| &plan.chain));
     }
     if let Some(plan) = plan {
-        plan.chain.log(ex, &core.host);
+        plan.chain.log(ex, &core.host, None);
     }
     core.host.metrics.borrow().tallies().requests.add(1);
     if let Some(access) = &core.access {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::rc::Rc;
 
 use super::{Core, head, prepare, proxy};
-use crate::exchange::{Exchange, Matched, Reply};
+use crate::exchange::{Exchange, Reply};
 use crate::live::Plan;
 use crate::plugin::{Chain, Phase};
 use crate::wire::uri;
@@ -65,10 +65,10 @@ fn match_route(core: &Core, ex: &mut Exchange) -> Option<Rc<Plan>> {
 /// Finds the route and remembers what the path said.
 fn match_path(core: &Core, ex: &mut Exchange) -> Option<Rc<Plan>> {
     let hit = core.live.borrow().find(ex)?;
-    ex.matched = Some(match hit.params.has_none() {
-        true => hit.plan.matched.clone(),
-        false => Rc::new(Matched { params: hit.params.pairs(&ex.req.path), ..(*hit.plan.matched).clone() }),
-    });
+    ex.matched = Some(hit.plan.matched(&hit.params, &ex.req.path, &ex.req.host));
+    if !hit.params.has_none() {
+        ex.params = hit.params.pairs(&ex.req.path);
+    }
     Some(hit.plan)
 }
 

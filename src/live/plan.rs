@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use serde_json::Value;
 
+use super::router::{Params, matched_host};
 use super::{Live, LiveUpstream};
 use crate::exchange::{Known, Matched};
 use crate::limits;
@@ -39,8 +40,8 @@ pub enum Destination {
 
 /// What a route's requests meet. An exchange holds the plan that it began with to its end.
 pub struct Plan {
-    /// Names for variables, logs and plugins.
-    pub matched: Rc<Matched>,
+    /// Names for variables, logs and plugins, by which of its URIs and hosts matched: as few as these.
+    matched: RefCell<Vec<Rc<Matched>>>,
     /// Plugins of the route, its plugin config, its service, and its consumer.
     pub chain: Chain,
     /// Where they go.
@@ -90,7 +91,7 @@ impl Plan {
             refusal = Some(503);
         }
         let mut plan = Plan {
-            matched: Rc::new(matched(route, service.as_ref().and_then(Option::as_deref))),
+            matched: RefCell::default(),
             chain: Chain::default(),
             destination: Destination::None(503),
             refusal,
@@ -166,7 +167,7 @@ impl Plan {
             return Ok(plan.clone());
         }
         let mut plan = Plan {
-            matched: self.matched.clone(),
+            matched: RefCell::default(),
             chain: Chain::default(),
             destination: self.destination.clone(),
             refusal: None,
@@ -189,6 +190,35 @@ impl Plan {
         }
         joined.insert(key, (known.clone(), plan.clone()));
         Ok(plan)
+    }
+
+    /// The names of a match. Equal matches get the same object, so that its address can stand for it.
+    pub fn matched(&self, params: &Params, path: &[u8], host: &[u8]) -> Rc<Matched> {
+        let route = &self.route.value;
+        let hosts = match (&*route.hosts, self.service.as_deref()) {
+            ([], Some(service)) => &service.value.hosts,
+            _ => &route.hosts,
+        };
+        let uri = params.matched_uri(&route.uris, path);
+        let host = matched_host(hosts, host);
+        let mut known = self.matched.borrow_mut();
+        let same = |known: &&Rc<Matched>| {
+            known.matched_uri.as_deref() == uri && known.matched_host.as_deref() == host
+        };
+        if let Some(known) = known.iter().find(same) {
+            return known.clone();
+        }
+        let service = self.service.as_deref();
+        let new = Rc::new(Matched {
+            route_id: Some(self.route.id.clone()),
+            route_name: route.name.clone(),
+            service_id: service.map(|service| service.id.clone()),
+            service_name: service.and_then(|service| service.value.name.clone()),
+            matched_uri: uri.map(Box::from),
+            matched_host: host.map(Box::from),
+        });
+        known.push(new.clone());
+        new
     }
 
     /// Merge order: consumer > consumer group > route > plugin config > service.
@@ -334,15 +364,5 @@ fn same<T>(now: Option<&Arc<T>>, then: Option<&Arc<T>>) -> bool {
         (Some(now), Some(then)) => Arc::ptr_eq(now, then),
         (None, None) => true,
         _ => false,
-    }
-}
-
-fn matched(route: &Stored<Route>, service: Option<&Stored<Service>>) -> Matched {
-    Matched {
-        route_id: Some(route.id.clone()),
-        route_name: route.value.name.clone(),
-        service_id: service.map(|service| service.id.clone()),
-        service_name: service.and_then(|service| service.value.name.clone()),
-        ..Matched::default()
     }
 }

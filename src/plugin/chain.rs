@@ -103,9 +103,14 @@ impl Chain {
         }
     }
 
-    /// Runs log.
-    pub fn log(&self, ex: &mut Exchange, host: &Host) {
+    /// Runs log. A plugin that prefers the route's copy is left out where `route` has it, too.
+    pub fn log(&self, ex: &mut Exchange, host: &Host, route: Option<&Chain>) {
+        let preferred =
+            |name| route.is_some_and(|route| route.items.iter().any(|item| item.spec.name == name));
         for item in self.of(Phase::Log) {
+            if item.spec.prefer_route && preferred(item.spec.name) {
+                continue;
+            }
             if item.meta.allows(ex) {
                 item.plugin.log(ex, host);
             }

@@ -4,6 +4,7 @@ pub mod ip_restriction;
 pub mod key_auth;
 pub mod kit;
 pub mod limit_count;
+pub mod prometheus;
 pub mod proxy_rewrite;
 pub mod response_rewrite;
 
@@ -16,6 +17,7 @@ pub const ALL: &[&Spec] = &[
     &proxy_rewrite::SPEC,    // 1008
     &limit_count::SPEC,      // 1002
     &response_rewrite::SPEC, // 899
+    &prometheus::SPEC,       // 500
 ];
 
 /// The registry that control and the cores share.

@@ -1,0 +1,340 @@
+//! `prometheus`: counts requests by route, service, consumer and node; the numbers are on the export server
+//! (`plugin_attr.prometheus` in config.yaml, 127.0.0.1:9091/apisix/prometheus/metrics).
+//!
+//! ```json
+//! {
+//!   "uri": "/api/*",
+//!   "plugins": {
+//!     "prometheus": { "prefer_name": true }
+//!   }
+//! }
+//! ```
+//!
+//! Phase: log (apisix/plugins/prometheus/exporter.lua `http_log`). Series: `http_status`, `http_latency`
+//! (types `request`, `upstream`, `apisix`) and `bandwidth` (`ingress`, `egress`). Plugin metadata
+//! `disabled_labels` empties labels, `plugin_attr` gives extra ones.
+//!
+//! The labels of a request follow from its route, consumer, node and status. Their series are looked up once
+//! and kept under these few words, so a request that was seen before builds no label.
+//!
+//! Known differences: `upstream` latency is the sum of all tries; the `llm_*` and `ai_cache_*` families
+//! have no series, since no plugin that feeds them is there; the endpoint by `public-api` is not served yet.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use serde_json::Value;
+use smallvec::SmallVec;
+
+use crate::exchange::{Exchange, Matched, Vars};
+use crate::limits;
+use crate::model::{Consumer, Stored};
+use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec, no_check};
+use crate::telemetry::metrics::{BANDWIDTH, CoreMetrics, FamilyId, HTTP_LATENCY, HTTP_STATUS, SeriesId};
+
+/// What the registry knows.
+pub const SPEC: Spec = Spec {
+    name: "prometheus",
+    priority: 500,
+    version: 0.2,
+    auth: false,
+    prefer_route: true,
+    schema: r#"{"type": "object", "properties": {"prefer_name": {"type": "boolean", "default": false}}}"#,
+    consumer_schema: None,
+    metadata_schema: Some(include_str!("prometheus_metadata.schema.json")),
+    encrypt_fields: &[],
+    consumer_encrypt_fields: &[],
+    consumer_key: None,
+    check: no_check,
+    build,
+};
+
+struct Prometheus {
+    /// Labels say names where there are any, not ids.
+    prefer_name: bool,
+    /// `disabled_labels` of the metadata, as family and label.
+    disabled: Vec<(Box<str>, Box<str>)>,
+    known: RefCell<AHashMap<Key, Known>>,
+}
+
+/// All that the labels of a request depend on. Addresses stand for objects that [`Known`] keeps alive.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    matched: usize,
+    consumer: usize,
+    node: Option<IpAddr>,
+    /// The upstream's time is known: there is a series for it.
+    timed: bool,
+    status: u16,
+    source: &'static str,
+}
+
+/// The series of a key.
+struct Known {
+    _matched: Option<Rc<Matched>>,
+    _consumer: Option<Arc<Stored<Consumer>>>,
+    series: Series,
+}
+
+/// `None`: the core has as many series as it may.
+#[derive(Clone, Copy)]
+struct Series {
+    status: Option<SeriesId>,
+    request: Option<SeriesId>,
+    upstream: Option<SeriesId>,
+    apisix: Option<SeriesId>,
+    ingress: Option<SeriesId>,
+    egress: Option<SeriesId>,
+}
+
+fn build(conf: &Value, build: &Build) -> Result<Rc<dyn Plugin>, String> {
+    let disabled = build.metadata.and_then(|metadata| metadata.get("disabled_labels")?.as_object());
+    let labels = |(family, labels): (&String, &Value)| {
+        let labels = labels.as_array().cloned().unwrap_or_default();
+        let pair = |label: Value| Some((Box::from(family.as_str()), Box::from(label.as_str()?)));
+        labels.into_iter().filter_map(pair).collect::<Vec<_>>()
+    };
+    Ok(Rc::new(Prometheus {
+        prefer_name: conf["prefer_name"] == true,
+        disabled: disabled.into_iter().flatten().flat_map(labels).collect(),
+        known: RefCell::default(),
+    }))
+}
+
+impl Plugin for Prometheus {
+    fn phases(&self) -> Phases {
+        Phases::of(&[Phase::Log])
+    }
+
+    fn log(&self, ex: &mut Exchange, host: &Host) {
+        let metrics = &mut *host.metrics.borrow_mut();
+        let series = self.series(ex, metrics);
+        let whole_ms = ex.ended_ms.saturating_sub(ex.started_ms);
+        let upstream_ms = ex.upstream.response_ms();
+        let gateway_ms = whole_ms.saturating_sub(upstream_ms.unwrap_or(0));
+        let add = |id: Option<SeriesId>, n: u64| id.map_or((), |id| metrics.add(id, n));
+        add(series.status, 1);
+        add(series.ingress, ex.request_length());
+        add(series.egress, ex.resp.bytes);
+        let observe = |id: Option<SeriesId>, ms: u64| id.map_or((), |id| metrics.observe(id, ms as f64));
+        observe(series.request, whole_ms);
+        if let Some(ms) = upstream_ms {
+            observe(series.upstream, ms);
+        }
+        observe(series.apisix, gateway_ms);
+    }
+}
+
+impl Prometheus {
+    /// The series of this exchange. Families with extra labels, whose values no key knows, are looked up
+    /// each time.
+    fn series(&self, ex: &Exchange, metrics: &mut CoreMetrics) -> Series {
+        let has_extra = |id: &FamilyId| !metrics.metrics().family(*id).extra.is_empty();
+        if [HTTP_STATUS, HTTP_LATENCY, BANDWIDTH].iter().any(has_extra) {
+            return self.look_up(ex, metrics);
+        }
+        let consumer = ex.consumer.as_ref().map(|known| &known.consumer);
+        let key = Key {
+            matched: ex.matched.as_ref().map_or(0, |matched| Rc::as_ptr(matched) as usize),
+            consumer: consumer.map_or(0, |consumer| Arc::as_ptr(consumer) as usize),
+            node: ex.upstream.attempts.last().map(|attempt| attempt.addr.ip()),
+            timed: ex.upstream.response_ms().is_some(),
+            status: ex.status(),
+            source: ex.response_source(),
+        };
+        let mut known = self.known.borrow_mut();
+        if let Some(known) = known.get(&key) {
+            return known.series;
+        }
+        if known.len() >= limits::KNOWN_SERIES {
+            known.clear();
+        }
+        let series = self.look_up(ex, metrics);
+        known.insert(key, Known { _matched: ex.matched.clone(), _consumer: consumer.cloned(), series });
+        series
+    }
+
+    fn look_up(&self, ex: &Exchange, metrics: &mut CoreMetrics) -> Series {
+        let Labels { route, uri, host, service, consumer, node } = Labels::of(ex, self.prefer_name);
+        let (status, source) = (ex.status().to_string(), ex.response_source());
+        let (node, kind): (&[u8], &[u8]) = (&node, b"traditional_http");
+        let mut one = |family, values: &[&[u8]]| self.one(ex, metrics, family, values);
+        let mut typed = |family, of: &'static str| {
+            one(family, &[of.as_bytes(), route, service, consumer, node, kind, b"", b""])
+        };
+        Series {
+            request: typed(HTTP_LATENCY, "request"),
+            upstream: ex.upstream.response_ms().and_then(|_| typed(HTTP_LATENCY, "upstream")),
+            apisix: typed(HTTP_LATENCY, "apisix"),
+            ingress: typed(BANDWIDTH, "ingress"),
+            egress: typed(BANDWIDTH, "egress"),
+            status: one(
+                HTTP_STATUS,
+                &[
+                    status.as_bytes(),
+                    route,
+                    uri,
+                    host,
+                    service,
+                    consumer,
+                    node,
+                    kind,
+                    b"",
+                    b"",
+                    source.as_bytes(),
+                ],
+            ),
+        }
+    }
+
+    /// One series: disabled labels emptied, extra ones behind.
+    fn one(
+        &self,
+        ex: &Exchange,
+        metrics: &mut CoreMetrics,
+        id: FamilyId,
+        values: &[&[u8]],
+    ) -> Option<SeriesId> {
+        let all = metrics.metrics().clone();
+        let family = all.family(id);
+        let extra: SmallVec<[Cow<'_, [u8]>; 4]> =
+            family.extra.iter().map(|name| ex.var(name).unwrap_or_default()).collect();
+        let mut labels: SmallVec<[&[u8]; 16]> = values.iter().copied().collect();
+        for (name, value) in family.labels.iter().zip(&mut labels) {
+            if self.disabled.iter().any(|(of, label)| **of == *family.name && **label == **name) {
+                *value = b"";
+            }
+        }
+        labels.extend(extra.iter().map(|value| &**value));
+        metrics.series(id, &labels)
+    }
+}
+
+/// What the labels of an exchange say.
+struct Labels<'a> {
+    route: &'a [u8],
+    uri: &'a [u8],
+    host: &'a [u8],
+    service: &'a [u8],
+    consumer: &'a [u8],
+    node: Vec<u8>,
+}
+
+impl<'a> Labels<'a> {
+    fn of(ex: &'a Exchange, prefer_name: bool) -> Labels<'a> {
+        let text = |text: Option<&'a str>| text.unwrap_or_default().as_bytes();
+        let matched = ex.matched.as_deref();
+        let name = |name: Option<&'a Box<str>>, id: Option<&'a str>| {
+            text(name.filter(|_| prefer_name).map(|name| &**name).or(id))
+        };
+        Labels {
+            route: name(
+                matched.and_then(|m| m.route_name.as_ref()),
+                matched.and_then(|m| m.route_id.as_deref()),
+            ),
+            service: name(
+                matched.and_then(|m| m.service_name.as_ref()),
+                matched.and_then(|m| m.service_id.as_deref()),
+            ),
+            uri: text(matched.and_then(|m| m.matched_uri.as_deref())),
+            host: text(matched.and_then(|m| m.matched_host.as_deref())),
+            consumer: text(ex.consumer.as_ref().map(|known| &*known.consumer.value.username)),
+            node: (ex.upstream.attempts.last())
+                .map(|attempt| attempt.addr.ip().to_string().into_bytes())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugin::SchemaType;
+    use crate::plugins::kit::test;
+    use crate::telemetry::exporter::{Exporter, Node};
+
+    /// An exchange of route 1 that took 30 ms, of which the upstream took 20.
+    fn exchange() -> Exchange {
+        let mut ex = test::exchange("GET /a/b HTTP/1.1\nHost: a.com");
+        ex.matched = Some(Rc::new(Matched {
+            route_id: Some("1".into()),
+            route_name: Some("first".into()),
+            service_id: Some("s".into()),
+            matched_uri: Some("/a/*".into()),
+            matched_host: Some("*.com".into()),
+            ..Matched::default()
+        }));
+        ex.upstream.begin(([10, 0, 0, 1], 80).into(), 0, 5);
+        if let Some(attempt) = ex.upstream.current() {
+            attempt.response_ms = Some(20);
+        }
+        test::answer(&mut ex, 200, &[]);
+        (ex.started_ms, ex.ended_ms, ex.req.head_bytes, ex.resp.bytes) = (0, 30, 40, 50);
+        ex
+    }
+
+    fn scraped(host: &Host) -> String {
+        let metrics = host.metrics.borrow().metrics().clone();
+        Exporter::new(metrics).text(&Node::default())
+    }
+
+    #[test]
+    fn accepts_and_refuses() {
+        let plain = |conf| test::check(&SPEC, SchemaType::Plain, conf);
+        assert_eq!(plain(json!({})), "accepted");
+        let said = plain(json!({ "prefer_name": 1 }));
+        assert_eq!(
+            said,
+            r#"property "prefer_name" validation failed: wrong type: expected boolean, got number"#
+        );
+        let metadata = |labels| {
+            test::check(&SPEC, SchemaType::Metadata, json!({ "disabled_labels": { "http_status": labels } }))
+        };
+        assert_eq!(metadata(json!(["matched_uri", "node"])), "accepted");
+        assert!(metadata(json!(["code"])).contains("matches none of the enum values"));
+    }
+
+    #[test]
+    fn a_request_counts_in_all_its_series() {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, json!({}));
+        let mut ex = exchange();
+        plugin.log(&mut ex, &host);
+        plugin.log(&mut ex, &host);
+        let text = scraped(&host);
+        let typed = r#"route="1",service="s",consumer="",node="10.0.0.1",request_type="traditional_http",request_llm_model="",llm_model="""#;
+        for line in [
+            r#"apisix_http_status{code="200",route="1",matched_uri="/a/*",matched_host="*.com",service="s",consumer="",node="10.0.0.1",request_type="traditional_http",request_llm_model="",llm_model="",response_source="upstream"} 2"#.to_owned(),
+            format!("apisix_bandwidth{{type=\"ingress\",{typed}}} 80"),
+            format!("apisix_bandwidth{{type=\"egress\",{typed}}} 100"),
+            format!("apisix_http_latency_sum{{type=\"request\",{typed}}} 60"),
+            format!("apisix_http_latency_sum{{type=\"upstream\",{typed}}} 40"),
+            format!("apisix_http_latency_sum{{type=\"apisix\",{typed}}} 20"),
+        ] {
+            assert!(text.contains(&line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn names_disabled_labels_and_requests_without_a_route() {
+        let host = test::host();
+        let metadata = json!({ "disabled_labels": { "http_status": ["matched_uri", "node"] } });
+        let build = Build { host: &host, parent: "/apisix/routes/1", metadata: Some(&metadata) };
+        let plugin = test::build_in(&SPEC, &build, json!({ "prefer_name": true })).unwrap();
+        plugin.log(&mut exchange(), &host);
+        let mut none = test::exchange("GET / HTTP/1.1\nHost: a.com");
+        none.resp.head.status = 404;
+        plugin.log(&mut none, &host);
+        let text = scraped(&host);
+        let named = r#"code="200",route="first",matched_uri="",matched_host="*.com",service="s",consumer="",node="","#;
+        assert!(text.contains(named), "{text}");
+        assert!(text.contains(r#"code="404",route="",matched_uri="","#), "{text}");
+        assert!(text.contains(r#"response_source="apisix"} 1"#), "{text}");
+    }
+}
