@@ -318,7 +318,6 @@ fn dns_servers_and_log_formats() {
     assert!(good("nginx_config:\n  http:\n    enable_access_log: false\n").http.access_log.is_none());
 }
 
-/// A directory of its own for one test.
 #[test]
 fn syslog_makes_no_file_of_that_name() {
     let text = "nginx_config:\n  error_log: syslog:server=a\n  http:\n    access_log: syslog:server=a\n";
@@ -332,6 +331,7 @@ fn syslog_makes_no_file_of_that_name() {
     );
 }
 
+/// A directory of its own for one test.
 fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("ringway-config-{}-{name}", std::process::id()));
     std::fs::create_dir_all(dir.join("conf")).unwrap();
