@@ -131,7 +131,8 @@ pub const BULK_BODY: u64 = 12 << 10;
 /// A piece of an answer's body up to this size is copied behind its head, so that one plain send carries
 /// both; beyond it, gathering two pieces costs less than the copy.
 pub const COPY_BODY: usize = 2 << 10;
-/// Bytes queued towards a client before a further (pipelined) answer waits for them to leave.
+/// Bytes queued towards a client before more of a body is asked for, or a further (pipelined) answer is
+/// written: below it, waiting for each piece to leave costs more than the memory is worth.
 pub const QUEUED_BYTES: usize = 64 << 10;
 /// Of a request's body, kept to send it again with a retry, and awaited to give it a Content-Length.
 pub const REPLAY_BODY: usize = 64 << 10;

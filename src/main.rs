@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use ringway::config::args::{self, Verb};
 use ringway::config::{self, Level, Loaded};
 
+/// Each core allocates from a heap of its own; what few things cross cores are freed where they are dropped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1)) {
         Ok(Verb::Run { config }) => match load(config.as_deref()) {

@@ -31,6 +31,8 @@ use crate::wire::http::{Method, RequestHead, ResponseHead};
 pub struct Facts {
     /// The peer of the TCP connection.
     pub peer: SocketAddr,
+    /// Its address as text.
+    pub peer_text: Box<[u8]>,
     /// Our end of it.
     pub local: SocketAddr,
     /// The source that a PROXY header named.
@@ -39,6 +41,14 @@ pub struct Facts {
     pub scheme: &'static str,
     /// `$connection`: counts the connections of this core.
     pub serial: u64,
+}
+
+impl Facts {
+    /// A connection without PROXY header.
+    pub fn new(peer: SocketAddr, local: SocketAddr, scheme: &'static str, serial: u64) -> Self {
+        let peer_text = peer.ip().to_string().into_bytes().into();
+        Facts { peer, peer_text, local, proxy_protocol: None, scheme, serial }
+    }
 }
 
 /// The request as it came and as it is seen.
@@ -91,6 +101,20 @@ pub struct Response {
     pub client_gone: bool,
     /// The connection becomes a tunnel after this head (101).
     pub upgrade: bool,
+}
+
+impl Response {
+    fn reset(&mut self) {
+        self.head.clear();
+        self.early.clear();
+        self.answered = false;
+        self.body = Body::Empty;
+        self.source = Source::Gateway;
+        self.body_bytes = 0;
+        self.bytes = 0;
+        self.client_gone = false;
+        self.upgrade = false;
+    }
 }
 
 /// What the router found, by name: for variables, logs and plugins.
@@ -216,21 +240,37 @@ impl Exchange {
         }
     }
 
-    /// Makes a used exchange fresh, keeping the capacity of its buffers.
+    /// Makes a used exchange fresh in its place, keeping the capacity of its buffers.
     pub fn reset(&mut self, facts: Rc<Facts>, client: Client, now_ms: u64) {
-        let mut old = std::mem::replace(self, Exchange::new(facts, client, now_ms));
-        old.req.head.clear();
-        old.resp.head.clear();
-        old.req.path.clear();
-        old.req.host.clear();
-        old.req.http_host.clear();
-        old.rate_limit.key.clear();
-        std::mem::swap(&mut self.req.head, &mut old.req.head);
-        std::mem::swap(&mut self.resp.head, &mut old.resp.head);
-        std::mem::swap(&mut self.req.path, &mut old.req.path);
-        std::mem::swap(&mut self.req.host, &mut old.req.host);
-        std::mem::swap(&mut self.req.http_host, &mut old.req.http_host);
-        std::mem::swap(&mut self.rate_limit.key, &mut old.rate_limit.key);
+        self.remote_addr = facts.peer.ip();
+        self.remote_port = facts.proxy_protocol.unwrap_or(facts.peer).port();
+        self.facts = facts;
+        self.client = client;
+        self.req.head.clear();
+        self.req.path.clear();
+        self.req.args = None;
+        self.req.http_host.clear();
+        self.req.host.clear();
+        self.req.body = Body::Empty;
+        self.req.head_bytes = 0;
+        self.resp.reset();
+        self.out = Outgoing::default();
+        self.matched = None;
+        self.params.clear();
+        self.consumer = None;
+        self.upstream.attempts.clear();
+        self.rate_limit.reset();
+        self.started_ms = now_ms;
+        self.ended_ms = now_ms;
+        self.slots.clear();
+        self.set_vars.clear();
+        self.request_id.take();
+        self.proxied = false;
+        self.lease = None;
+        self.keep_upstream = false;
+        self.close_client = false;
+        self.plan = None;
+        self.global = None;
     }
 
     /// Gives the request other arguments: variables, plugins and the upstream see these from now on.
@@ -269,10 +309,11 @@ impl Exchange {
         if self.resp.early.is_empty() {
             return;
         }
-        let early = std::mem::take(&mut self.resp.early);
+        let Response { head, early, .. } = &mut self.resp;
         for (name, value, _) in early.iter() {
-            self.resp.head.headers.add(name, value);
+            head.headers.add(name, value);
         }
+        early.clear();
     }
 
     /// Sets `$name` for the rest of the exchange.

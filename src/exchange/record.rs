@@ -92,6 +92,15 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    /// Forgets the limiter's word, keeps the key's memory.
+    pub fn reset(&mut self) {
+        self.key.clear();
+        self.shown = 0;
+        self.limit = 0;
+        self.remaining = 0;
+        self.reset_s = 0;
+    }
+
     /// As `core.utils.set_var_rate_limiting_info` writes it; empty where no limiter ran.
     pub fn info(&self) -> Vec<u8> {
         if self.shown == 0 {

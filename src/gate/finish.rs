@@ -1,18 +1,22 @@
 //! After the answer: the upstream connection, the log phase, the access log.
 
-use super::{Access, Core, held};
+use super::{Access, Core, plan_of, taking_part};
 use crate::exchange::{Body, Exchange, Source, Vars};
+use crate::live::Plan;
 use crate::live::plan::Destination;
 use crate::mail::{Seen, ToControl};
+use crate::plugin::Phase;
 use crate::reactor;
 
 /// Ends an exchange whose answer has left, or whose client has.
 pub fn finish(core: &Core, ex: &mut Exchange) {
     release_upstream(core, ex);
     ex.ended_ms = reactor::now_ms();
-    let (plan, global) = held(ex);
+    let (global, plan) = taking_part(ex, Phase::Log);
     if let Some(global) = global {
-        global.log(ex, &core.host, plan.as_ref().map(|plan| &plan.chain));
+        // a rule's plugin may leave the exchange to the route's own copy of it
+        let route = ex.plan.clone().and_then(|plan| plan.downcast::<Plan>().ok());
+        global.log(ex, &core.host, route.as_ref().map(|plan| &plan.chain));
     }
     if let Some(plan) = plan {
         plan.chain.log(ex, &core.host, None);
@@ -50,8 +54,7 @@ fn release_upstream(core: &Core, ex: &mut Exchange) {
         lease.keep(now_ms);
     }
     ex.resp.body = Body::Empty;
-    let (Some(plan), _) = held(ex) else { return };
-    let Destination::Upstream(upstream) = &plan.destination else { return };
+    let Some(Plan { destination: Destination::Upstream(upstream), .. }) = plan_of(ex) else { return };
     upstream.finished(node, Some(latency_ms), now_ms);
     if ex.resp.source == Source::Upstream
         && upstream.conf.checks.as_ref().is_some_and(|c| c.get("passive").is_some())

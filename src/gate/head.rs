@@ -1,16 +1,17 @@
 //! The head of the answer before it leaves (APISIX init.lua `http_header_filter_phase`, ngx_tpl.lua).
 
-use super::{Core, held};
+use super::{Core, taking_part};
 use crate::exchange::{Exchange, Vars};
+use crate::plugin::Phase;
 use crate::wire::Name;
 
 /// Header filter: what the gateway sets, then global rules, then the route's plugins.
 pub fn filter(core: &Core, ex: &mut Exchange) {
     ex.merge_early_headers();
-    ex.resp.head.headers.set(b"Server", core.server_header);
+    ex.resp.head.headers.put(Name::Server, core.server_header);
     upstream_status(core, ex);
     charset(core, ex);
-    let (plan, global) = held(ex);
+    let (global, plan) = taking_part(ex, Phase::HeaderFilter);
     if let Some(global) = global {
         global.header_filter(ex, &core.host);
     }
@@ -44,7 +45,8 @@ fn charset(core: &Core, ex: &mut Exchange) {
         b"application/javascript",
         b"application/rss+xml",
     ];
-    if TEXT.iter().any(|known| value.eq_ignore_ascii_case(known)) {
+    // a value with parameters is longer than all of these, or not one of them
+    if value.len() <= 24 && TEXT.iter().any(|known| value.eq_ignore_ascii_case(known)) {
         let value = [value, b"; charset=", charset.as_bytes()].concat();
         ex.resp.head.headers.set(b"Content-Type", &value);
     }

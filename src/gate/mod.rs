@@ -101,11 +101,21 @@ impl Core {
     }
 }
 
-/// What the exchange has held since its match: the route's plan and the global rules.
-pub fn held(ex: &Exchange) -> (Option<Rc<Plan>>, Option<Rc<Chain>>) {
+/// The plan that the exchange has held since its match.
+pub fn plan_of(ex: &Exchange) -> Option<&Plan> {
+    ex.plan.as_ref()?.downcast_ref()
+}
+
+/// The global rules and the plan of the exchange, those of them that take part in `phase`.
+pub fn taking_part(ex: &Exchange, phase: Phase) -> (Option<Rc<Chain>>, Option<Rc<Plan>>) {
+    let has_global =
+        ex.global.as_ref().and_then(|chain| chain.downcast_ref::<Chain>()).is_some_and(|c| c.has(phase));
+    let has_plan = plan_of(ex).is_some_and(|plan| plan.chain.has(phase));
+    let global = ex.global.as_ref().filter(|_| has_global);
+    let plan = ex.plan.as_ref().filter(|_| has_plan);
     (
-        ex.plan.clone().and_then(|plan| plan.downcast().ok()),
-        ex.global.clone().and_then(|chain| chain.downcast().ok()),
+        global.and_then(|chain| chain.clone().downcast().ok()),
+        plan.and_then(|plan| plan.clone().downcast().ok()),
     )
 }
 
@@ -166,7 +176,7 @@ impl Gate for Core {
     }
 
     fn filter_body(&self, ex: &mut Exchange, piece: &mut BodyPiece) {
-        let (plan, global) = held(ex);
+        let (global, plan) = taking_part(ex, Phase::BodyFilter);
         if let Some(global) = global {
             global.body_filter(ex, piece);
         }
@@ -176,9 +186,8 @@ impl Gate for Core {
     }
 
     fn filters_body(&self, ex: &Exchange) -> bool {
-        let (plan, global) = held(ex);
-        global.is_some_and(|global| global.has(Phase::BodyFilter))
-            || plan.is_some_and(|plan| plan.chain.has(Phase::BodyFilter))
+        let (global, plan) = taking_part(ex, Phase::BodyFilter);
+        global.is_some() || plan.is_some()
     }
 
     fn finish(&self, ex: &mut Exchange) {

@@ -140,15 +140,15 @@ fn forwarded(core: &Core, ex: &mut Exchange) {
         trusted == Some(true) && headers.get(name).is_some_and(|value| !value.is_empty())
     };
     if !keeps(headers, Name::XForwardedProto) {
-        headers.set(b"X-Forwarded-Proto", ex.facts.scheme.as_bytes());
+        headers.put(Name::XForwardedProto, ex.facts.scheme.as_bytes());
     }
     if !keeps(headers, Name::XForwardedPort) {
         let mut text = itoa::Buffer::new();
         let port = host_port(&ex.req.http_host).unwrap_or(ex.facts.local.port());
-        headers.set(b"X-Forwarded-Port", text.format(port).as_bytes());
+        headers.put(Name::XForwardedPort, text.format(port).as_bytes());
     }
     if !keeps(headers, Name::XForwardedHost) && !ex.req.http_host.is_empty() {
-        headers.set(b"X-Forwarded-Host", &ex.req.http_host);
+        headers.put(Name::XForwardedHost, &ex.req.http_host);
     }
     if trusted != Some(true) && headers.has(Name::Forwarded) {
         headers.remove(Name::Forwarded);

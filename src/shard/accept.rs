@@ -136,7 +136,7 @@ async fn serve(live: Live, tap: Rc<Tap>, stream: Rc<Stream>, peer: SocketAddr) {
         true => stream.tcp().local_addr().unwrap_or(tap.local),
         false => tap.local,
     };
-    let mut facts = Facts { peer, local, proxy_protocol: None, scheme: "http", serial: live.0.serial.get() };
+    let mut facts = Facts::new(peer, local, "http", live.0.serial.get());
     if tap.proxy_protocol {
         match proxy_header::read(&stream, live.0.core.config.http.client_header_timeout_ms).await {
             Ok(source) => facts.proxy_protocol = source,

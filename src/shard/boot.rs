@@ -133,10 +133,14 @@ fn listen_all(config: &Config, cores: usize) -> Result<Vec<(SocketAddr, Vec<List
     for (local, proxy_protocol) in plain.chain(proxied) {
         let refused = |error: io::Error| format!("bind() to {local} failed: {error}");
         // once without SO_REUSEPORT: another process on this address must be noticed, not joined
-        drop(
-            reactor::listen(local, ListenOptions { reuseport: false, ..ListenOptions::default() })
-                .map_err(refused)?,
-        );
+        match reactor::listen(local, ListenOptions { reuseport: false, ..ListenOptions::default() }) {
+            Ok(socket) => drop(socket),
+            Err(error) if local.is_ipv6() && !has_ipv6() => {
+                log::warn!("{}: this host has no IPv6", refused(error));
+                continue;
+            }
+            Err(error) => return Err(refused(error)),
+        }
         let mut sockets = Vec::with_capacity(cores);
         for _ in 0..cores {
             let socket = reactor::listen(local, ListenOptions::default()).map_err(refused)?;

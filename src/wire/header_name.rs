@@ -123,7 +123,12 @@ impl Name {
             return Name::Other;
         }
         match KNOWN.get(SLOT[slot(text)] as usize) {
-            Some((name, known)) if known.as_bytes().eq_ignore_ascii_case(text) => *name,
+            // most senders use the usual spelling, and comparing bytes is cheaper than folding case
+            Some((name, known))
+                if known.as_bytes() == text || known.as_bytes().eq_ignore_ascii_case(text) =>
+            {
+                *name
+            }
             _ => Name::Other,
         }
     }

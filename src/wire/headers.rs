@@ -41,12 +41,18 @@ impl Span {
     }
 }
 
-/// One field: 20 bytes.
+/// One field: 20 bytes. An empty `name` stands for the usual spelling of `id`.
 #[derive(Clone, Copy, Debug)]
 struct Field {
     name: Span,
     value: Span,
     id: Name,
+}
+
+impl Field {
+    fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        if self.name.is_empty() { self.id.text() } else { self.name.of(text) }
+    }
 }
 
 /// An ordered list of header fields. [`clear`](Headers::clear) keeps the capacity, so that a connection uses one for all its messages
@@ -161,7 +167,7 @@ impl Headers {
 
     /// Every field in order: its name as written, its value, and its id.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8], Name)> {
-        self.list.iter().map(|field| (field.name.of(&self.text), field.value.of(&self.text), field.id))
+        self.list.iter().map(|field| (field.name(&self.text), field.value.of(&self.text), field.id))
     }
 
     /// Whether a comma-separated list of this name has the token, in any case (RFC 9110 section 5.6.1).
@@ -179,6 +185,20 @@ impl Headers {
         let value = self.append_text(value);
         self.push_span(name, value);
         true
+    }
+
+    /// [`set`](Headers::set) for a known name in its usual spelling, and a value that is known to be one: what the gateway writes into
+    /// every message. A field that is new costs little more than the copy of its value.
+    #[inline]
+    pub fn put(&mut self, name: Name, value: &[u8]) {
+        debug_assert!(name != Name::Other && is_value(value));
+        if self.has(name) {
+            self.set(name.text(), value);
+            return;
+        }
+        let value = self.append_text(value);
+        self.seen |= bit(name);
+        self.list.push(Field { name: Span::EMPTY, value, id: name });
     }
 
     /// Gives the name exactly one value, at the place of its first field if it had one. False, and
@@ -223,7 +243,7 @@ impl Headers {
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8], Name) -> bool) {
         let mut seen = 0;
         self.list.retain(|field| {
-            let kept = keep(field.name.of(&self.text), field.value.of(&self.text), field.id);
+            let kept = keep(field.name(&self.text), field.value.of(&self.text), field.id);
             if kept {
                 seen |= bit(field.id);
             }
@@ -255,7 +275,7 @@ impl<'a> Wanted<'a> {
     }
 
     fn is(&self, field: &Field, text: &[u8]) -> bool {
-        field.id == self.id && (self.id != Name::Other || field.name.of(text).eq_ignore_ascii_case(self.text))
+        field.id == self.id && (self.id != Name::Other || field.name(text).eq_ignore_ascii_case(self.text))
     }
 }
 

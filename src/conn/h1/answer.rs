@@ -72,9 +72,11 @@ pub async fn write<G: Gate>(
         if piece.last {
             break;
         }
-        let deadline = reactor::now_ms() + u64::from(gate.settings().send_ms);
-        stream.set_send_deadline(Some(deadline));
-        stream.flush().await?;
+        if stream.queued_bytes() >= limits::QUEUED_BYTES {
+            let deadline = reactor::now_ms() + u64::from(gate.settings().send_ms);
+            stream.set_send_deadline(Some(deadline));
+            stream.flush().await?;
+        }
     }
     let whole = !matches!(frame, Frame::Length(left) if left > 0);
     Ok(if keep_alive && whole { After::Keep } else { After::Close })

@@ -50,7 +50,7 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
         write::header(out, b"Connection", head.headers.get(Name::Connection).unwrap_or(b"upgrade"));
     }
     out.extend_from_slice(b"X-Real-IP: ");
-    write_ip(ex.remote_addr, out);
+    write_ip(ex, out);
     write_forwarded_for(ex, out);
     match body {
         SendBody::Nothing if head.headers.has(Name::ContentLength) => {
@@ -80,22 +80,15 @@ fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
         out.extend_from_slice(&before);
         out.extend_from_slice(b", ");
     }
-    write_ip(ex.remote_addr, out);
+    write_ip(ex, out);
 }
 
-/// An address and the line's end.
-fn write_ip(ip: std::net::IpAddr, out: &mut Vec<u8>) {
+/// The client's address and the line's end. Most often it is the connection's peer, whose text is made once.
+fn write_ip(ex: &Exchange, out: &mut Vec<u8>) {
     use std::io::Write;
-    match ip {
-        std::net::IpAddr::V4(ip) => {
-            for (i, octet) in ip.octets().into_iter().enumerate() {
-                if i > 0 {
-                    out.push(b'.');
-                }
-                write::number(out, u64::from(octet));
-            }
-        }
-        std::net::IpAddr::V6(ip) => drop(write!(out, "{ip}")),
+    match ex.remote_addr == ex.facts.peer.ip() {
+        true => out.extend_from_slice(&ex.facts.peer_text),
+        false => drop(write!(out, "{}", ex.remote_addr)),
     }
     out.extend_from_slice(b"\r\n");
 }

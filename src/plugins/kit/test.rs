@@ -56,7 +56,7 @@ pub fn host() -> Rc<Host> {
 pub fn exchange(text: &str) -> Exchange {
     let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
     let local = SocketAddr::from(([127, 0, 0, 1], 9080));
-    let facts = Facts { peer, local, proxy_protocol: None, scheme: "http", serial: 1 };
+    let facts = Facts::new(peer, local, "http", 1);
     let mut ex = Exchange::new(Rc::new(facts), Client::None, 0);
     let text = format!("{}\n\n", text.trim()).replace('\n', "\r\n");
     let limits = RequestLimits {
