@@ -198,7 +198,7 @@ async fn checks(state: &ControlState) -> Vec<Value> {
             items.push(json!({
                 "name": format!("{}{key}", state.store.prefix()),
                 "type": checked,
-                "nodes": nodes(&key),
+                "nodes": nodes(&format!("/apisix{key}")),
             }));
         }
     }

@@ -71,6 +71,8 @@ pub struct H1Body {
     expects_continue: bool,
     /// Longest body accepted; 0 is any.
     max_bytes: u64,
+    /// What was read ahead, to be read again.
+    again: Option<Chunk>,
     /// Bytes of body so far.
     pub bytes: u64,
 }
@@ -95,6 +97,7 @@ impl H1Body {
             waiting: false,
             expects_continue: false,
             max_bytes: 0,
+            again: None,
             bytes: 0,
         }
     }
@@ -122,6 +125,9 @@ impl H1Body {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
+        if let Some(piece) = self.again.take() {
+            return Poll::Ready(Ok(Some(piece)));
+        }
         loop {
             if let Some(piece) = self.decode()? {
                 return Poll::Ready(Ok(Some(piece)));
@@ -217,7 +223,9 @@ impl Body {
             Body::Empty => Some(0),
             Body::Buffered(chunks) => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
             Body::H1(body) => match &body.decoder {
-                BodyDecoder::Length(left) => Some(*left),
+                BodyDecoder::Length(left) => {
+                    Some(body.again.as_ref().map_or(0, |again| again.len() as u64) + left)
+                }
                 _ => None,
             },
         }
@@ -228,7 +236,7 @@ impl Body {
         match self {
             Body::Empty => true,
             Body::Buffered(chunks) => chunks.is_empty(),
-            Body::H1(body) => body.done,
+            Body::H1(body) => body.done && body.again.is_none(),
         }
     }
 
@@ -256,6 +264,28 @@ impl Body {
             Body::Buffered(chunks) => Poll::Ready(Ok(chunks.pop_front())),
             Body::H1(body) => body.poll_piece(cx),
         }
+    }
+
+    /// Reads the whole body, and leaves it to be read again. `None`: it is longer than `most` bytes, or its
+    /// client would not send more than that at all; what was read of it stays to be read, too.
+    pub async fn read_ahead(&mut self, most: usize) -> Result<Option<Vec<u8>>, BodyError> {
+        if self.known_length().is_some_and(|length| length > most as u64) {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.piece().await? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() > most {
+                break;
+            }
+        }
+        let again = (!bytes.is_empty()).then(|| Chunk::from_vec(bytes.clone()));
+        match self {
+            Body::Empty => {}
+            Body::Buffered(chunks) => again.into_iter().for_each(|again| chunks.push_front(again)),
+            Body::H1(body) => body.again = again,
+        }
+        Ok((bytes.len() <= most).then_some(bytes))
     }
 
     /// Waits for the next piece.

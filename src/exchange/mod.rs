@@ -4,6 +4,7 @@
 //! phase; its buffers keep their capacity, so a plain request allocates nothing for it.
 
 pub mod body;
+pub mod body_vars;
 pub mod client;
 pub mod record;
 pub mod reply;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 pub use body::{Body, BodyError, BodyPiece, Side};
+pub use body_vars::ReadBody;
 pub use client::Client;
 pub use record::{Attempt, RateLimit, UpstreamRecord};
 pub use reply::{Reply, ReplyBody};
@@ -195,6 +197,10 @@ pub struct Exchange {
     pub set_vars: SmallVec<[(Box<str>, Vec<u8>); 0]>,
     /// `$request_id`, made when asked for.
     pub request_id: std::cell::OnceCell<String>,
+    /// The request's body, if it was read ahead.
+    pub body_read: Option<Box<ReadBody>>,
+    /// A variable was asked for that looks into the body, which has not been read.
+    pub wants_body: std::cell::Cell<bool>,
     /// The upstream request was handed to the kernel at least once.
     pub proxied: bool,
     /// The upstream connection while the answer is read from it.
@@ -231,6 +237,8 @@ impl Exchange {
             slots: SmallVec::new(),
             set_vars: SmallVec::new(),
             request_id: std::cell::OnceCell::new(),
+            body_read: None,
+            wants_body: std::cell::Cell::new(false),
             proxied: false,
             lease: None,
             keep_upstream: false,

@@ -24,6 +24,7 @@ impl Vars for Exchange {
             .or_else(|| self.upstream_var(name))
             .or_else(|| self.time_var(name))
             .or_else(|| self.family_var(name))
+            .or_else(|| self.body_var(name))
     }
 }
 

@@ -28,7 +28,12 @@ async fn road(core: &Core, ex: &mut Exchange) -> Road {
     prepare::request(core, ex)?;
     prepare::own_endpoint(core, ex).await?;
     let global = core.live.borrow().global_chain().map_err(Reply::page)?;
-    let Some(plan) = match_route(core, ex) else { return no_route(core, ex, global).await };
+    let mut plan = match_route(core, ex);
+    if ex.wants_body.take() {
+        prepare::read_body(core, ex).await?;
+        plan = match_route(core, ex);
+    }
+    let Some(plan) = plan else { return no_route(core, ex, global).await };
     hold(ex, Some(&plan), &global);
     refuse_unserved(&plan)?;
 

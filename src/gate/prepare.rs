@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Core;
 use crate::config::RealIpSource;
-use crate::exchange::{Exchange, Reply, ReplyBody};
+use crate::exchange::{BodyError, Exchange, ReadBody, Reply, ReplyBody};
 use crate::limits;
 use crate::mail::{AdminAnswer, AdminCall, ToControl};
 use crate::wire::Name;
@@ -161,6 +161,35 @@ fn forwarded(core: &Core, ex: &mut Exchange) {
 fn host_port(host: &[u8]) -> Option<u16> {
     let colon = memchr::memrchr(b':', host)?;
     std::str::from_utf8(&host[colon + 1..]).ok()?.parse().ok()
+}
+
+/// Reads the body ahead of everything, for conditions that look into it.
+pub async fn read_body(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
+    let most = match core.config.max_post_args_readable_bytes {
+        0 => usize::MAX, // client_max_body_size holds all the same
+        most => usize::try_from(most).unwrap_or(usize::MAX),
+    };
+    let read = ex.req.body.read_ahead(most).await;
+    let read = read.map_err(|error| client_body_error(ex, error))?;
+    if read.is_none() {
+        log::warn!("the request's body is longer than {most} bytes: conditions do not look into it");
+    }
+    ex.body_read = Some(Box::new(ReadBody::new(read.unwrap_or_default())));
+    Ok(())
+}
+
+/// The client's body ended before its end: it left (499), was too slow (408), or sent nonsense.
+pub fn client_body_error(ex: &mut Exchange, error: BodyError) -> Reply {
+    ex.close_client = true;
+    match error {
+        BodyError::Closed => {
+            ex.resp.client_gone = true;
+            Reply::page(499)
+        }
+        BodyError::Timeout => Reply::page(408),
+        BodyError::Malformed => Reply::page(400),
+        BodyError::TooLarge => Reply::page(413),
+    }
 }
 
 /// Paths that the gateway answers itself, before routing.

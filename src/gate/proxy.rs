@@ -399,18 +399,10 @@ fn failure_of(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::TimedOut { Failure::Timeout } else { Failure::Error }
 }
 
-/// The client's body ended before its end: it left (499), was too slow (408), or sent nonsense.
+/// The client's body broke off; a client that left gets no answer.
 fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> {
-    ex.close_client = true;
-    match error {
-        BodyError::Closed => {
-            ex.resp.client_gone = true;
-            Ok(())
-        }
-        BodyError::Timeout => Err(Reply::page(408)),
-        BodyError::Malformed => Err(Reply::page(400)),
-        BodyError::TooLarge => Err(Reply::page(413)),
-    }
+    let reply = super::prepare::client_body_error(ex, error);
+    if ex.resp.client_gone { Ok(()) } else { Err(reply) }
 }
 
 /// Writes a failed try down: for `$upstream_status`, and for passive health checks.
