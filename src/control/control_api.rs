@@ -12,12 +12,14 @@ use super::admin::message::{self, AdminRequest, AdminResponse};
 use super::admin::{page, plugin_api};
 use super::applied::{Applied, NOTHING};
 use super::feed::Feed;
-use super::plugins::Plugins;
+use super::plugins::{Plugins, Unknown};
 use super::probe::{Checker, Order};
 use super::store::{Entry, Store};
+use crate::model::address::split_address;
 use crate::model::delta::Object;
 use crate::model::schemas::{HASH_HEADER, HASH_VARS, object_schema};
 use crate::model::{Kind, Upstream};
+use crate::plugin::SchemaType;
 
 /// What the Control API works with.
 pub struct ControlState {
@@ -120,6 +122,13 @@ fn shown_object(state: &ControlState, kind: Kind, entry: Entry) -> Option<Value>
     if let Some(schema) = object_schema(kind) {
         schema.validate(&mut value).ok()?;
     }
+    if let Some(Value::Object(plugins)) = value.get_mut("plugins") {
+        state.plugins.decrypt(plugins, SchemaType::Plain);
+        let _ = state.plugins.check(plugins, SchemaType::Plain, Unknown::Skip); // it runs, so it was right
+    }
+    for pointer in ["/nodes", "/upstream/nodes"] {
+        value.pointer_mut(pointer).into_iter().for_each(list_nodes);
+    }
     Some(json!({
         "key": format!("{}{}", state.store.prefix(), entry.key),
         "value": value,
@@ -128,6 +137,20 @@ fn shown_object(state: &ControlState, kind: Kind, entry: Entry) -> Option<Value>
         "orig_modifiedIndex": entry.mod_revision,
         "clean_handlers": {},
     }))
+}
+
+/// Nodes written as a map, as the list that they mean.
+fn list_nodes(nodes: &mut Value) {
+    let Value::Object(map) = nodes else { return };
+    let list = map.iter().map(|(address, weight)| {
+        let (host, port) = split_address(address);
+        let mut node = json!({"host": host, "weight": weight});
+        if let Some(port) = port.and_then(|port| port.parse::<u16>().ok()) {
+            node["port"] = port.into();
+        }
+        node
+    });
+    *nodes = list.collect();
 }
 
 async fn dump(state: &ControlState, kind: Kind) -> AdminResponse {
@@ -297,5 +320,95 @@ pub fn status(applied: &Applied, request: &AdminRequest) -> AdminResponse {
             }
         },
         _ => page(404),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+
+    use super::*;
+    use crate::control::encryption::Keyring;
+    use crate::control::store::Embedded;
+    use crate::control::store::tests::{TempDir, block_on};
+    use crate::plugin::Registry;
+
+    fn request(method: Method, target: &str) -> AdminRequest {
+        let peer = "127.0.0.1".parse().unwrap();
+        AdminRequest {
+            method,
+            target: target.into(),
+            headers: HeaderMap::new(),
+            body: Default::default(),
+            peer,
+        }
+    }
+
+    fn json_of(response: &AdminResponse) -> Value {
+        serde_json::from_slice(&response.body).unwrap()
+    }
+
+    #[test]
+    fn what_runs_is_shown() {
+        let directory = TempDir::new();
+        block_on(async {
+            let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+            let plugins = Arc::new(Plugins::new(
+                Arc::new(Registry::new(&[])),
+                Vec::<Box<str>>::new(),
+                Keyring::default(),
+                true,
+            ));
+            let feed = Arc::new(Feed::new(plugins.clone(), Unknown::Skip, false));
+            let route =
+                r#"{"id":"1","uri":"/a","upstream":{"nodes":{"127.0.0.1:80":1},"checks":{"active":{}}}}"#;
+            store.put("/routes/1", route.into(), None, None).await.unwrap();
+            store.put("/routes/2", r#"{"uri":1}"#.into(), None, None).await.unwrap();
+            let mut events = store.watch().await.unwrap();
+            feed.take(events.recv().await.unwrap());
+            let applied = Arc::new(Applied::new(2));
+            applied.set(0, 2);
+            let state = ControlState { store, feed, plugins, applied, probes: None };
+            let get = async |target: &str| {
+                let response = handle(&state, request(Method::GET, target)).await;
+                (response.status, response)
+            };
+            let (status, routes) = get("/v1/routes").await;
+            let routes = json_of(&routes);
+            assert_eq!((status, routes.as_array().unwrap().len()), (200, 1));
+            assert_eq!(routes[0]["key"], "/apisix/routes/1");
+            let nodes = &routes[0]["value"]["upstream"]["nodes"];
+            assert_eq!(*nodes, json!([{"host": "127.0.0.1", "port": 80, "weight": 1}]));
+            assert_eq!(routes[0]["value"]["upstream"]["scheme"], "http");
+            assert_eq!(json_of(&get("/v1/route/1").await.1)["value"]["id"], "1");
+            let (status, missing) = get("/v1/route/2").await;
+            assert_eq!((status, json_of(&missing)), (404, json!({"error_msg": "route[2] not found"})));
+            assert!(json_of(&get("/v1/schema").await.1)["main"]["route"].is_object());
+            assert_eq!(json_of(&get("/v1/healthcheck").await.1)[0]["name"], "/apisix/routes/1");
+            assert_eq!(json_of(&get("/v1/healthcheck/routes/1").await.1)["nodes"], json!([]));
+            let unknown = [("routes/9", 404, "routes[9] not found"), ("x/1", 400, "invalid src type x")];
+            for (path, status, why) in unknown {
+                let (got, response) = get(&format!("/v1/healthcheck/{path}")).await;
+                assert_eq!((got, json_of(&response)), (status, json!({"error_msg": why})));
+            }
+            let revision = json_of(&get("/v1/ringway/revision").await.1);
+            assert_eq!(revision["cores"], json!([2, -1]));
+            assert_eq!(revision["rejected"], json!(["/routes/2"]));
+            assert_eq!(get("/v1/nothing").await.0, 404);
+            assert_eq!(handle(&state, request(Method::POST, "/v1/gc")).await.status, 200);
+        });
+    }
+
+    #[test]
+    fn ready_when_every_core_is() {
+        let applied = Applied::new(2);
+        let ask = |target| status(&applied, &request(Method::GET, target));
+        assert_eq!(ask("/status").status, 200);
+        applied.set(0, 0);
+        let waiting = ask("/status/ready");
+        assert_eq!(waiting.status, 503);
+        assert_eq!(json_of(&waiting)["error"], "worker id: 1 has not received configuration");
+        applied.set(1, 0);
+        assert_eq!(ask("/status/ready").status, 200);
     }
 }

@@ -26,6 +26,8 @@ pub struct Listening {
 
 /// A listening socket at work.
 pub struct Tap {
+    /// Its place among the sockets of the configuration, the same on all cores.
+    pub at: usize,
     /// The socket.
     pub listener: Listener,
     /// Its address.
@@ -88,10 +90,10 @@ impl Drop for Live {
 }
 
 /// Accepts until the listener stops; then what already waited is still served.
-pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>, at: usize) {
+pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>) {
     loop {
         match tap.listener.accept().await {
-            Ok(accepted) => place(&shard, &tap, at, accepted),
+            Ok(accepted) => place(&shard, &tap, accepted),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => break,
             Err(error) => {
                 log::error!("accept() on {} failed: {error}", tap.local);
@@ -105,10 +107,10 @@ pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>, at: usize) {
 }
 
 /// Serves a fresh connection here, or sends its descriptor to a core that has clearly less to do.
-fn place(shard: &Rc<Shard>, tap: &Rc<Tap>, listener: usize, accepted: Accepted) {
+fn place(shard: &Rc<Shard>, tap: &Rc<Tap>, accepted: Accepted) {
     let Some(other) = shard.cores.better_core(shard.index) else { return adopt(shard, tap, accepted) };
     let mail = shard.cores.mail(other);
-    if let Err(error) = mail.try_send(ToCore::Adopt { accepted, listener })
+    if let Err(error) = mail.try_send(ToCore::Adopt { accepted, listener: tap.at })
         && let SendError::Full(ToCore::Adopt { accepted, .. })
         | SendError::Closed(ToCore::Adopt { accepted, .. }) = error
     {

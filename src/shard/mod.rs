@@ -91,13 +91,8 @@ pub async fn run(parts: Parts) {
     for (at, listening) in listeners.into_iter().enumerate() {
         match Listener::from_std(listening.socket) {
             Ok(listener) => {
-                let tap = Rc::new(accept::Tap {
-                    listener,
-                    local: listening.local,
-                    proxy_protocol: listening.proxy_protocol,
-                });
-                reactor::spawn(accept::accept(shard.clone(), tap.clone(), at));
-                taps.push(tap);
+                let (local, proxy_protocol) = (listening.local, listening.proxy_protocol);
+                taps.push(Rc::new(accept::Tap { at, listener, local, proxy_protocol }));
             }
             Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
         }
@@ -109,12 +104,20 @@ pub async fn run(parts: Parts) {
 /// Mail, until the core is told to drain and has.
 async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[Rc<accept::Tap>]) {
     let core = &shard.core;
+    let mut accepting = false;
     loop {
         let Some(message) = mail.recv().await else { return };
         match message {
             ToCore::Config(batch) => {
                 core.live.borrow_mut().apply(&batch);
                 shard.applied.set(shard.index, batch.revision);
+                // The first batch is all that the store has. Who connects before it waits in the backlog: a
+                // gateway without its routes would answer 404.
+                if !std::mem::replace(&mut accepting, true) {
+                    for tap in taps {
+                        reactor::spawn(accept::accept(shard.clone(), tap.clone()));
+                    }
+                }
             }
             ToCore::Name { name, addresses } => {
                 core.live.borrow_mut().set_name(&name, &addresses);
@@ -123,7 +126,7 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
                 core.live.borrow_mut().set_health(&upstream, &host, port, healthy);
             }
             ToCore::Adopt { accepted, listener } => {
-                if let Some(tap) = taps.get(listener) {
+                if let Some(tap) = taps.iter().find(|tap| tap.at == listener) {
                     accept::adopt(shard, tap, accepted);
                 }
             }

@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicI64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::Method;
-use hyper::header::COOKIE;
+use hyper::header::{CONTENT_LENGTH, COOKIE};
 use serde_json::{Value, json};
 
 use super::applied::Applied;
@@ -212,15 +212,12 @@ async fn object_api(state: &AdminState, request: &AdminRequest, steps: &[&str]) 
 
 /// The request's JSON, if it has a body.
 fn body(request: &AdminRequest) -> Result<Option<Value>, AdminResponse> {
-    if request.body.len() > limits::ADMIN_BODY_BYTES {
-        return Err(AdminResponse::error(
-            400,
-            format!(
-                "invalid request body: request size {} is greater than the maximum size {} allowed",
-                request.body.len(),
-                limits::ADMIN_BODY_BYTES
-            ),
-        ));
+    let declared = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let size = request.body.len().max(declared.unwrap_or(0));
+    if size > limits::ADMIN_BODY_BYTES {
+        let most = limits::ADMIN_BODY_BYTES;
+        let why = format!("request size {size} is greater than the maximum size {most} allowed");
+        return Err(AdminResponse::error(400, format!("invalid request body: {why}")));
     }
     if request.body.is_empty() {
         return Ok(None);

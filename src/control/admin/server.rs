@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
 use hyper::service::service_fn;
@@ -68,19 +68,33 @@ where
     F: Future<Output = AdminResponse>,
 {
     let (head, body) = request.into_parts();
-    // One byte more than allowed is read, so that the API can say what was wrong.
-    let body = Limited::new(body, limits::ADMIN_BODY_BYTES + 1).collect();
-    let body = match tokio::time::timeout(Duration::from_millis(limits::ADMIN_PATIENCE_MS), body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Bytes::from(vec![0; limits::ADMIN_BODY_BYTES + 1])
-        }
-        Ok(Err(_)) => return encode(AdminResponse::empty(400)),
+    let body = match tokio::time::timeout(Duration::from_millis(limits::ADMIN_PATIENCE_MS), read(body)).await
+    {
+        Ok(Some(body)) => body,
+        Ok(None) => return encode(AdminResponse::empty(400)),
         Err(_) => return encode(AdminResponse::empty(408)),
     };
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let request = AdminRequest { method: head.method, target, headers: head.headers, body, peer };
     encode(handle(request).await)
+}
+
+/// One byte more than allowed is kept, so that the API can say what was wrong. As much again is read and
+/// dropped: a client that is still sending would not see an answer that comes before its end.
+async fn read(mut body: Incoming) -> Option<Bytes> {
+    let most = limits::ADMIN_BODY_BYTES + 1;
+    let mut kept = BytesMut::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data() {
+            seen += data.len();
+            kept.extend_from_slice(&data[..data.len().min(most - kept.len())]);
+        }
+        if seen > 2 * most {
+            break;
+        }
+    }
+    Some(kept.freeze())
 }
 
 fn encode(answer: AdminResponse) -> Response<Full<Bytes>> {
@@ -95,4 +109,51 @@ fn encode(answer: AdminResponse) -> Response<Full<Bytes>> {
     }
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::control::store::tests::block_on;
+
+    /// What a server that echoes method, target and body's size answers to these bytes.
+    async fn talk(bytes: &[u8]) -> String {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Arc::new(Semaphore::new(4)), |request| async move {
+            let text = format!("{} {} {}", request.method, request.target, request.body.len());
+            AdminResponse::text(200, text)
+        }));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        server.abort();
+        answer
+    }
+
+    #[test]
+    fn requests_follow_each_other_on_one_connection() {
+        let answer = block_on(talk(
+            b"PUT /a?b=c HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}GET /d HTTP/1.1\r\nHost: x\r\n\
+              Connection: close\r\n\r\n",
+        ));
+        assert!(answer.contains("PUT /a?b=c 2") && answer.contains("GET /d 0"), "{answer}");
+        assert!(answer.contains("Server: APISIX/3.18.0"), "{answer}");
+    }
+
+    #[test]
+    fn a_body_beyond_the_limit_is_not_kept() {
+        let mut request = format!(
+            "PUT / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            limits::ADMIN_BODY_BYTES + 10
+        )
+        .into_bytes();
+        request.resize(request.len() + limits::ADMIN_BODY_BYTES + 10, b'x');
+        let answer = block_on(talk(&request));
+        assert!(answer.ends_with(&format!("PUT / {}", limits::ADMIN_BODY_BYTES + 1)), "{answer}");
+    }
 }

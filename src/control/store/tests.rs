@@ -40,7 +40,7 @@ impl RealEtcd {
     pub(crate) fn start() -> RealEtcd {
         let directory = TempDir::new();
         let (port, peer_port) = (free_port(), free_port());
-        let child = spawn_etcd(&directory.0, port, peer_port);
+        let child = spawn_etcd(&directory.0, port, peer_port, &[]);
         RealEtcd { child, directory, port, peer_port }
     }
 
@@ -54,7 +54,7 @@ impl RealEtcd {
     }
 
     fn start_again(&mut self) {
-        self.child = spawn_etcd(&self.directory.0, self.port, self.peer_port);
+        self.child = spawn_etcd(&self.directory.0, self.port, self.peer_port, &[]);
     }
 
     fn wipe(&self) {
@@ -88,8 +88,9 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn_etcd(directory: &Path, port: u16, peer_port: u16) -> Child {
-    let client = format!("http://127.0.0.1:{port}");
+fn spawn_etcd(directory: &Path, port: u16, peer_port: u16, tls: &[&str]) -> Child {
+    let scheme = if tls.is_empty() { "http" } else { "https" };
+    let client = format!("{scheme}://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let child = Command::new("etcd")
         .arg("--data-dir")
@@ -97,6 +98,7 @@ fn spawn_etcd(directory: &Path, port: u16, peer_port: u16) -> Child {
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("default={peer}")])
+        .args(tls)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -395,4 +397,78 @@ fn placeholders_are_written_once_and_never_listed() {
         assert_eq!(store.get("/routes/").await.unwrap().unwrap().mod_revision, first.mod_revision);
         assert!(store.list("/routes").await.unwrap().entries.is_empty());
     });
+}
+
+#[test]
+fn users_and_passwords() {
+    let etcd = RealEtcd::start();
+    block_on(async {
+        let mut root = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+        root.user_add("root", "secret", None).await.unwrap();
+        root.user_grant_role("root", "root").await.unwrap();
+        root.auth_enable().await.unwrap();
+        let with = |password: &str| etcd::Options {
+            user: Some(("root".into(), password.into())),
+            startup_retry: 0,
+            ..etcd.options()
+        };
+        let store = Store::Etcd(Etcd::connect(with("secret")).await.unwrap());
+        let mut events = store.watch().await.unwrap();
+        assert!(next_snapshot(&mut events).await.is_empty());
+        store.put("/routes/1", bytes("{}"), None, None).await.unwrap();
+        next_change(&mut events).await;
+        for refused in [with("wrong"), etcd::Options { user: None, ..with("") }] {
+            assert!(matches!(Etcd::connect(refused).await, Err(Error::Open(_))));
+        }
+    });
+}
+
+#[test]
+fn tls_is_verified_unless_switched_off() {
+    let directory = TempDir::new();
+    let path = |name: &str| directory.0.join(name).to_str().unwrap().to_owned();
+    let (key, certificate) = (path("key.pem"), path("cert.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=etcd.test"])
+        .args(["-addext", "subjectAltName=DNS:etcd.test", "-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", &key, "-out", &certificate])
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl must be installed");
+    assert!(made.success());
+    let etcd = {
+        let directory = TempDir::new();
+        let (port, peer_port) = (free_port(), free_port());
+        let tls = [
+            "--cert-file",
+            &*certificate,
+            "--key-file",
+            &key,
+            "--client-cert-auth",
+            "--trusted-ca-file",
+            &certificate,
+        ];
+        let child = spawn_etcd(&directory.0, port, peer_port, &tls);
+        RealEtcd { child, directory, port, peer_port }
+    };
+    let good = Tls {
+        identity: Some((certificate.clone().into(), key.clone().into())),
+        verify: true,
+        sni: Some("etcd.test".into()),
+        trusted: Some(certificate.clone().into()),
+    };
+    let table = [
+        (good.clone(), 100, true),
+        (Tls { verify: false, trusted: None, sni: None, ..good.clone() }, 100, true),
+        // The certificate has another name; nobody vouches for it; we do not say who we are.
+        (Tls { sni: None, ..good.clone() }, 0, false),
+        (Tls { trusted: None, ..good.clone() }, 0, false),
+        (Tls { identity: None, ..good.clone() }, 0, false),
+    ];
+    for (tls, startup_retry, works) in table {
+        let hosts = vec![format!("https://127.0.0.1:{}", etcd.port)];
+        let options = etcd::Options { hosts, tls: tls.clone(), startup_retry, ..etcd.options() };
+        let connected = block_on(async { Etcd::connect(options).await.map(drop) });
+        assert_eq!(connected.is_ok(), works, "{tls:?} gave {connected:?}");
+    }
 }
