@@ -148,6 +148,10 @@ pub const JOINED_PLANS: usize = 1024;
 pub const GLOBAL_SLOTS: u16 = 256;
 /// How often a draining core looks whether it is done, ms.
 pub const DRAIN_TICK_MS: u32 = 20;
+/// Tries for an address that is still in use at the start, and the pause between them, ms: nginx's five, faster.
+pub const BIND_TRIES: u32 = 5;
+/// See [`BIND_TRIES`].
+pub const BIND_PAUSE_MS: u64 = 100;
 /// Live connections that a core may have more than the mean, beside an eighth: below it a hand-over costs
 /// more than it brings.
 pub const LOAD_SLACK: u32 = 8;
@@ -210,6 +214,5 @@ pub const NAME_TICK_MS: u32 = 5;
 /// What one prometheus plugin remembers of requests it has seen (route, consumer, node, status): about 100
 /// bytes each. Beyond it, it forgets all and looks series up again.
 pub const KNOWN_SERIES: usize = 4096;
-/// A GraphQL document that conditions look into, bytes, unless `graphql.max_size` says otherwise: APISIX's
-/// default.
-pub const GRAPHQL_BYTES: u64 = 1 << 20;
+/// A GraphQL document that conditions look into, bytes: the default of `graphql.max_size` in APISIX.
+pub const GRAPHQL_BYTES: usize = 1 << 20;

@@ -227,6 +227,26 @@ fn a_client_that_leaves_is_a_499_and_its_request_cancelled() {
     });
 }
 
+/// nginx, too, takes a client that has shut its side for one that left.
+#[test]
+fn the_connection_of_a_client_that_left_is_closed() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            conn.drain();
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send(
+            "POST /half HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        );
+        upstream.wait_for(1);
+        client.shut();
+        client.closed();
+        gateway.read_until("logs/access.log", "\"POST /half HTTP/1.1\" 499 ");
+    });
+}
+
 #[test]
 fn a_client_that_leaves_within_its_body_is_a_499() {
     on_both_drivers(|driver| {

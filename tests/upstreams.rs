@@ -135,6 +135,29 @@ fn a_get_is_tried_elsewhere_and_a_post_is_not() {
 }
 
 #[test]
+fn half_a_head_leaves_nothing_behind() {
+    on_both_drivers(|driver| {
+        let half =
+            "HTTP/1.1 200 OK\r\nX-Long: 0123456789012345678901234567890123456789\r\nSet-Cookie: a=b\r\nX-";
+        let servers = [
+            Upstream::start(move |conn| {
+                conn.request();
+                let _ = conn.send(half);
+            }),
+            Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"),
+        ];
+        let nodes = "{nodes: [{host: 127.0.0.1, port: $0, weight: 1, priority: 1}, \
+                     {host: 127.0.0.1, port: $1, weight: 1, priority: 0}]}";
+        let answer = with(driver, &servers, nodes).get("/");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "x"));
+        assert_eq!(answer.header("set-cookie"), None, "{answer}");
+        let answer = with(driver, &servers, "{nodes: {\"127.0.0.1:$0\": 1}}").get("/");
+        assert_eq!(answer.status, 502);
+        assert_eq!(answer.header("x-long"), None, "{answer}");
+    });
+}
+
+#[test]
 fn statuses_are_not_retried() {
     on_both_drivers(|driver| {
         let servers = [

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::conn::{Gate, Settings};
-use crate::exchange::{BodyPiece, Client, Exchange, Facts, Reply};
+use crate::exchange::{Body, BodyPiece, Client, Exchange, Facts, Reply};
 use crate::expr::{IpNets, Template};
 use crate::limits;
 use crate::live::{Live, Plan};
@@ -152,7 +152,10 @@ impl Gate for Core {
     }
 
     fn give_back(&self, mut ex: Box<Exchange>) {
+        // a spare exchange holds nothing open: its bodies refer to the connections
         ex.client = Client::None;
+        ex.req.body = Body::Empty;
+        ex.resp.body = Body::Empty;
         ex.plan = None;
         ex.global = None;
         ex.lease = None;

@@ -200,6 +200,10 @@ async fn attempt(
             .map(|keep| keep && all_sent)
             .map_err(Unsent::from),
     };
+    if answered.is_err() {
+        // half a head: neither the next try nor our own page goes on from it
+        ex.resp.head.clear();
+    }
     match answered {
         Ok(keep) => {
             let now_ms = reactor::now_ms();

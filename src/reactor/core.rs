@@ -355,6 +355,10 @@ impl Core {
         }
     }
 
+    pub fn wake_all(&self) {
+        self.tasks.wake_all();
+    }
+
     pub fn take_outgoing(&self) -> Box<Outgoing> {
         self.outgoing.borrow_mut().pop().unwrap_or_else(|| Box::new(Outgoing::new()))
     }

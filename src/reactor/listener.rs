@@ -257,6 +257,13 @@ impl Listener {
         queued.map(Accepted).or_else(|| self.accept_now().ok())
     }
 
+    /// Listens no more: who connects from now on is refused, or served by another socket of the port. What is left
+    /// in the backlog is reset, so [`Listener::drain_backlog`] goes first.
+    pub fn close(&self) {
+        // a socket that listens no longer fails with ENOTCONN, which is what is wanted
+        let _ = SockRef::from(&self.slot().socket).shutdown(std::net::Shutdown::Read);
+    }
+
     /// Where it listens.
     ///
     /// # Errors

@@ -112,6 +112,11 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
     core::with(|core| core.spawn(task));
 }
 
+/// Polls every task of this core once more: for a change that all of them look at, such as the core's drain.
+pub fn wake_all() {
+    core::with(|core| core.wake_all());
+}
+
 /// Tasks of this core that panicked.
 pub fn panics() -> u64 {
     core::with(|core| core.counters.panics.get())

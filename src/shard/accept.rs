@@ -104,6 +104,7 @@ pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>) {
     while let Some(accepted) = tap.listener.drain_backlog() {
         adopt(&shard, &tap, accepted);
     }
+    tap.listener.close();
 }
 
 /// Serves a fresh connection here, or sends its descriptor to a core that has clearly less to do.

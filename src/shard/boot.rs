@@ -133,7 +133,7 @@ fn listen_all(config: &Config, cores: usize) -> Result<Vec<(SocketAddr, Vec<List
     for (local, proxy_protocol) in plain.chain(proxied) {
         let refused = |error: io::Error| format!("bind() to {local} failed: {error}");
         // once without SO_REUSEPORT: another process on this address must be noticed, not joined
-        match reactor::listen(local, ListenOptions { reuseport: false, ..ListenOptions::default() }) {
+        match listen_alone(local) {
             Ok(socket) => drop(socket),
             Err(error) if local.is_ipv6() && !has_ipv6() => {
                 log::warn!("{}: this host has no IPv6", refused(error));
@@ -149,6 +149,22 @@ fn listen_all(config: &Config, cores: usize) -> Result<Vec<(SocketAddr, Vec<List
         all.push((local, sockets));
     }
     Ok(all)
+}
+
+/// Tries for a moment, as nginx does: the kernel takes down a killed gateway's rings, and with them its sockets,
+/// some time after the process is gone.
+fn listen_alone(local: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let alone = ListenOptions { reuseport: false, ..ListenOptions::default() };
+    let mut tries = limits::BIND_TRIES;
+    loop {
+        tries -= 1;
+        match reactor::listen(local, alone) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {
+                std::thread::sleep(std::time::Duration::from_millis(limits::BIND_PAUSE_MS));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// A host without IPv6 must not fail on the `[::]` that `enable_ipv6` adds by default.

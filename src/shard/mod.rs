@@ -142,6 +142,7 @@ async fn drain(shard: &accept::Shard, taps: &[Rc<accept::Tap>], within_ms: u64) 
     for tap in taps {
         tap.listener.stop();
     }
+    reactor::wake_all();
     while shard.connections() > 0 && reactor::now_ms() < until_ms {
         reactor::sleep(limits::DRAIN_TICK_MS).await;
     }

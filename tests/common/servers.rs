@@ -1,6 +1,7 @@
 //! Real servers on free ports, in folders of their own.
 
 use std::fs;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -122,7 +123,7 @@ impl Etcd {
             .expect("etcd is installed (tests/run does it)");
         self.child = Some(child);
         wait_for(self.port);
-        eventually("etcd's leader", || self.try_call("/v3/kv/range", &json!({"key": "eA=="})).status == 200);
+        eventually("etcd's leader", || self.is_up().unwrap_or(false));
     }
 
     /// Kills it, and with `wipe` loses all it knew.
@@ -134,6 +135,17 @@ impl Etcd {
         if wipe {
             fs::remove_dir_all(self.folder.join("data")).unwrap();
         }
+    }
+
+    /// While it starts it may refuse, reset or say 503.
+    fn is_up(&self) -> io::Result<bool> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.write_all(
+            b"POST /v3/kv/range HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: 14\r\n\r\n{\"key\":\"eA==\"}",
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.starts_with("HTTP/1.1 200 "))
     }
 
     fn try_call(&self, path: &str, body: &Value) -> Response {

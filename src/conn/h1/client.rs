@@ -133,15 +133,19 @@ pub async fn read_answer(
 
 /// The head is whole: what follows it is body.
 fn settle(stream: &Rc<Stream>, ex: &mut Exchange, rest: Chunk, timeout_ms: u32) -> Result<bool, NoAnswer> {
+    let upgrade = ex.resp.head.status == 101;
+    let framing = match upgrade {
+        true => Framing::None,
+        false => http::response_framing(&ex.resp.head, ex.out_method())
+            .map_err(|bad| NoAnswer::Invalid(bad.reason))?,
+    };
     ex.resp.source = Source::Upstream;
     ex.resp.answered = true;
-    if ex.resp.head.status == 101 {
+    if upgrade {
         ex.resp.upgrade = true;
         stream.unrecv(rest);
         return Ok(false);
     }
-    let framing = http::response_framing(&ex.resp.head, ex.out_method())
-        .map_err(|bad| NoAnswer::Invalid(bad.reason))?;
     let keep = http::response_keep_alive(&ex.resp.head) && framing != Framing::UntilClose;
     if framing == Framing::None {
         return Ok(keep && rest.is_empty());

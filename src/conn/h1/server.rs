@@ -34,7 +34,12 @@ enum Next {
 pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
     let mut served = 0;
     loop {
-        let Some(first) = first_bytes(&*gate, &stream, served).await else { return };
+        let Some(first) = first_bytes(&*gate, &stream, served).await else {
+            // the last answer may still be queued
+            stream.set_send_deadline(Some(reactor::now_ms() + u64::from(gate.settings().send_ms)));
+            let _ = stream.flush().await;
+            return;
+        };
         let mut ex = gate.take(&facts, Client::H1(stream.clone()));
         let next = guarded(&gate, &stream, &mut ex, first, served).await;
         gate.give_back(ex);
@@ -53,10 +58,12 @@ async fn first_bytes<G: Gate>(gate: &G, stream: &Stream, served: u32) -> Option<
     let wait_ms = if served == 0 { settings.header_ms } else { settings.keepalive_ms };
     stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(wait_ms)));
     stream.expect_bulk(false);
-    if served > 0 && gate.is_draining() && !stream.has_buffered() {
-        return None;
-    }
-    stream.recv().await.ok().filter(|chunk| !chunk.is_empty())
+    // a draining core polls every task once: who is idle between two requests then goes
+    let received = std::future::poll_fn(|cx| match stream.poll_recv(cx) {
+        Poll::Pending if served > 0 && gate.is_draining() => Poll::Ready(None),
+        received => received.map(Result::ok),
+    });
+    received.await.filter(|chunk| !chunk.is_empty())
 }
 
 /// Runs the exchange in a box of its own; a panic in it answers 500 and harms no other connection.
@@ -113,8 +120,7 @@ async fn exchange<G: Gate>(
     let settings = gate.settings();
     let keep_alive = http::request_keep_alive(&ex.req.head)
         && settings.keepalive_ms != 0
-        && served + 1 < settings.keepalive_requests
-        && !gate.is_draining();
+        && served + 1 < settings.keepalive_requests;
 
     gate.handle(ex).await;
 
@@ -122,7 +128,8 @@ async fn exchange<G: Gate>(
         gate.finish(ex);
         return Next::Drop;
     }
-    let sent = answer::write(gate, stream, ex, keep_alive && !ex.close_client).await;
+    let keep_alive = keep_alive && !ex.close_client && !gate.is_draining();
+    let sent = answer::write(gate, stream, ex, keep_alive).await;
     if ex.resp.upgrade && sent.is_ok() {
         tunnel::run(stream, ex).await;
         gate.finish(ex);

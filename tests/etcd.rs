@@ -1,0 +1,177 @@
+//! Configuration from a real etcd, written as APISIX writes it.
+
+mod common;
+
+use common::*;
+use serde_json::{Value, json};
+
+fn gateway(driver: &'static str, etcd: &Etcd) -> Gateway {
+    Setup::new(driver, Source::Etcd(etcd.port)).start()
+}
+
+/// A route as APISIX's Admin API leaves it in etcd.
+fn route(id: &str, uri: &str, upstream: &Upstream) -> String {
+    json!({
+        "id": id, "uri": uri, "priority": 0, "status": 1,
+        "create_time": 1700000000, "update_time": 1700000000,
+        "upstream": {
+            "type": "roundrobin", "hash_on": "vars", "scheme": "http", "pass_host": "pass",
+            "nodes": {format!("127.0.0.1:{}", upstream.port): 1},
+        },
+    })
+    .to_string()
+}
+
+/// The folders that APISIX's `init_etcd` leaves.
+fn init_dirs(etcd: &Etcd) {
+    for folder in ["routes", "services", "upstreams", "consumers", "global_rules", "plugin_configs"] {
+        etcd.put(&format!("/apisix/{folder}/"), "init_dir");
+    }
+}
+
+#[test]
+fn routes_are_served_watched_and_removed() {
+    on_both_drivers(|driver| {
+        let (etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        init_dirs(&etcd);
+        etcd.put("/apisix/routes/1", &route("1", "/before", &upstream));
+        let gateway = gateway(driver, &etcd);
+        assert_eq!(gateway.get("/before").text(), "served", "what was there before the start");
+        etcd.put("/apisix/routes/2", &route("2", "/after", &upstream));
+        eventually("the watch", || gateway.get("/after").status == 200);
+        etcd.delete("/apisix/routes/1");
+        eventually("the delete", || gateway.get("/before").status == 404);
+    });
+}
+
+#[test]
+fn wrong_values_harm_nobody_else() {
+    on_both_drivers(|driver| {
+        let (etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        init_dirs(&etcd);
+        etcd.put("/apisix/routes/bad", "{\"uri\": 5}");
+        etcd.put("/apisix/routes/nojson", "not json");
+        etcd.put("/apisix/strange/1", "{}");
+        etcd.put("/apisix/routes/good", &route("good", "/good", &upstream));
+        let gateway = gateway(driver, &etcd);
+        assert_eq!(gateway.get("/good").text(), "served");
+        etcd.put("/apisix/routes/late", "{\"uri\":");
+        etcd.put("/apisix/routes/last", &route("last", "/last", &upstream));
+        eventually("what came behind a wrong value", || gateway.get("/last").status == 200);
+        gateway.read_until("logs/error.log", "late");
+    });
+}
+
+#[test]
+fn the_admin_api_writes_what_apisix_reads() {
+    on_both_drivers(|driver| {
+        let (etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        let gateway = gateway(driver, &etcd);
+        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+        gateway.put("/routes/r", &json!({"uri": "/r", "upstream": {"nodes": nodes}}));
+        assert_eq!(gateway.get("/r").text(), "served");
+        let stored: Value = serde_json::from_str(&etcd.get("/apisix/routes/r").unwrap()).unwrap();
+        assert_eq!((&stored["id"], &stored["uri"]), (&json!("r"), &json!("/r")));
+        assert!(stored["create_time"].is_number() && stored["update_time"].is_number());
+        gateway.delete("/routes/r");
+        assert_eq!(etcd.get("/apisix/routes/r"), None);
+    });
+}
+
+#[test]
+fn traffic_flows_while_etcd_is_gone_and_changes_come_after() {
+    on_both_drivers(|driver| {
+        let (mut etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        etcd.put("/apisix/routes/1", &route("1", "/a", &upstream));
+        let gateway = gateway(driver, &etcd);
+        etcd.kill(false);
+        for _ in 0..50 {
+            assert_eq!(gateway.get("/a").text(), "served");
+        }
+        let refused = gateway.admin("PUT", "/routes/9", &route("9", "/never", &upstream));
+        assert!(refused.status >= 500 || refused.status == 400, "{refused}");
+        etcd.start_again();
+        assert_eq!(gateway.get("/a").text(), "served");
+        etcd.put("/apisix/routes/2", &route("2", "/b", &upstream));
+        eventually("the watch goes on", || gateway.get("/b").status == 200);
+        assert_eq!(gateway.get("/a").text(), "served");
+    });
+}
+
+#[test]
+fn compaction_loses_nothing() {
+    on_both_drivers(|driver| {
+        let (mut etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        etcd.put("/apisix/routes/1", &route("1", "/a", &upstream));
+        etcd.put("/apisix/routes/2", &route("2", "/b", &upstream));
+        let gateway = gateway(driver, &etcd);
+        // the watch breaks; what it would have seen is compacted before it is back
+        gateway.signal("STOP");
+        etcd.delete("/apisix/routes/1");
+        for n in 0..50 {
+            etcd.put("/apisix/routes/2", &route("2", &format!("/b{n}"), &upstream));
+        }
+        etcd.put("/apisix/routes/3", &route("3", "/c", &upstream));
+        etcd.compact();
+        etcd.kill(false);
+        etcd.start_again();
+        gateway.signal("CONT");
+        eventually("the state behind the compaction", || {
+            gateway.get("/c").status == 200
+                && gateway.get("/b49").status == 200
+                && gateway.get("/a").status == 404
+        });
+    });
+}
+
+#[test]
+fn an_etcd_that_was_wiped_is_followed() {
+    on_both_drivers(|driver| {
+        let (mut etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        for n in 0..20 {
+            etcd.put("/apisix/routes/old", &route("old", &format!("/old{n}"), &upstream));
+        }
+        let gateway = gateway(driver, &etcd);
+        assert_eq!(gateway.get("/old19").status, 200);
+        etcd.kill(true);
+        etcd.start_again();
+        etcd.put("/apisix/routes/new", &route("new", "/new", &upstream));
+        eventually("the new state", || {
+            gateway.get("/new").status == 200 && gateway.get("/old19").status == 404
+        });
+        etcd.put("/apisix/routes/more", &route("more", "/more", &upstream));
+        eventually("the watch of the new etcd", || gateway.get("/more").status == 200);
+    });
+}
+
+#[test]
+fn it_starts_from_its_snapshot_when_etcd_is_down() {
+    on_both_drivers(|driver| {
+        let (mut etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        etcd.put("/apisix/routes/1", &route("1", "/a", &upstream));
+        let mut gateway = gateway(driver, &etcd);
+        etcd.put("/apisix/routes/2", &route("2", "/b", &upstream));
+        eventually("the watch", || gateway.get("/b").status == 200);
+        gateway.signal("TERM");
+        gateway.wait(PATIENCE);
+        etcd.kill(false);
+        gateway.start_again();
+        assert_eq!(gateway.get("/a").text(), "served");
+        assert_eq!(gateway.get("/b").text(), "served");
+        etcd.start_again();
+        etcd.put("/apisix/routes/3", &route("3", "/c", &upstream));
+        eventually("etcd is back", || gateway.get("/c").status == 200);
+    });
+}
+
+#[test]
+fn two_gateways_share_one_etcd() {
+    on_both_drivers(|driver| {
+        let (etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+        let (one, two) = (gateway(driver, &etcd), gateway(driver, &etcd));
+        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+        one.put("/routes/r", &json!({"uri": "/r", "upstream": {"nodes": nodes}}));
+        eventually("the other one", || two.get("/r").status == 200);
+        assert_eq!(two.admin("GET", "/routes/r", "").json()["value"]["uri"], json!("/r"));
+    });
+}

@@ -1,0 +1,216 @@
+//! Seeded nonsense towards the proxy's port: it may be refused, it must not harm anybody else.
+//!
+//! `RINGWAY_FUZZ_SEED` repeats a run, `RINGWAY_FUZZ_ROUNDS` makes it longer.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use common::*;
+use fastrand::Rng;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// What heads and bodies are made of, good and bad.
+const PIECES: &[&[u8]] = &[
+    b"GET ",
+    b"POST ",
+    b"HEAD ",
+    b"OPTIONS ",
+    b"CONNECT ",
+    b"/",
+    b"/a%2e%2e/../b",
+    b"/%zz",
+    b"?a=b&",
+    b"*",
+    b"http://h/",
+    b" HTTP/1.1\r\n",
+    b" HTTP/1.0\r\n",
+    b" HTTP/2.0\r\n",
+    b"Host: a\r\n",
+    b"Host:\r\n",
+    b"Content-Length: 5\r\n",
+    b"Content-Length: 0\r\n",
+    b"Content-Length: 99999999999\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: x\r\n",
+    b"Connection: close\r\n",
+    b"Connection: upgrade\r\nUpgrade: websocket\r\n",
+    b"Expect: 100-continue\r\n",
+    b"X: y\r\n",
+    b": \r\n",
+    b" folded\r\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\n",
+    b"\0",
+    b"5\r\nhello\r\n",
+    b"0\r\n\r\n",
+    b"ffffffffffffffff\r\n",
+    b"hello",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02",
+    b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n",
+];
+
+/// A good request with something done to it, or a heap of pieces, or plain noise.
+fn nonsense(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match rng.u8(..4) {
+        0 => {
+            bytes.resize(rng.usize(1..2000), 0);
+            rng.fill(&mut bytes);
+        }
+        1 => {
+            for _ in 0..rng.usize(1..40) {
+                bytes.extend_from_slice(PIECES[rng.usize(..PIECES.len())]);
+            }
+        }
+        _ => {
+            for _ in 0..rng.usize(1..4) {
+                bytes.extend_from_slice(
+                    b"POST /x HTTP/1.1\r\nHost: a\r\nX-Y: z\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+                );
+            }
+            for _ in 0..rng.usize(1..6) {
+                let at = rng.usize(..bytes.len());
+                match rng.u8(..4) {
+                    0 => bytes[at] = rng.u8(..),
+                    1 if bytes.len() > 1 => drop(bytes.remove(at)),
+                    2 => bytes.insert(at, rng.u8(..)),
+                    _ => {
+                        let piece = PIECES[rng.usize(..PIECES.len())];
+                        bytes.splice(at..at, piece.iter().copied());
+                    }
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// Each answer that comes must at least begin like one.
+#[track_caller]
+fn throw(port: u16, bytes: &[u8], rng: &mut Rng) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let cut = rng.usize(..=bytes.len());
+    let sent = stream.write_all(&bytes[..cut]).and_then(|()| stream.write_all(&bytes[cut..]));
+    if rng.u8(..4) == 0 {
+        return; // it leaves without a word
+    }
+    if sent.is_ok() {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+    let mut answer = Vec::new();
+    let mut piece = [0; 16 << 10];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(n @ 1..) => answer.extend_from_slice(&piece[..n]),
+            Ok(0) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("no end after {:?}", String::from_utf8_lossy(bytes))
+            }
+            Err(_) => break,
+        }
+    }
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.1 "),
+        "{:?} got {:?}",
+        String::from_utf8_lossy(bytes),
+        String::from_utf8_lossy(&answer)
+    );
+}
+
+#[test]
+fn nonsense_from_clients() {
+    let seed = number("RINGWAY_FUZZ_SEED", 0x52_49_4e_47);
+    let rounds = number("RINGWAY_FUZZ_ROUNDS", 1500);
+    println!("RINGWAY_FUZZ_SEED={seed}");
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port)));
+        let mut gateway = setup.http("client_body_timeout: 2s\nclient_header_timeout: 2s").start();
+        let mut rng = Rng::with_seed(seed);
+        let mut good = gateway.connect();
+        for round in 0..rounds {
+            throw(gateway.port(), &nonsense(&mut rng), &mut rng);
+            if round % 20 == 0 {
+                let answer = good.send("GET /good HTTP/1.1\r\nHost: a\r\n\r\n").response();
+                assert_eq!(answer.status, 200, "round {round} of seed {seed}");
+                if answer.header("connection") == Some("close") {
+                    good = gateway.connect();
+                }
+            }
+        }
+        assert!(gateway.is_running());
+        assert!(!gateway.read("logs/error.log").contains("panic"), "no exchange panicked");
+        for request in upstream.requests() {
+            assert_eq!(request.all("host").len(), 1, "one Host goes upstream: {:?}", request.head);
+        }
+    });
+}
+
+#[test]
+fn nonsense_from_upstreams() {
+    let seed = number("RINGWAY_FUZZ_SEED", 0x52_49_4e_47);
+    let rounds = number("RINGWAY_FUZZ_ROUNDS", 500);
+    println!("RINGWAY_FUZZ_SEED={seed}");
+    on_both_drivers(|driver| {
+        let rng = std::sync::Mutex::new(Rng::with_seed(seed));
+        let upstream = Upstream::start(move |conn| {
+            let _ = conn.stream.set_read_timeout(Some(Duration::from_secs(5)));
+            while let Some(request) = conn.request() {
+                if request.target == "/good" {
+                    let _ = conn.send(ok("good"));
+                    continue;
+                }
+                let mut bytes =
+                    b"HTTP/1.1 200 OK\r\nX-Y: z\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+                        .to_vec();
+                {
+                    let mut rng = rng.lock().unwrap();
+                    if rng.bool() {
+                        bytes = b"HTTP/1.1 200 OK\r\nX-Y: z\r\nContent-Length: 5\r\n\r\nhello".to_vec();
+                    }
+                    for _ in 0..rng.usize(1..5) {
+                        let at = rng.usize(..bytes.len());
+                        match rng.u8(..4) {
+                            0 => bytes[at] = rng.u8(..),
+                            1 if bytes.len() > 1 => drop(bytes.remove(at)),
+                            2 => bytes.truncate(at.max(1)),
+                            _ => bytes.insert(at, rng.u8(..)),
+                        }
+                    }
+                }
+                let _ = conn.send(bytes);
+                return;
+            }
+        });
+        let mut gateway = Gateway::to(driver, upstream.port);
+        for round in 0..rounds {
+            let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(b"GET /bad HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = Vec::new();
+            if let Err(error) = stream.read_to_end(&mut answer) {
+                assert_ne!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock,
+                    "round {round} of seed {seed}: no end"
+                );
+            }
+            assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 "), "round {round} of seed {seed}");
+            if round % 10 == 0 {
+                assert_eq!(gateway.get("/good").text(), "good", "round {round} of seed {seed}");
+            }
+        }
+        assert!(gateway.is_running());
+        assert!(!gateway.read("logs/error.log").contains("panic"), "no exchange panicked");
+    });
+}

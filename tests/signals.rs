@@ -1,0 +1,126 @@
+//! Start and end of the process.
+
+mod common;
+
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use common::*;
+
+/// An upstream that answers when it is told to; the sender comes with the request.
+fn held() -> (Upstream, std::sync::mpsc::Receiver<std::sync::mpsc::Sender<()>>) {
+    let (tell, told) = channel();
+    let tell = std::sync::Mutex::new(tell);
+    let upstream = Upstream::start(move |conn| {
+        conn.request();
+        let (go, wait) = channel();
+        tell.lock().unwrap().send(go).unwrap();
+        let _ = wait.recv();
+        let _ = conn.send(ok("late"));
+    });
+    (upstream, told)
+}
+
+#[test]
+fn quit_lets_requests_end() {
+    on_both_drivers(|driver| {
+        let (upstream, told) = held();
+        let mut gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        let mut idle = gateway.connect();
+        idle.send("GET /apisix/nginx_status HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let go = told.recv_timeout(PATIENCE).unwrap();
+        gateway.signal("QUIT");
+        idle.closed();
+        assert!(gateway.is_running(), "a request is under way");
+        eventually("no new connection", || {
+            std::net::TcpStream::connect(("127.0.0.1", gateway.port())).is_err()
+        });
+        go.send(()).unwrap();
+        let answer = client.response();
+        assert_eq!((answer.text().as_str(), answer.header("connection")), ("late", Some("close")));
+        client.closed();
+        drop(client);
+        assert!(gateway.wait(Duration::from_secs(5)).success());
+    });
+}
+
+#[test]
+fn term_ends_within_ten_seconds() {
+    on_both_drivers(|driver| {
+        let (upstream, told) = held();
+        for signal in ["TERM", "INT"] {
+            let mut gateway = Gateway::to(driver, upstream.port);
+            gateway.signal(signal);
+            assert!(gateway.wait(Duration::from_secs(3)).success(), "nothing to wait for");
+        }
+        let mut gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let _never = told.recv_timeout(PATIENCE).unwrap();
+        gateway.signal("TERM");
+        let began = Instant::now();
+        assert!(gateway.wait(Duration::from_secs(12)).success());
+        assert!(began.elapsed() < Duration::from_secs(11));
+    });
+}
+
+#[test]
+fn usr1_opens_the_logs_anew() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        gateway.get("/before");
+        gateway.read_until("logs/access.log", "/before");
+        std::fs::rename(gateway.path("logs/access.log"), gateway.path("logs/access.log.1")).unwrap();
+        gateway.signal("USR1");
+        eventually("a new access log", || gateway.path("logs/access.log").exists());
+        gateway.get("/after");
+        gateway.read_until("logs/access.log", "/after");
+        assert!(!gateway.read("logs/access.log.1").contains("/after"));
+    });
+}
+
+#[test]
+fn a_port_in_use_is_named_at_the_start() {
+    let upstream = Upstream::mirror();
+    let gateway = Gateway::to(drivers()[0], upstream.port);
+    let second = Command::new(env!("CARGO_BIN_EXE_ringway"))
+        .args(["run", "-c"])
+        .arg(gateway.path("conf/config.yaml"))
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(text.contains(&format!("127.0.0.1:{}", gateway.port())), "{text}");
+    assert_eq!(gateway.get("/").status, 200, "the first one is unharmed");
+}
+
+#[test]
+fn the_banner_says_where_it_listens() {
+    for driver in drivers() {
+        let gateway = Setup::new(driver, Source::Embedded).start();
+        eventually("the whole banner", || gateway.banner().contains("curl "));
+        let banner = gateway.banner();
+        for port in [gateway.ports.port, gateway.ports.admin, gateway.ports.control, gateway.ports.metrics] {
+            assert!(banner.contains(&format!("127.0.0.1:{port}")), "{port}: {banner}");
+        }
+        assert!(banner.contains(driver), "{banner}");
+        assert!(banner.contains(KEY), "{banner}");
+    }
+}
+
+/// The line that the banner shows is a command that works.
+#[test]
+fn the_first_command_works() {
+    let gateway = Setup::new(drivers()[0], Source::Embedded).start();
+    eventually("the whole banner", || gateway.banner().contains("curl "));
+    let banner = gateway.banner();
+    let line = banner.lines().find(|line| line.trim().starts_with("curl ")).unwrap();
+    let target = line.split("/apisix/admin").nth(1).unwrap().split(' ').next().unwrap();
+    let body = line.split("-d '").nth(1).unwrap().trim_end_matches('\'');
+    let answer = gateway.admin("PUT", target, body);
+    assert_eq!(answer.status, 201, "{answer}");
+}
