@@ -48,7 +48,7 @@ fn charset(core: &Core, ex: &mut Exchange) {
     // a value with parameters is longer than all of these, or not one of them
     if value.len() <= 24 && TEXT.iter().any(|known| value.eq_ignore_ascii_case(known)) {
         let value = [value, b"; charset=", charset.as_bytes()].concat();
-        ex.resp.head.headers.set(b"Content-Type", &value);
+        ex.resp.head.headers.put(Name::ContentType, &value);
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Core {
     real_ip_from: IpNets,
     trusted: Option<IpNets>,
     add_headers: Vec<(Box<[u8]>, Template, bool)>,
+    #[allow(clippy::vec_box)] // they are handed out as boxes: a pointer moves, not a kilobyte
     spare: RefCell<Vec<Box<Exchange>>>,
     draining: Cell<bool>,
 }

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use serde_json::Value;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -33,6 +33,9 @@ pub use plan::Plan;
 pub use upstream::{LiveUpstream, Picked};
 
 use router::{Entry, Matcher, Mode, Params, Router};
+
+/// Nodes by host and port.
+type Unhealthy = AHashSet<(Box<str>, u16)>;
 
 /// A route on one core: ≤ 250 bytes with its place in the router and the index.
 struct LiveRoute {
@@ -95,8 +98,8 @@ pub struct Live {
     in_use: RefCell<AHashMap<Box<str>, Rc<LiveUpstream>>>,
     /// Addresses of names, as control resolved them.
     names: AHashMap<Box<str>, SmallVec<[IpAddr; 2]>>,
-    /// Health verdicts by upstream key, kept for upstreams that are built later.
-    verdicts: AHashMap<Box<str>, AHashMap<(Box<str>, u16), bool>>,
+    /// Unhealthy nodes (host and port) by upstream key, kept for upstreams that are built later.
+    verdicts: AHashMap<Box<str>, Unhealthy>,
     global: RefCell<Option<Result<Rc<Chain>, u16>>>,
     /// Counts changes of what plans depend on beside their route.
     epoch: Cell<u64>,
@@ -318,9 +321,9 @@ impl Live {
     pub fn set_health(&mut self, key: &str, host: &str, port: u16, healthy: bool) {
         let verdicts = self.verdicts.entry(key.into()).or_default();
         match healthy {
-            true => drop(verdicts.remove(&(Box::from(host), port))),
-            false => drop(verdicts.insert((host.into(), port), false)),
-        }
+            true => verdicts.remove(&(Box::from(host), port)),
+            false => verdicts.insert((host.into(), port)),
+        };
         if let Some(up) = self.in_use.get_mut().get(key) {
             mark_unhealthy(up, verdicts);
         }
@@ -398,10 +401,10 @@ impl Live {
     }
 }
 
-fn mark_unhealthy(up: &LiveUpstream, verdicts: &AHashMap<(Box<str>, u16), bool>) {
+fn mark_unhealthy(up: &LiveUpstream, verdicts: &Unhealthy) {
     let mut set = up.unhealthy.borrow_mut();
     set.clear();
-    for (host, port) in verdicts.keys() {
+    for (host, port) in verdicts {
         if let Some(node) = up.node_at(host, *port) {
             set.insert(node);
         }

@@ -192,13 +192,25 @@ impl Headers {
     #[inline]
     pub fn put(&mut self, name: Name, value: &[u8]) {
         debug_assert!(name != Name::Other && is_value(value));
-        if self.has(name) {
-            self.set(name.text(), value);
-            return;
-        }
         let value = self.append_text(value);
-        self.seen |= bit(name);
-        self.list.push(Field { name: Span::EMPTY, value, id: name });
+        let new = Field { name: Span::EMPTY, value, id: name };
+        if !self.has(name) {
+            self.seen |= bit(name);
+            return self.list.push(new);
+        }
+        let mut same = (0..self.list.len()).filter(|&at| self.list[at].id == name);
+        let (first, second) = (same.next(), same.next());
+        drop(same);
+        if let Some(first) = first {
+            self.list[first] = new;
+        }
+        if let Some(second) = second {
+            let mut at = 0;
+            self.list.retain(|field| {
+                at += 1;
+                at <= second || field.id != name
+            });
+        }
     }
 
     /// Gives the name exactly one value, at the place of its first field if it had one. False, and
@@ -319,6 +331,18 @@ mod tests {
     fn written(headers: &Headers) -> String {
         let line = |(name, value, _): (&[u8], &[u8], Name)| [name, b": ", value, b"\n"].concat();
         String::from_utf8(headers.iter().flat_map(line).collect()).unwrap()
+    }
+
+    #[test]
+    fn a_put_field_has_one_value_at_the_place_of_the_first() {
+        let mut fields =
+            headers(&[("server", "a"), ("X", "1"), ("Server", "b"), ("Y", "2"), ("SERVER", "c")]);
+        fields.put(Name::Server, b"ours");
+        assert_eq!(written(&fields), "Server: ours\nX: 1\nY: 2\n");
+        fields.put(Name::Date, b"now");
+        fields.put(Name::Date, b"later");
+        assert_eq!(written(&fields), "Server: ours\nX: 1\nY: 2\nDate: later\n");
+        assert_eq!(fields.get(Name::Date), Some(b"later".as_slice()));
     }
 
     #[test]

@@ -328,11 +328,11 @@ impl Router {
         if self.mode != Mode::HostUri || hosts.is_empty() {
             return vec![Table::Any];
         }
-        let table = |host: &Box<str>| match host.to_ascii_lowercase().strip_prefix('*') {
+        let table = |host: &str| match host.to_ascii_lowercase().strip_prefix('*') {
             Some(rest) => Table::Wildcard(rest.bytes().rev().collect()),
             None => Table::Host(host.to_ascii_lowercase().into_bytes().into()),
         };
-        hosts.iter().map(table).collect()
+        hosts.iter().map(|host| table(host)).collect()
     }
 
     fn root(&self, table: &Table) -> Root {

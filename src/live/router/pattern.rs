@@ -8,6 +8,8 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+use crate::exchange::PathParams;
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Piece {
     Literal(Box<[u8]>),
@@ -157,7 +159,7 @@ impl Params {
     }
 
     /// All parameters with their values in `path`, as in [`Params::get`].
-    pub fn pairs(&self, path: &[u8]) -> SmallVec<[(Box<str>, Box<[u8]>); 0]> {
+    pub fn pairs(&self, path: &[u8]) -> PathParams {
         let names = self.pattern.iter().flat_map(|pattern| pattern.names_backwards());
         names.filter_map(|name| Some((name.into(), self.get(name, path)?.into()))).collect()
     }
@@ -224,7 +226,8 @@ mod tests {
 
     #[test]
     fn matches_as_radixtree_does() {
-        let cases: &[(&str, &str, Option<&[(&str, &str)]>)] = &[
+        type Case<'a> = (&'a str, &'a str, Option<&'a [(&'a str, &'a str)]>);
+        let cases: &[Case<'_>] = &[
             ("/name/*name", "/name/json", Some(&[("name", "json")])),
             ("/name/*name", "/name/", Some(&[("name", "")])),
             ("/name/*", "/name/json/foo/bar", Some(&[(":ext", "json/foo/bar")])),
