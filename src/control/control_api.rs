@@ -256,7 +256,12 @@ async fn check(state: &ControlState, steps: &[&str], html: bool) -> AdminRespons
 }
 
 fn shown(items: Vec<Value>, html: bool) -> AdminResponse {
-    if html { table(&items) } else { AdminResponse::json(200, &items.into()) }
+    match html {
+        true => table(&items),
+        // Lua knows one kind of empty table, and prints it so.
+        false if items.is_empty() => AdminResponse::json(200, &json!({})),
+        false => AdminResponse::json(200, &items.into()),
+    }
 }
 
 /// For browsers.

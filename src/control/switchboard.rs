@@ -70,16 +70,18 @@ impl Switchboard {
         let mut ended = HashSet::new();
         while ended.len() < cores {
             tokio::select! {
-                Some(message) = mail.recv() => match message {
-                    ToControl::CoreEnded(core) => drop(ended.insert(core)),
-                    message => self.hear(message).await,
-                },
+                // A core speaks of upstreams that it was told of: what it was told must be known here first.
+                biased;
                 Some(batch) = batches.recv() => {
                     for delta in batch.deltas.iter() {
                         let orders = self.nodes.changed(delta);
                         self.place(orders).await;
                     }
                 }
+                Some(message) = mail.recv() => match message {
+                    ToControl::CoreEnded(core) => drop(ended.insert(core)),
+                    message => self.hear(message).await,
+                },
                 Some(delta) = self.resolved.recv() => {
                     let (message, orders) = self.nodes.resolved(delta);
                     self.outbox.send(&message);

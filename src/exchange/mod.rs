@@ -250,6 +250,34 @@ impl Exchange {
 
     /// Makes a used exchange fresh in its place, keeping the capacity of its buffers.
     pub fn reset(&mut self, facts: Rc<Facts>, client: Client, now_ms: u64) {
+        // A field that is missing here is an error of the compiler: nothing may pass from one client to another.
+        let Exchange {
+            facts: _,
+            client: _,
+            remote_addr: _,
+            remote_port: _,
+            req: _,
+            resp: _,
+            out: _,
+            matched: _,
+            params: _,
+            consumer: _,
+            upstream: _,
+            rate_limit: _,
+            started_ms: _,
+            ended_ms: _,
+            slots: _,
+            set_vars: _,
+            request_id: _,
+            body_read: _,
+            wants_body: _,
+            proxied: _,
+            lease: _,
+            keep_upstream: _,
+            close_client: _,
+            plan: _,
+            global: _,
+        } = &*self;
         self.remote_addr = facts.peer.ip();
         self.remote_port = facts.proxy_protocol.unwrap_or(facts.peer).port();
         self.facts = facts;
@@ -273,6 +301,8 @@ impl Exchange {
         self.slots.clear();
         self.set_vars.clear();
         self.request_id.take();
+        self.body_read = None;
+        self.wants_body.set(false);
         self.proxied = false;
         self.lease = None;
         self.keep_upstream = false;

@@ -44,10 +44,13 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
     write::request_line(out, method, ex.out.uri.as_deref().unwrap_or(head.path()));
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
     write::header(out, b"Host", host);
-    let upgrade = head.headers.get(Name::Upgrade).filter(|_| websocket);
-    if let Some(upgrade) = upgrade {
-        write::header(out, b"Upgrade", upgrade);
-        write::header(out, b"Connection", head.headers.get(Name::Connection).unwrap_or(b"upgrade"));
+    if websocket {
+        // `enable_websocket` passes both on as they are, upgrade or not.
+        for (name, text) in [(Name::Upgrade, b"Upgrade".as_slice()), (Name::Connection, b"Connection")] {
+            if let Some(value) = head.headers.get(name) {
+                write::header(out, text, value);
+            }
+        }
     }
     out.extend_from_slice(b"X-Real-IP: ");
     write_ip(ex, out);

@@ -1,0 +1,114 @@
+//! Behaviours that APISIX's own test suite showed to be missing, one test for each.
+
+mod common;
+
+use common::*;
+
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const JSON: &str = "Content-Type: application/json\r\n";
+
+fn post(client: &mut Client, fields: &str, body: &str) -> Response {
+    let length = body.len();
+    client.send(format!("POST /a HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: {length}\r\n\r\n"));
+    // Apart from its head: the gateway must wait for it.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    client.send(body).response()
+}
+
+/// t/node/vars.t, t/router/graphql.t: conditions look into the body, which then goes upstream as it came.
+#[test]
+fn conditions_look_into_bodies() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let port = upstream.port;
+        let route = |vars: &str| {
+            format!(
+                "- {{uri: /a, vars: [{vars}], upstream: {{nodes: {{\"127.0.0.1:{port}\": 1}}, type: roundrobin}}}}\n"
+            )
+        };
+        let vars = [
+            r#"["post_arg_k", "==", "form v"]"#,
+            r#"["post_arg.a.b", "==", "deep"]"#,
+            r#"["graphql_root_fields", "has", "owner"], ["graphql_operation", "==", "query"]"#,
+        ];
+        let routes: String = vars.into_iter().map(route).collect();
+        let gateway = Gateway::with_yaml(driver, &format!("routes:\n{routes}"));
+        let mut client = gateway.connect();
+        for (fields, body, status) in [
+            (FORM, "k=form+v&k=other", 200),
+            (FORM, "k=other", 404),
+            (JSON, r#"{"a":{"b":"deep"}}"#, 200),
+            (JSON, r#"{"a":["b"]}"#, 404),
+            (JSON, r#"{"query":"query{owner{name}}"}"#, 200),
+            ("", "{ repo owner { name } }", 200),
+            ("", "mutation { owner }", 404),
+            ("", "query {", 404),
+        ] {
+            // All on one connection: what was read ahead must not be taken for the next head.
+            let answer = post(&mut client, fields, body);
+            assert_eq!(answer.status, status, "{body}: {answer}");
+            if status == 200 {
+                assert_eq!(String::from_utf8_lossy(&upstream.last().body), body);
+            }
+        }
+        assert_eq!(gateway.get("/a?query=query%7Bowner%7D").status, 200);
+    });
+}
+
+/// t/router/radixtree-uri-with-parameter-encoded-slash.t
+#[test]
+fn an_encoded_slash_is_part_of_a_parameter() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let yaml = format!(
+            "routes:\n- {{uri: \"/v1/:id/list\", upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}, type: roundrobin}}}}",
+            upstream.port
+        );
+        let setup = Setup::new(driver, Source::Yaml(yaml));
+        let setup =
+            setup.apisix("router: {http: radixtree_uri_with_parameter}\nmatch_uri_encoded_slash: true");
+        let gateway = setup.start();
+        assert_eq!(gateway.get("/v1/a%2fb/list").status, 200);
+        assert_eq!(upstream.last().target, "/v1/a%2fb/list");
+        for missed in ["/v1/a/b/list", "/v1/a%2f..%2fb/x", "/v1/a%2fb/../c/d/list"] {
+            assert_eq!(gateway.get(missed).status, 404, "{missed}");
+        }
+    });
+}
+
+/// t/node/merge-route.t, TEST 16: `Connection` passes on a route with `enable_websocket`.
+#[test]
+fn a_websocket_route_passes_connection_on() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let yaml = format!(
+            "routes:\n- {{uri: /a, enable_websocket: true, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}, type: roundrobin}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &yaml);
+        let answer = request(gateway.port(), "GET", "/a", "Host: x\r\nConnection: close\r\n");
+        assert_eq!(answer.status, 200);
+        assert_eq!(upstream.last().header("connection"), Some("close"));
+    });
+}
+
+/// t/control/healthcheck.t: probes run from the first request on, even if it was there before the gateway.
+#[test]
+fn health_checks_run_from_the_first_request_on() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("here"));
+        let yaml = format!(
+            "routes:\n- id: 1\n  uri: /a\n  service_id: 1\nservices:\n- id: 1\n  upstream: {{nodes: \
+             {{\"127.0.0.1:{}\": 1}}, type: roundrobin, checks: {{active: {{http_path: /, healthy: \
+             {{interval: 1}}, unhealthy: {{interval: 1}}}}}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &yaml);
+        assert_eq!(gateway.get("/a").status, 200);
+        eventually("the service's node is shown", || {
+            get(gateway.ports.control, "/v1/healthcheck").json()[0]["nodes"][0]["status"] == "healthy"
+        });
+        let none = Gateway::with_yaml(driver, "routes: []");
+        assert_eq!(get(none.ports.control, "/v1/healthcheck").text(), "{}\n");
+    });
+}
