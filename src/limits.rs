@@ -214,5 +214,6 @@ pub const NAME_TICK_MS: u32 = 5;
 /// What one prometheus plugin remembers of requests it has seen (route, consumer, node, status): about 100
 /// bytes each. Beyond it, it forgets all and looks series up again.
 pub const KNOWN_SERIES: usize = 4096;
-/// A GraphQL document that conditions look into, bytes: the default of `graphql.max_size` in APISIX.
-pub const GRAPHQL_BYTES: usize = 1 << 20;
+/// A GraphQL document that conditions look into, bytes, unless `graphql.max_size` says otherwise: APISIX's
+/// default.
+pub const GRAPHQL_BYTES: u64 = 1 << 20;

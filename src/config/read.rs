@@ -122,6 +122,7 @@ pub(super) fn config(
         normalize_uri_like_servlet: r.is("apisix.normalize_uri_like_servlet"),
         match_uri_encoded_slash: r.is("apisix.match_uri_encoded_slash"),
         max_post_args_readable_bytes: r.number::<u64>("apisix.max_post_args_readable_size", 64) << 20,
+        graphql_max_bytes: r.number("graphql.max_size", limits::GRAPHQL_BYTES),
         show_upstream_status_in_response_header: r.is("apisix.show_upstream_status_in_response_header"),
         enable_ipv6: r.is("apisix.enable_ipv6"),
         enable_server_tokens: r.is("apisix.enable_server_tokens"),

@@ -40,6 +40,8 @@ pub struct Config {
     pub match_uri_encoded_slash: bool,
     /// `apisix.max_post_args_readable_size`, there in MB; 0 is no limit.
     pub max_post_args_readable_bytes: u64,
+    /// `graphql.max_size`
+    pub graphql_max_bytes: u64,
     /// `apisix.show_upstream_status_in_response_header`
     pub show_upstream_status_in_response_header: bool,
     /// `apisix.enable_ipv6`

@@ -1,8 +1,10 @@
 //! The control thread from its start to its end: sources in, deltas out, services up, signals.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -74,6 +76,8 @@ async fn serve(parts: Parts) -> Result<(), String> {
         _ => (Unknown::RefuseDisabled, true),
     };
     let feed = Arc::new(Feed::new(plugins.clone(), unknown, follow));
+    // Before the store is read: who comes meanwhile waits in a backlog, as at the proxy's ports.
+    let ports = Ports::bind(&config).await?;
     let store = open_store(&config).await?;
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
@@ -92,7 +96,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         }),
         scrape: Scrape::new(&config, &store, &feed, switchboard.probes(), metrics),
     };
-    services.start(&config).await?;
+    services.start(ports);
     tokio::spawn(outbox.clone().retry());
     let (tell, batches) = mpsc::unbounded_channel();
     let to_cores = outbox.clone();
@@ -196,42 +200,63 @@ struct Services {
     scrape: Scrape,
 }
 
-impl Services {
-    async fn start(self, config: &Config) -> Result<(), String> {
-        let slots = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+/// The sockets of those services that the configuration asks for.
+struct Ports {
+    admin: Option<TcpListener>,
+    status: Option<TcpListener>,
+    control: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+}
+
+impl Ports {
+    async fn bind(config: &Config) -> Result<Self, String> {
         let own_port = config.admin.as_ref().filter(|options| !options.on_node_port);
-        if let (Some(state), Some(options)) = (self.admin, own_port) {
-            let listener = server::bind(options.listen).await?;
+        Ok(Ports {
+            admin: bind(own_port.map(|options| options.listen)).await?,
+            status: bind(config.status).await?,
+            control: bind(config.control).await?,
+            metrics: bind(config.prometheus.listen).await?,
+        })
+    }
+}
+
+async fn bind(address: Option<SocketAddr>) -> Result<Option<TcpListener>, String> {
+    match address {
+        Some(address) => server::bind(address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+impl Services {
+    fn start(self, ports: Ports) {
+        let slots = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+        if let (Some(state), Some(listener)) = (self.admin, ports.admin) {
             tokio::spawn(server::serve(listener, slots.clone(), move |request| {
                 let state = state.clone();
                 async move { super::admin::handle(&state, request).await }
             }));
         }
-        if let Some(address) = config.status {
-            let listener = server::bind(address).await?;
+        if let Some(listener) = ports.status {
             let applied = self.control.applied.clone();
             tokio::spawn(server::serve(listener, slots.clone(), move |request| {
                 let applied = applied.clone();
                 async move { control_api::status(&applied, &request) }
             }));
         }
-        if let Some(address) = config.control {
-            let listener = server::bind(address).await?;
+        if let Some(listener) = ports.control {
             let state = self.control;
             tokio::spawn(server::serve(listener, slots.clone(), move |request| {
                 let state = state.clone();
                 async move { control_api::handle(&state, request).await }
             }));
         }
-        if let Some(address) = config.prometheus.listen {
-            let listener = server::bind(address).await?;
+        if let Some(listener) = ports.metrics {
             let scrape = self.scrape;
             tokio::spawn(server::serve(listener, slots, move |request| {
                 let scrape = scrape.clone();
                 async move { scrape.answer(&request).await }
             }));
         }
-        Ok(())
     }
 }
 

@@ -11,7 +11,6 @@ use graphql_parser::query::{self, Definition, OperationDefinition, Selection};
 use serde_json::{Map, Value};
 
 use super::{Body, Exchange};
-use crate::limits;
 use crate::wire::Name;
 use crate::wire::http::Method;
 use crate::wire::uri;
@@ -21,6 +20,8 @@ use crate::wire::uri;
 pub struct ReadBody {
     /// The bytes; none of a body that is longer than may be read ahead.
     pub bytes: Vec<u8>,
+    /// The longest GraphQL document to look into.
+    graphql_bytes: u64,
     table: OnceCell<Option<Value>>,
     graphql: OnceCell<Option<Operation>>,
 }
@@ -34,9 +35,9 @@ struct Operation {
 }
 
 impl ReadBody {
-    /// These bytes, not looked into yet.
-    pub fn new(bytes: Vec<u8>) -> Self {
-        ReadBody { bytes, ..ReadBody::default() }
+    /// These bytes, not looked into yet; `graphql_bytes` is `graphql.max_size`.
+    pub fn new(bytes: Vec<u8>, graphql_bytes: u64) -> Self {
+        ReadBody { bytes, graphql_bytes, ..ReadBody::default() }
     }
 }
 
@@ -104,7 +105,7 @@ impl Exchange {
 
     fn graphql(&self) -> Option<&Operation> {
         if let Some(body) = &self.body_read {
-            return body.graphql.get_or_init(|| self.parse_graphql(&body.bytes)).as_ref();
+            return body.graphql.get_or_init(|| self.parse_graphql(body)).as_ref();
         }
         match self.req.head.method {
             // Asks for the body, which a GET need not have: what comes of it is kept there.
@@ -116,7 +117,7 @@ impl Exchange {
         }
     }
 
-    fn parse_graphql(&self, body: &[u8]) -> Option<Operation> {
+    fn parse_graphql(&self, body: &ReadBody) -> Option<Operation> {
         let text = match self.req.head.method {
             Method::Get => {
                 let mut args = uri::args(self.req.args.as_deref()?);
@@ -124,13 +125,13 @@ impl Exchange {
                 uri::decode_component(value?).into_owned()
             }
             Method::Post if self.content_type() == JSON => {
-                let value: Value = serde_json::from_slice(body).ok()?;
+                let value: Value = serde_json::from_slice(&body.bytes).ok()?;
                 value.get("query")?.as_str()?.as_bytes().to_vec()
             }
-            Method::Post => body.to_vec(),
+            Method::Post => body.bytes.clone(),
             _ => return None,
         };
-        if text.len() > limits::GRAPHQL_BYTES {
+        if text.len() as u64 > body.graphql_bytes {
             log::error!("failed to read graphql data, it has {} bytes", text.len());
             return None;
         }

@@ -174,7 +174,7 @@ pub async fn read_body(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
     if read.is_none() {
         log::warn!("the request's body is longer than {most} bytes: conditions do not look into it");
     }
-    ex.body_read = Some(Box::new(ReadBody::new(read.unwrap_or_default())));
+    ex.body_read = Some(Box::new(ReadBody::new(read.unwrap_or_default(), core.config.graphql_max_bytes)));
     Ok(())
 }
 
