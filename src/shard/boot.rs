@@ -50,7 +50,8 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     let mut sockets = listen_all(config, count)?;
     let registry = Arc::new(crate::plugins::registry());
     let prometheus = &config.prometheus;
-    let metrics = Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), None);
+    let extra = config.attr("prometheus").and_then(|attr| attr.get("metrics"));
+    let metrics = Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), extra);
     let counters = Arc::new(Counters::default());
     let access = open_access_log(config)?;
     let trust = trusted(config)?;

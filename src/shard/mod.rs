@@ -157,6 +157,7 @@ async fn housekeeping(shard: Rc<accept::Shard>) {
         reactor::sleep(1000).await;
         let now_ms = reactor::now_ms();
         shard.core.live.borrow().sweep(now_ms);
+        shard.core.host.metrics.borrow_mut().tick(now_ms);
         if let Some(access) = &shard.core.access {
             access.borrow_mut().log.tick(now_ms);
         }
