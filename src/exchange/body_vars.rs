@@ -190,7 +190,7 @@ fn gather(pairs: impl Iterator<Item = (String, Value)>) -> Value {
     Value::Object(table)
 }
 
-/// The named parts of a multipart body (RFC 7578), as texts.
+/// The named parts of a multipart body (RFC 7578), as texts. Lines may end without CR, as in lua-multipart.
 fn multipart(body: &[u8], content_type: &[u8]) -> Option<Value> {
     let at = memchr::memmem::find(content_type, b"boundary=")? + b"boundary=".len();
     let boundary = content_type[at..].split(|&b| b == b';').next()?.trim_ascii();
@@ -199,16 +199,30 @@ fn multipart(body: &[u8], content_type: &[u8]) -> Option<Value> {
     let mut starts: Vec<usize> = memchr::memmem::find_iter(body, &delimiter).collect();
     starts.push(body.len());
     let parts = starts.windows(2).filter_map(|pair| {
-        let part = body[pair[0]..pair[1]].get(delimiter.len() + 2..)?;
-        let blank = memchr::memmem::find(part, b"\r\n\r\n")?;
-        let (head, value) = (&part[..blank], &part[blank + 4..]);
-        let name = memchr::memmem::find(head, b" name=\"")? + b" name=\"".len();
-        let name = head[name..].split(|&b| b == b'"').next()?;
-        let value = value.strip_suffix(b"\r\n").unwrap_or(value);
+        let (_, mut rest) = split_line(&body[pair[0] + delimiter.len()..pair[1]])?;
+        let mut name = None;
+        loop {
+            let (line, behind) = split_line(rest)?;
+            rest = behind;
+            if line.is_empty() {
+                break;
+            }
+            if let Some(at) = memchr::memmem::find(line, b" name=\"") {
+                name = line[at + b" name=\"".len()..].split(|&b| b == b'"').next();
+            }
+        }
+        let value = rest.strip_suffix(b"\n").map_or(rest, |value| value.strip_suffix(b"\r").unwrap_or(value));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Some((text(name), Value::String(text(value))))
+        Some((text(name?), Value::String(text(value))))
     });
     Some(gather(parts))
+}
+
+/// The first line, without its end, and what follows it.
+fn split_line(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', text)?;
+    let line = &text[..end];
+    Some((line.strip_suffix(b"\r").unwrap_or(line), &text[end + 1..]))
 }
 
 #[cfg(test)]
@@ -242,6 +256,8 @@ mod tests {
             Content-Disposition: form-data; filename=\"f\"; name=\"b\"\r\nContent-Type: text/plain\r\n\r\n\r\n--x--\r\n";
         let kind = b"multipart/form-data; boundary=\"x\"; charset=utf-8";
         assert_eq!(multipart(body, kind), Some(json!({"a": "1\r\n2", "b": ""})));
+        let bare = b"--x\nContent-Disposition: form-data; name=\"a\"\n\nb\n--x--";
+        assert_eq!(multipart(bare, kind), Some(json!({"a": "b"})));
         assert_eq!(multipart(b"", kind), Some(json!({})));
         assert_eq!(multipart(body, b"multipart/form-data"), None);
     }
