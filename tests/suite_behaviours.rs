@@ -29,6 +29,7 @@ fn conditions_look_into_bodies() {
         let vars = [
             r#"["post_arg_k", "==", "form v"]"#,
             r#"["post_arg.a.b", "==", "deep"]"#,
+            r#"["post_arg.parts[*].type", "has", "image"]"#,
             r#"["graphql_root_fields", "has", "owner"], ["graphql_operation", "==", "query"]"#,
         ];
         let routes: String = vars.into_iter().map(route).collect();
@@ -39,6 +40,8 @@ fn conditions_look_into_bodies() {
             (FORM, "k=other", 404),
             (JSON, r#"{"a":{"b":"deep"}}"#, 200),
             (JSON, r#"{"a":["b"]}"#, 404),
+            (JSON, r#"{"parts":[{"type":"text"},{"type":"image"}]}"#, 200),
+            (JSON, r#"{"parts":[{"type":"text"}]}"#, 404),
             (JSON, r#"{"query":"query{owner{name}}"}"#, 200),
             ("", "{ repo owner { name } }", 200),
             ("", "mutation { owner }", 404),

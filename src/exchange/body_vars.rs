@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use graphql_parser::query::{self, Definition, OperationDefinition, Selection};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use serde_json_path::JsonPath;
 
 use super::{Body, Exchange};
 use crate::wire::Name;
@@ -66,6 +67,11 @@ impl Exchange {
             return Some(value.map_or(Cow::Borrowed(b"true"), uri::decode_component));
         }
         let path = name.strip_prefix("post_arg.")?;
+        if path.contains(['[', '*']) || path.contains("..") {
+            let path = JsonPath::parse(&format!("$.{path}")).ok()?;
+            let found = path.query(self.body_table()?).all();
+            return (!found.is_empty()).then(|| Cow::Owned(json!(found).to_string().into_bytes()));
+        }
         let mut value = self.body_table()?;
         for step in path.split('.') {
             value = value.as_object()?.get(step)?;
@@ -227,8 +233,6 @@ fn split_line(text: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
