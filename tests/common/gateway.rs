@@ -121,9 +121,9 @@ impl Setup {
              admin_listen: {{ip: 127.0.0.1, port: {admin}}}\n"
         );
         if let Source::Etcd(etcd) = self.source {
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "  etcd: {{host: [\"http://127.0.0.1:{etcd}\"], prefix: /apisix, timeout: 5}}\n"
+                "  etcd: {{host: [\"http://127.0.0.1:{etcd}\"], prefix: /apisix, timeout: 5}}"
             );
         }
         text.push_str(&self.rest);

@@ -14,7 +14,19 @@ use crate::limits;
 /// A handle to the snapshot's file and thread.
 pub struct Snapshot {
     disk: Arc<Disk>,
-    events: mpsc::Sender<Event>,
+    /// Both are taken when the snapshot is dropped.
+    events: Option<mpsc::Sender<Event>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// The process ends only when what is queued is on disk: a change that was served is there at the next start.
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.events = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Snapshot {
@@ -32,11 +44,11 @@ impl Snapshot {
         let disk = Arc::new(disk);
         let (events, queue) = mpsc::channel(limits::WATCH_QUEUE);
         let writer = disk.clone();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("snapshot".into())
             .spawn(move || write(&writer, queue))
             .map_err(|e| Error::Open(format!("cannot start the snapshot's thread: {e}")))?;
-        Ok(Snapshot { disk, events })
+        Ok(Snapshot { disk, events: Some(events), thread: Some(thread) })
     }
 
     /// What was kept, if anything ever was.
@@ -48,7 +60,7 @@ impl Snapshot {
     /// Keeps an event. The disk is never waited for: if it cannot follow, changes are dropped and the
     /// snapshot falls behind until the next full load.
     pub fn keep(&self, event: &Event) {
-        if self.events.try_send(event.clone()).is_err() {
+        if self.events.as_ref().is_some_and(|events| events.try_send(event.clone()).is_err()) {
             log::warn!("the disk is too slow for the snapshot of etcd: a change was not kept");
         }
     }
