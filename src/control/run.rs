@@ -1,10 +1,9 @@
 //! The control thread from its start to its end: sources in, deltas out, services up, signals.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -46,6 +45,8 @@ pub struct Parts {
     pub log_file: Option<LogFile>,
     /// Whom TLS believes.
     pub trust: Trust,
+    /// Where the other services listen.
+    pub ports: Ports,
     /// What is printed when everything listens.
     pub banner: String,
 }
@@ -68,7 +69,8 @@ pub fn run(parts: Parts) -> Result<(), String> {
 }
 
 async fn serve(parts: Parts) -> Result<(), String> {
-    let Parts { config, registry, metrics, cores, applied, from_cores, log_file, trust, banner } = parts;
+    let Parts { config, registry, metrics, cores, applied, from_cores, log_file, trust, ports, banner } =
+        parts;
     let outbox = Arc::new(Outbox::new(cores.clone()));
     let plugins = Arc::new(plugins(&config, registry));
     let (unknown, follow) = match config.deployment.provider {
@@ -76,8 +78,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
         _ => (Unknown::RefuseDisabled, true),
     };
     let feed = Arc::new(Feed::new(plugins.clone(), unknown, follow));
-    // Before the store is read: who comes meanwhile waits in a backlog, as at the proxy's ports.
-    let ports = Ports::bind(&config).await?;
     let store = open_store(&config).await?;
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
@@ -96,7 +96,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         }),
         scrape: Scrape::new(&config, &store, &feed, switchboard.probes(), metrics),
     };
-    services.start(ports);
+    services.start(ports)?;
     tokio::spawn(outbox.clone().retry());
     let (tell, batches) = mpsc::unbounded_channel();
     let to_cores = outbox.clone();
@@ -200,8 +200,9 @@ struct Services {
     scrape: Scrape,
 }
 
-/// The sockets of those services that the configuration asks for.
-struct Ports {
+/// The sockets of those services that the configuration asks for. They are bound before the proxy's: who
+/// finds a proxy port open finds the others open, too, and waits in a backlog until the store is read.
+pub struct Ports {
     admin: Option<TcpListener>,
     status: Option<TcpListener>,
     control: Option<TcpListener>,
@@ -209,54 +210,62 @@ struct Ports {
 }
 
 impl Ports {
-    async fn bind(config: &Config) -> Result<Self, String> {
+    /// Binds them. The error names the address that cannot be had.
+    pub fn bind(config: &Config) -> Result<Self, String> {
         let own_port = config.admin.as_ref().filter(|options| !options.on_node_port);
         Ok(Ports {
-            admin: bind(own_port.map(|options| options.listen)).await?,
-            status: bind(config.status).await?,
-            control: bind(config.control).await?,
-            metrics: bind(config.prometheus.listen).await?,
+            admin: bind(own_port.map(|options| options.listen))?,
+            status: bind(config.status)?,
+            control: bind(config.control)?,
+            metrics: bind(config.prometheus.listen)?,
         })
     }
 }
 
-async fn bind(address: Option<SocketAddr>) -> Result<Option<TcpListener>, String> {
-    match address {
-        Some(address) => server::bind(address).await.map(Some),
-        None => Ok(None),
-    }
+fn bind(address: Option<SocketAddr>) -> Result<Option<TcpListener>, String> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    Ok(Some(bound))
+}
+
+/// A socket for the control runtime.
+fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
+    tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())
 }
 
 impl Services {
-    fn start(self, ports: Ports) {
+    fn start(self, ports: Ports) -> Result<(), String> {
         let slots = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
         if let (Some(state), Some(listener)) = (self.admin, ports.admin) {
-            tokio::spawn(server::serve(listener, slots.clone(), move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), move |request| {
                 let state = state.clone();
                 async move { super::admin::handle(&state, request).await }
             }));
         }
         if let Some(listener) = ports.status {
             let applied = self.control.applied.clone();
-            tokio::spawn(server::serve(listener, slots.clone(), move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), move |request| {
                 let applied = applied.clone();
                 async move { control_api::status(&applied, &request) }
             }));
         }
         if let Some(listener) = ports.control {
             let state = self.control;
-            tokio::spawn(server::serve(listener, slots.clone(), move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), move |request| {
                 let state = state.clone();
                 async move { control_api::handle(&state, request).await }
             }));
         }
         if let Some(listener) = ports.metrics {
             let scrape = self.scrape;
-            tokio::spawn(server::serve(listener, slots, move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots, move |request| {
                 let scrape = scrape.clone();
                 async move { scrape.answer(&request).await }
             }));
         }
+        Ok(())
     }
 }
 

@@ -47,6 +47,7 @@ pub fn boot(loaded: Loaded) -> ExitCode {
 fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     raise_descriptor_limit(config.worker_rlimit_nofile);
     let count = config.worker_processes.unwrap_or_else(reactor::core_count).clamp(1, limits::CORES);
+    let ports = control::Ports::bind(config)?;
     let mut sockets = listen_all(config, count)?;
     let registry = Arc::new(crate::plugins::registry());
     let prometheus = &config.prometheus;
@@ -89,6 +90,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         from_cores,
         log_file: access.map(|(file, _)| file),
         trust,
+        ports,
         banner: banner(config, count, &driver),
     };
     let control = std::thread::Builder::new()

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,6 @@ use tokio::sync::Semaphore;
 
 use super::message::{AdminRequest, AdminResponse};
 use crate::limits;
-
-/// Binds an address.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}"))
-}
 
 /// Serves `handle` on a listener, for ever. A connection too many waits to be accepted.
 pub async fn serve<H, F>(listener: TcpListener, slots: Arc<Semaphore>, handle: H)
@@ -121,7 +116,7 @@ mod tests {
 
     /// What a server that echoes method, target and body's size answers to these bytes.
     async fn talk(bytes: &[u8]) -> String {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, Arc::new(Semaphore::new(4)), |request| async move {
             let text = format!("{} {} {}", request.method, request.target, request.body.len());
