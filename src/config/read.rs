@@ -321,7 +321,7 @@ fn admin(r: &mut Reader<'_>, role: Role) -> (Option<Admin>, Vec<Empty>) {
         keys,
         allow: r.nets("deployment.admin.allow_admin"),
         cors: r.is("deployment.admin.enable_admin_cors"),
-        version_2: r.text("deployment.admin.admin_api_version").as_deref() == Some("v2"),
+        version_2: r.text("deployment.admin.admin_api_version").is_some_and(|version| version != "v3"),
     };
     (Some(admin), empty)
 }

@@ -234,7 +234,9 @@ fn admin_keys_and_who_may_ask() {
     let keys = keys.keys.unwrap();
     assert_eq!((keys[0].key.as_str(), keys[0].viewer, keys[1].viewer), ("123", false, true));
     assert!(!format!("{keys:?}").contains("123"));
-    assert!(admin("admin_api_version: v2").version_2);
+    for (version, is_2) in [("v2", true), ("default", true), ("v3", false)] {
+        assert_eq!(admin(&format!("admin_api_version: {version}")).version_2, is_2, "{version}");
+    }
 }
 
 #[test]

@@ -116,7 +116,7 @@ pub struct Admin {
     pub allow: Vec<IpNet>,
     /// `enable_admin_cors`
     pub cors: bool,
-    /// `admin_api_version` is `v2`: the older answer shapes.
+    /// `admin_api_version` is not `v3`: the older answer shapes.
     pub version_2: bool,
 }
 

@@ -142,7 +142,9 @@ fn preflight() -> AdminResponse {
 fn check_key(state: &AdminState, request: &AdminRequest) -> Result<(), &'static str> {
     let Some(keys) = state.options.keys.as_ref().filter(|_| state.options.required) else { return Ok(()) };
     let args = request.args();
-    let header = request.headers.get("x-api-key").and_then(|value| value.to_str().ok());
+    // nginx's `$http_x_api_key` is either spelling.
+    let header = request.headers.get("x-api-key").or_else(|| request.headers.get("x_api_key"));
+    let header = header.and_then(|value| value.to_str().ok());
     let cookies = request.headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let cookie = cookies
         .flat_map(|line| line.split(';'))

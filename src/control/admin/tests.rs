@@ -453,6 +453,11 @@ fn who_may_ask() {
             r.target = format!("/apisix/admin/routes?api_key={ADMIN}");
         };
         assert_eq!(ask(&by_argument).await.0, 200);
+        let by_underscores = |r: &mut AdminRequest| {
+            r.headers.clear();
+            r.headers.insert("x_api_key", ADMIN.parse().unwrap());
+        };
+        assert_eq!(ask(&by_underscores).await.0, 200);
         let by_cookie = |r: &mut AdminRequest| {
             r.headers.clear();
             r.headers.insert("cookie", format!("a=b; x_api_key={ADMIN}").parse().unwrap());
