@@ -189,6 +189,18 @@ impl Upstream {
         })
     }
 
+    /// The same, and remembers nothing: for runs without end.
+    pub fn answering_unseen(answer: impl AsRef<[u8]> + Send + Sync + 'static) -> Upstream {
+        Upstream::start(move |conn| {
+            while conn.request().is_some() {
+                conn.seen.lock().unwrap().clear();
+                if conn.send(&answer).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
     /// Gives each request its own head back as a body.
     pub fn mirror() -> Upstream {
         Upstream::start(|conn| {
