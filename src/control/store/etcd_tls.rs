@@ -5,11 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use crate::transport::trust::AcceptAny;
 
 /// `deployment.etcd.tls`, and the trusted certificates of `apisix.ssl`.
 #[derive(Clone, Debug)]
@@ -45,58 +43,11 @@ pub fn endpoint(host: &str, tls: &Tls) -> Result<Endpoint, Box<dyn Error>> {
         config = config.identity(Identity::from_pem(fs::read(certificate)?, fs::read(key)?));
     }
     if !tls.verify {
-        return Ok(endpoint.tls_config_with_verifier(config, Arc::new(AcceptAny::new()))?);
+        return Ok(endpoint.tls_config_with_verifier(config, Arc::new(AcceptAny))?);
     }
     let config = match &tls.trusted {
         Some(file) => config.ca_certificate(Certificate::from_pem(fs::read(file)?)),
         None => config.with_native_roots(),
     };
     Ok(endpoint.tls_config(config)?)
-}
-
-/// `verify: false`: any certificate will do, but the peer must hold its key.
-#[derive(Debug)]
-struct AcceptAny {
-    provider: CryptoProvider,
-}
-
-impl AcceptAny {
-    fn new() -> AcceptAny {
-        AcceptAny { provider: aws_lc_rs::default_provider() }
-    }
-}
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
