@@ -44,16 +44,45 @@ fn the_examples_of_every_page_are_accepted() {
     }
 }
 
-/// The JSON blocks in the `//!` text of a plugin's file or folder.
+/// `docs/plugins/NAME.md` is the `//!` text of the plugin, so that it is written once. After a change:
+/// `RINGWAY_WRITE_DOCS=1 cargo test --lib plugins::tests::docs`.
+#[test]
+fn docs_are_the_pages_of_the_sources() {
+    let write = std::env::var_os("RINGWAY_WRITE_DOCS").is_some();
+    let folder = format!("{}/docs/plugins", env!("CARGO_MANIFEST_DIR"));
+    let mut stale = Vec::new();
+    for spec in ALL {
+        let file = format!("{folder}/{}.md", spec.name);
+        let doc = format!("# {}\n\n{}\n", spec.name, page(spec.name));
+        if std::fs::read_to_string(&file).is_ok_and(|now| now == doc) {
+            continue;
+        }
+        match write {
+            true => std::fs::write(&file, doc).unwrap_or_else(|error| panic!("{file}: {error}")),
+            false => stale.push(spec.name),
+        }
+    }
+    assert!(stale.is_empty(), "docs/plugins of {stale:?} differ from the sources: see this test");
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let known = name.strip_suffix(".md").is_some_and(|name| ALL.iter().any(|spec| spec.name == name));
+        assert!(known, "docs/plugins/{name} is the page of no plugin");
+    }
+}
+
+/// The JSON blocks of a plugin's page.
 fn examples(name: &str) -> Vec<String> {
+    let blocks = page(name);
+    blocks.split("```json").skip(1).map(|rest| rest.split("```").next().unwrap_or("").into()).collect()
+}
+
+/// The `//!` text of a plugin's file or folder.
+fn page(name: &str) -> String {
     let stem = format!("{}/src/plugins/{}", env!("CARGO_MANIFEST_DIR"), name.replace('-', "_"));
     let source = std::fs::read_to_string(format!("{stem}.rs"))
         .or_else(|_| std::fs::read_to_string(format!("{stem}/mod.rs")))
         .unwrap_or_else(|error| panic!("{stem}: {error}"));
-    let page: Vec<&str> = source.lines().map_while(|line| line.strip_prefix("//!")).collect();
+    let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
+    let page: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
     page.join("\n")
-        .split("```json")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or("").into())
-        .collect()
 }
