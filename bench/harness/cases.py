@@ -1,6 +1,6 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import configuration, latency, measure, memory, peers
+from . import allocations, configuration, latency, measure, memory, peers
 
 SMALL, LARGE = 100, 65536
 
@@ -43,7 +43,7 @@ def plugins(house, options):
     targets, headers = {}, {}
     for name, peer in started(house, options).items():
         if isinstance(peer, peers.Gateway):
-            with_plugins(house, peer)
+            house.guard(peer)
             targets[f"{name}-plain"] = (peer, "/")
             targets[name] = (peer, "/guarded")
             headers[name] = ["apikey: bench-consumer"]
@@ -57,14 +57,6 @@ def plugins(house, options):
         own = costs.get(f"{row['peer']}-plain")
         row["ratio_own_plain"] = round(row["cpu_us"] / own, 3) if own else None
     return rows
-
-
-def with_plugins(house, gateway):
-    gateway.put("consumers/bench", {"username": "bench", "plugins": {"key-auth": {"key": "bench-consumer"}}})
-    limit = {"count": 1_000_000_000, "time_window": 3600, "rejected_code": 429, "key": "remote_addr"}
-    chain = {"key-auth": {}, "limit-count": {**limit, "policy": "local"}, "prometheus": {}}
-    house.route(gateway, "guarded", "/guarded", plugins=chain, priority=10)
-    gateway.wait_answers("/guarded", {"apikey": "bench-consumer"})
 
 
 def reactor(house, options):
@@ -92,6 +84,7 @@ def cores(house, options):
 
 
 CASES = {
+    "allocations": allocations.allocations,
     "plain": plain,
     "newconn": newconn,
     "body64k": body64k,

@@ -17,7 +17,14 @@ ROOT = os.path.dirname(BENCH)
 PROXY_CORE = "0"
 LOAD_CORE = "1"
 
-PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk"}
+PACKAGES = {
+    "addr2line": "binutils",
+    "haproxy": "haproxy",
+    "nginx": "nginx-light",
+    "perf": "linux-perf",
+    "valgrind": "valgrind",
+    "wrk": "wrk",
+}
 
 
 def say(text):
@@ -74,10 +81,11 @@ def wait_listening(port, process, seconds=30):
     raise RuntimeError(f"nothing listens on port {port} after {seconds} s")
 
 
-def start(command, cores, log):
-    """Starts `command` pinned to `cores`, its output in the file `log`."""
+def start(command, cores, log, environment=None):
+    """Starts `command` pinned to `cores`, its output in the file `log`, with `environment` added to our own."""
     with open(log, "ab") as output:
-        return subprocess.Popen(["taskset", "-c", cores, *command], stdout=output, stderr=output)
+        pinned = ["taskset", "-c", cores, *command]
+        return subprocess.Popen(pinned, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
 
 
 def stop(process):

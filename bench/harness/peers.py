@@ -142,15 +142,16 @@ class House:
             return self.start_peer(label, port, [program, listen, backend])
         raise SystemExit(f"no such peer: {name}")
 
-    def ringway(self, workers=1, cores=machine.PROXY_CORE, name="ringway", data=None):
-        """A gateway of our own, with an empty embedded store unless `data` names the directory of another one."""
+    def ringway(self, workers=1, cores=machine.PROXY_CORE, name="ringway", data=None, under=(), environment=None):
+        """A gateway of our own, with an empty embedded store unless `data` names the directory of another one;
+        `under` is a command that runs it."""
         program = self.options.ringway or self.cargo(".", "ringway", ("--bin", "ringway"))
         directory = data or os.path.join(self.directory, f"{name}-{time.monotonic_ns()}")
         os.makedirs(directory, exist_ok=True)
         ports = {key: machine.free_port() for key in ("PORT", "ADMIN", "CONTROL", "METRICS")}
         values = {"KEY": ADMIN_KEY, "WORKERS": workers, "ACCESS_LOG": "false"}
         config = machine.write_template("ringway.yaml", directory, **ports, **values)
-        process = machine.start([program, "run", "-c", config], cores, self.log(name))
+        process = machine.start([*under, program, "run", "-c", config], cores, self.log(name), environment)
         try:
             machine.wait_listening(ports["ADMIN"], process)
             gateway = Gateway(name, ports["PORT"], process, ports["ADMIN"], ADMIN_KEY)
@@ -166,6 +167,14 @@ class House:
         """Creates a route to the backend."""
         upstream = {"type": "roundrobin", "nodes": {f"127.0.0.1:{self.backend}": 1}}
         gateway.put(f"routes/{identity}", {"uri": uri, "upstream": upstream, **more})
+
+    def guard(self, gateway):
+        """Creates the route of the case `plugins`, and the consumer that may use it."""
+        gateway.put("consumers/bench", {"username": "bench", "plugins": {"key-auth": {"key": "bench-consumer"}}})
+        limit = {"count": 1_000_000_000, "time_window": 3600, "rejected_code": 429, "key": "remote_addr"}
+        chain = {"key-auth": {}, "limit-count": {**limit, "policy": "local"}, "prometheus": {}}
+        self.route(gateway, "guarded", "/guarded", plugins=chain, priority=10)
+        gateway.wait_answers("/guarded", {"apikey": "bench-consumer"})
 
     def stop(self, peer=None):
         for one in [peer] if peer else self.running[::-1]:
