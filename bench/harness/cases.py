@@ -1,6 +1,6 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, latency, measure, memory, peers
+from . import allocations, configuration, flame, latency, measure, memory, peers
 
 SMALL, LARGE = 100, 65536
 
@@ -94,4 +94,5 @@ CASES = {
     "cores": cores,
     "idle": memory.idle,
     "routes": configuration.many_routes,
+    "flame": flame.flame,
 }
