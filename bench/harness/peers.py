@@ -132,7 +132,7 @@ class House:
             values = {"PORT": port, "BACKEND": self.backend, "ADMIN": admin}
             config = machine.write_template("envoy.yaml", self.directory, **values)
             command = [machine.envoy_program(), "-c", config, "--concurrency", "1", "--log-level", "error"]
-            return self.start_peer(name, port, command + ["--base-id", str(admin)])
+            return self.start_peer(name, port, command + ["--disable-hot-restart"])
         if name in SPIKE:
             program = self.cargo("bench/spike", name.split("-")[0])
             return self.start_peer(name, port, [program, listen, backend, *SPIKE[name]])
