@@ -156,6 +156,66 @@ fn a_long_chunked_request_streams() {
 }
 
 #[test]
+fn trailers_of_a_request_reach_the_upstream() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        let long = "x".repeat(100_000);
+        for body in ["", "hello", &long] {
+            client.send(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\nX-Seen: head\r\n\r\n",
+            );
+            if !body.is_empty() {
+                client.send(format!("{:x}\r\n{body}\r\n", body.len()));
+            }
+            client.send(
+                "0\r\nX-Sum: 7\r\nX-Sum: 8\r\nHost: b\r\nContent-Length: 1\r\nX-Forwarded-For: 1.2.3.4\r\n\
+                 X-Real-IP: 1.2.3.4\r\nx-seen: trailer\r\n\r\n",
+            );
+            assert_eq!(client.response().status, 200);
+            let request = upstream.last();
+            assert_eq!(request.body, body.as_bytes());
+            assert_eq!(request.all("transfer-encoding"), ["chunked"]);
+            assert_eq!(request.header("content-length"), None);
+            assert_eq!(request.header("trailer"), Some("X-Sum"));
+            let sums = ["7", "8"].map(|value| ("X-Sum".to_string(), value.to_string()));
+            assert_eq!(request.trailers, sums, "those that a server could mistake for the head's stay here");
+        }
+        let plain =
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n0\r\n\r\n";
+        assert_eq!(client.send(plain).response().status, 200);
+        assert_eq!(upstream.last().header("trailer"), None, "none came");
+
+        let many = format!("0\r\nA: {}\r\n\r\n", "a".repeat(10_000));
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").send(many);
+        assert_eq!(client.response().status, 400);
+        client.closed();
+    });
+}
+
+/// They are sent again with a retry, as the body is.
+#[test]
+fn trailers_of_a_request_survive_a_retry() {
+    on_both_drivers(|driver| {
+        let (first, second) = (Upstream::start(|conn| drop(conn.request())), Upstream::mirror());
+        let nodes = format!(
+            "[{{host: 127.0.0.1, port: {}, weight: 1, priority: 1}}, {{host: 127.0.0.1, port: {}, weight: 1}}]",
+            first.port, second.port
+        );
+        let routes = format!("routes:\n- {{id: 1, uri: /*, upstream: {{nodes: {nodes}}}}}");
+        let gateway = Gateway::with_yaml(driver, &routes);
+        let put =
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n";
+        assert_eq!(ask(gateway.port(), put.as_bytes()).status, 200);
+        for upstream in [first, second] {
+            assert_eq!(upstream.last().body, b"hi");
+            assert_eq!(upstream.last().trailers, [("X-Sum".to_string(), "7".to_string())]);
+        }
+    });
+}
+
+#[test]
 fn trailers_of_an_answer_reach_the_client() {
     on_both_drivers(|driver| {
         let upstream = Upstream::answering(

@@ -312,6 +312,7 @@ async fn send(
 ) -> Result<bool, Unsent> {
     let stream = &*lease.connection.stream;
     let framing = match ex.req.body.known_length() {
+        _ if held.ended && client::has_trailers(ex) => SendBody::Chunked,
         _ if held.ended && held.bytes.is_empty() => SendBody::Nothing,
         _ if held.ended => SendBody::Length(held.bytes.len() as u64),
         Some(left) => SendBody::Length(held.bytes.len() as u64 + left),
@@ -328,6 +329,9 @@ async fn send(
         if chunked {
             out.extend_from_slice(CHUNK_END);
         }
+    }
+    if held.ended && chunked {
+        client::write_last_chunk(ex, &mut out);
     }
     stream.send(Out::from(out));
     if held.ended {
@@ -378,7 +382,9 @@ async fn stream_body(ex: &mut Exchange, lease: &Lease, chunked: bool, times: Tim
             }
             Ok(None) => {
                 if chunked {
-                    stream.send(Out::from(b"0\r\n\r\n".as_slice()));
+                    let mut out = reactor::take_buffer();
+                    client::write_last_chunk(ex, &mut out);
+                    stream.send(Out::from(out));
                 }
                 return Ok(true);
             }

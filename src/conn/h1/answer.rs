@@ -183,6 +183,7 @@ fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) 
             Name::Connection | Name::KeepAlive | Name::TransferEncoding | Name::ProxyConnection => continue,
             Name::Upgrade if !ex.resp.upgrade => continue,
             Name::ContentLength if frame != Frame::NoBody => continue,
+            Name::Trailer if matches!(frame, Frame::Length(_) | Frame::Close) => continue,
             Name::Date => dated = true,
             _ => {}
         }

@@ -66,12 +66,42 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
     for (name, value, id) in head.headers.iter() {
         match id {
             Name::Host | Name::Connection | Name::KeepAlive | Name::ProxyConnection => continue,
-            Name::ContentLength | Name::TransferEncoding | Name::Te | Name::Trailer => continue,
+            Name::ContentLength | Name::TransferEncoding | Name::Te => continue,
+            Name::Trailer if body != SendBody::Chunked => continue,
             Name::Upgrade | Name::Expect | Name::XRealIp | Name::XForwardedFor => continue,
             _ => write::header(out, name, value),
         }
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Does the request, read to its end, have trailer fields that go upstream?
+pub fn has_trailers(ex: &Exchange) -> bool {
+    trailers(ex).next().is_some()
+}
+
+/// Writes the end of a chunked request, with its trailer fields.
+pub fn write_last_chunk(ex: &Exchange, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers(ex) {
+        write::header(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The trailer fields that go upstream. A server may take them for fields of the head (RFC 9110 section
+/// 6.5.1), so those stay behind that the head has, that the gateway sets, and that are meant for one
+/// connection only; those that change the message were dropped when they were read.
+fn trailers(ex: &Exchange) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let head = &ex.req.head.headers;
+    let fields = ex.req.body.trailers().into_iter().flat_map(|fields| fields.iter());
+    fields
+        .filter(|(name, _, id)| match id {
+            Name::XRealIp | Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedPort => false,
+            Name::XForwardedProto | Name::Forwarded | Name::ProxyConnection => false,
+            _ => head.get_named(name).is_none() && !head.contains_token(Name::Connection, name),
+        })
+        .map(|(name, value, _)| (name, value))
 }
 
 /// The client's address behind those that were there.
