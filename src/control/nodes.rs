@@ -169,6 +169,7 @@ impl Nodes {
                     host: (*node.host).into(),
                     port,
                     healthy: delta.status.usable(),
+                    settled: delta.status.settled(),
                 })
             })
             .collect()

@@ -1,17 +1,17 @@
 //! After the answer: the upstream connection, the log phase, the access log.
 
-use super::{Access, Core, plan_of, taking_part};
-use crate::exchange::{Body, Exchange, Source, Vars};
+use super::{Access, Core, passive, plan_of, taking_part};
+use crate::exchange::{Body, Exchange, Vars};
 use crate::live::Plan;
 use crate::live::plan::Destination;
-use crate::mail::{Seen, ToControl};
 use crate::plugin::Phase;
 use crate::reactor;
 
 /// Ends an exchange whose answer has left, or whose client has.
 pub fn finish(core: &Core, ex: &mut Exchange) {
-    release_upstream(core, ex);
+    release_upstream(ex);
     ex.ended_ms = reactor::now_ms();
+    passive::ended(core, ex);
     let (global, plan) = taking_part(ex, Phase::Log);
     if let Some(global) = global {
         // a rule's plugin may leave the exchange to the route's own copy of it
@@ -39,16 +39,16 @@ fn write_access_line(access: &mut Access, ex: &Exchange) {
 }
 
 /// Gives the upstream connection back if both messages ended where they said, else closes it.
-fn release_upstream(core: &Core, ex: &mut Exchange) {
+fn release_upstream(ex: &mut Exchange) {
     let Some(lease) = ex.lease.take() else { return };
     let now_ms = reactor::now_ms();
-    let (mut latency_ms, mut status, mut node) = (0, 0, 0);
+    let (mut latency_ms, mut node) = (0, 0);
     if let Some(attempt) = ex.upstream.current() {
         attempt.response_ms = Some((now_ms - attempt.began_ms) as u32);
         if let Body::H1(body) = &ex.resp.body {
             attempt.bytes += body.bytes;
         }
-        (latency_ms, status, node) = ((now_ms - attempt.began_ms) as u32, attempt.status, attempt.node);
+        (latency_ms, node) = ((now_ms - attempt.began_ms) as u32, attempt.node);
     }
     if ex.keep_upstream && ex.resp.body.ended_clean() {
         lease.keep(now_ms);
@@ -56,15 +56,4 @@ fn release_upstream(core: &Core, ex: &mut Exchange) {
     ex.resp.body = Body::Empty;
     let Some(Plan { destination: Destination::Upstream(upstream), .. }) = plan_of(ex) else { return };
     upstream.finished(node, Some(latency_ms), now_ms);
-    if ex.resp.source == Source::Upstream
-        && upstream.conf.checks.as_ref().is_some_and(|c| c.get("passive").is_some())
-    {
-        let node = &upstream.nodes[node];
-        core.tell_control(ToControl::Passive {
-            upstream: upstream.key.as_ref().into(),
-            host: node.host.as_ref().into(),
-            port: node.port,
-            seen: Seen::Status(status),
-        });
-    }
 }

@@ -7,13 +7,13 @@ use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 
-use super::{Core, handle};
+use super::{Core, handle, passive};
 use crate::conn::h1::client::{self, NoAnswer, SendBody};
 use crate::exchange::{Body, BodyError, Exchange, Reply};
 use crate::limits;
 use crate::live::plan::Destination;
 use crate::live::{LiveUpstream, Picked, Plan};
-use crate::mail::{Seen, ToControl};
+use crate::mail::ToControl;
 use crate::model::Scheme;
 use crate::plugin::{Chain, Phase};
 use crate::reactor::{self, Chunk, Out};
@@ -77,7 +77,7 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
         upstream.finished(picked.node, None, reactor::now_ms());
         match retries.after(failed, reactor::now_ms()) {
             Decision::GiveUp(status) => {
-                note_failure(core, ex, &upstream, &picked, failed, status);
+                note_failure(ex, failed, status);
                 return Err(Reply::page(status));
             }
             Decision::SameNode => {
@@ -85,7 +85,8 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
                 fresh = true;
             }
             Decision::NextNode => {
-                note_failure(core, ex, &upstream, &picked, failed, 0);
+                note_failure(ex, failed, 0);
+                passive::failed(core, &upstream, picked.node, failed.failure);
                 tried.insert(picked.node);
                 fresh = false;
                 picked = pick(core, ex, &upstream, &tried).map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
@@ -415,15 +416,8 @@ fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> 
     if ex.resp.client_gone { Ok(()) } else { Err(reply) }
 }
 
-/// Writes a failed try down: for `$upstream_status`, and for passive health checks.
-fn note_failure(
-    core: &Core,
-    ex: &mut Exchange,
-    upstream: &LiveUpstream,
-    picked: &Picked,
-    failed: Try,
-    status: u16,
-) {
+/// Writes a failed try down, for `$upstream_status`.
+fn note_failure(ex: &mut Exchange, failed: Try, status: u16) {
     let status = match (failed.failure, status) {
         (_, 1..) => status,
         (Failure::Timeout, 0) => 504,
@@ -432,14 +426,5 @@ fn note_failure(
     if let Some(attempt) = ex.upstream.current() {
         attempt.status = status;
         attempt.response_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
-    }
-    if upstream.conf.checks.is_some() {
-        let node = &upstream.nodes[picked.node];
-        core.tell_control(ToControl::Passive {
-            upstream: upstream.key.as_ref().into(),
-            host: node.host.as_ref().into(),
-            port: node.port,
-            seen: if failed.failure == Failure::Timeout { Seen::Timeout } else { Seen::TcpFailure },
-        });
     }
 }

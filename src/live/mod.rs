@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashMap;
 use serde_json::Value;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -28,14 +28,15 @@ use crate::model::{
 use crate::plugin::{Build, Chain, Host, Registry};
 use crate::transport::pool::{Pool, Pools};
 use crate::transport::{Target, TlsClient, TlsClients};
+use crate::upstream::health::Status;
 
 pub use plan::Plan;
 pub use upstream::{LiveUpstream, Picked};
 
 use router::{Entry, Matcher, Mode, Params, Router};
 
-/// Nodes by host and port.
-type Unhealthy = AHashSet<(Box<str>, u16)>;
+/// The health of nodes by host and port, of those that are not healthy.
+type Verdicts = AHashMap<(Box<str>, u16), Status>;
 
 /// A route on one core: ≤ 250 bytes with its place in the router and the index.
 struct LiveRoute {
@@ -98,8 +99,8 @@ pub struct Live {
     in_use: RefCell<AHashMap<Box<str>, Rc<LiveUpstream>>>,
     /// Addresses of names, as control resolved them.
     names: AHashMap<Box<str>, SmallVec<[IpAddr; 2]>>,
-    /// Unhealthy nodes (host and port) by upstream key, kept for upstreams that are built later.
-    verdicts: AHashMap<Box<str>, Unhealthy>,
+    /// By upstream key, kept for upstreams that are built later.
+    verdicts: AHashMap<Box<str>, Verdicts>,
     global: RefCell<Option<Result<Rc<Chain>, u16>>>,
     /// Counts changes of what plans depend on beside their route.
     epoch: Cell<u64>,
@@ -318,14 +319,14 @@ impl Live {
     }
 
     /// A health verdict of control for one node of an upstream.
-    pub fn set_health(&mut self, key: &str, host: &str, port: u16, healthy: bool) {
+    pub fn set_health(&mut self, key: &str, host: &str, port: u16, status: Status) {
         let verdicts = self.verdicts.entry(key.into()).or_default();
-        match healthy {
-            true => verdicts.remove(&(Box::from(host), port)),
-            false => verdicts.insert((host.into(), port)),
+        match status {
+            Status::Healthy => verdicts.remove(&(Box::from(host), port)),
+            status => verdicts.insert((host.into(), port), status),
         };
         if let Some(up) = self.in_use.get_mut().get(key) {
-            mark_unhealthy(up, verdicts);
+            judge(up, verdicts);
         }
     }
 
@@ -356,7 +357,7 @@ impl Live {
             resolve,
         );
         if let Some(verdicts) = self.verdicts.get(key) {
-            mark_unhealthy(&up, verdicts);
+            judge(&up, verdicts);
         }
         let up = Rc::new(up);
         in_use.insert(key.into(), up.clone());
@@ -401,12 +402,6 @@ impl Live {
     }
 }
 
-fn mark_unhealthy(up: &LiveUpstream, verdicts: &Unhealthy) {
-    let mut set = up.unhealthy.borrow_mut();
-    set.clear();
-    for (host, port) in verdicts {
-        if let Some(node) = up.node_at(host, *port) {
-            set.insert(node);
-        }
-    }
+fn judge(up: &LiveUpstream, verdicts: &Verdicts) {
+    up.set_health(verdicts.iter().map(|((host, port), status)| (&**host, *port, *status)));
 }

@@ -11,6 +11,7 @@ use crate::exchange::Vars;
 use crate::model::{KeepalivePool, Node, PassHost, Scheme, Upstream};
 use crate::transport::pool::{Pool, Pools};
 use crate::transport::{Target, TlsClient};
+use crate::upstream::health::{Checks, Status};
 use crate::upstream::{Balancer, HashKey, NodeSet, Peer, Pick};
 
 /// A node and where it is reached.
@@ -41,14 +42,24 @@ pub struct LiveUpstream {
     pub tls: Option<Rc<TlsClient>>,
     hash_key: HashKey,
     balancer: RefCell<Balancer>,
-    /// Nodes that the health checks took out.
-    pub unhealthy: RefCell<NodeSet>,
+    health: RefCell<Health>,
+    /// Its health checks, read once.
+    pub checks: Option<Box<Checks>>,
     /// It has no node yet, but names that control is still resolving.
     pub awaited: bool,
     /// A name of its nodes was resolved anew: the next use builds it again.
     pub stale: Cell<bool>,
     /// Control was told that this upstream is in use: its health checks run.
     pub announced: Cell<bool>,
+}
+
+/// The health of its nodes as far as this core was told. A node that is in neither set is healthy.
+#[derive(Default)]
+struct Health {
+    /// Nodes that are out.
+    unhealthy: NodeSet,
+    /// Nodes between the states: the next reports may decide.
+    unsettled: NodeSet,
 }
 
 /// A place to send a request to.
@@ -85,7 +96,10 @@ impl LiveUpstream {
                     .iter()
                     .find(|n| n.host == live.host && n.port.unwrap_or(default_port) == live.port);
                 Peer {
-                    host: live.places[0].0.ip().to_string().into(),
+                    host: match live.host.parse::<IpAddr>() {
+                        Ok(_) => live.host.clone(),
+                        Err(_) => live.places[0].0.ip().to_string().into(),
+                    },
                     port: live.port,
                     weight: written.map_or(1, |n| n.weight),
                     priority: written.map_or(0, |n| n.priority),
@@ -107,7 +121,9 @@ impl LiveUpstream {
             keep: conf.keepalive_pool.unwrap_or(keep),
             tls,
             balancer: RefCell::new(balancer),
-            unhealthy: RefCell::new(NodeSet::new()),
+            health: RefCell::default(),
+            // what control says of a bad configuration need not be said by every core
+            checks: conf.checks.as_deref().and_then(|written| Checks::parse(written).ok()).map(Box::new),
             announced: Cell::new(conf.checks.is_none()),
             conf,
         }
@@ -123,8 +139,8 @@ impl LiveUpstream {
     ) -> Option<Picked> {
         let mut balancer = self.balancer.borrow_mut();
         let key = if balancer.wants_key() { self.hash_key.resolve(vars) } else { Default::default() };
-        let unhealthy = self.unhealthy.borrow();
-        let node = balancer.pick(&Pick { key: &key, tried, unhealthy: &unhealthy, now_ms }, rng)?;
+        let unhealthy = &self.health.borrow().unhealthy;
+        let node = balancer.pick(&Pick { key: &key, tried, unhealthy, now_ms }, rng)?;
         let places = &self.nodes.get(node)?.places;
         let (addr, pool) = &places[if places.len() == 1 { 0 } else { rng.usize(..places.len()) }];
         Some(Picked { node, addr: *addr, pool: pool.clone() })
@@ -149,8 +165,34 @@ impl LiveUpstream {
         }
     }
 
+    /// What this core knows of a node's health.
+    pub fn health_of(&self, node: usize) -> Status {
+        let Health { unhealthy, unsettled } = &*self.health.borrow();
+        Status::of(!unhealthy.contains(node), !unsettled.contains(node))
+    }
+
+    /// A report on `node` is under way that counts: until control has said what it makes of it, all count.
+    pub fn unsettle(&self, node: usize) {
+        self.health.borrow_mut().unsettled.insert(node);
+    }
+
+    /// Control's verdicts, of all nodes that are not healthy.
+    pub fn set_health<'a>(&self, verdicts: impl Iterator<Item = (&'a str, u16, Status)>) {
+        let mut health = Health::default();
+        for (host, port, status) in verdicts {
+            let Some(node) = self.node_at(host, port) else { continue };
+            if !status.usable() {
+                health.unhealthy.insert(node);
+            }
+            if !status.settled() {
+                health.unsettled.insert(node);
+            }
+        }
+        *self.health.borrow_mut() = health;
+    }
+
     /// The node with this address, for health verdicts.
-    pub fn node_at(&self, host: &str, port: u16) -> Option<usize> {
+    fn node_at(&self, host: &str, port: u16) -> Option<usize> {
         self.nodes.iter().position(|node| {
             node.port == port
                 && (*node.host == *host || node.places.iter().any(|(addr, _)| addr.ip().to_string() == host))

@@ -30,8 +30,10 @@ pub enum ToCore {
         host: Arc<str>,
         /// Its port.
         port: u16,
-        /// The verdict.
+        /// Requests may go there.
         healthy: bool,
+        /// Nothing speaks for the contrary: reports that say the same change nothing.
+        settled: bool,
     },
     /// From another core that has clearly more connections: a fresh one, nothing read of it yet.
     Adopt {
@@ -55,11 +57,12 @@ impl ToCore {
             ToCore::Name { name, addresses } => {
                 ToCore::Name { name: name.clone(), addresses: addresses.clone() }
             }
-            ToCore::Health { upstream, host, port, healthy } => ToCore::Health {
+            ToCore::Health { upstream, host, port, healthy, settled } => ToCore::Health {
                 upstream: upstream.clone(),
                 host: host.clone(),
                 port: *port,
                 healthy: *healthy,
+                settled: *settled,
             },
             ToCore::Drain { within_ms } => ToCore::Drain { within_ms: *within_ms },
             ToCore::Adopt { .. } => return None,

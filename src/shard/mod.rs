@@ -22,6 +22,7 @@ use crate::telemetry::metrics::CoreMetrics;
 use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
 use crate::transport::trust::Trust;
+use crate::upstream::health::Status;
 
 /// What a core is made of before its thread runs.
 pub struct Parts {
@@ -122,8 +123,9 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
             ToCore::Name { name, addresses } => {
                 core.live.borrow_mut().set_name(&name, &addresses);
             }
-            ToCore::Health { upstream, host, port, healthy } => {
-                core.live.borrow_mut().set_health(&upstream, &host, port, healthy);
+            ToCore::Health { upstream, host, port, healthy, settled } => {
+                let status = Status::of(healthy, settled);
+                core.live.borrow_mut().set_health(&upstream, &host, port, status);
             }
             ToCore::Adopt { accepted, listener } => {
                 if let Some(tap) = taps.iter().find(|tap| tap.at == listener) {

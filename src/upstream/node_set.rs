@@ -52,6 +52,12 @@ impl NodeSet {
         there
     }
 
+    /// Whether `other` has every node of this set.
+    pub fn is_within(&self, other: &NodeSet) -> bool {
+        let theirs = other.words.iter().copied().chain(std::iter::repeat(0));
+        self.words.iter().zip(theirs).all(|(ours, theirs)| ours & !theirs == 0)
+    }
+
     /// Empties it.
     pub fn clear(&mut self) {
         self.words.clear();
@@ -73,6 +79,10 @@ mod tests {
         assert!(set.contains(63) && set.contains(64) && set.contains(300) && !set.contains(65));
         assert!(set.remove(64) && !set.remove(64) && !set.remove(9999));
         assert_eq!(set.len(), 3);
+        let mut more = set.clone();
+        more.insert(500);
+        assert!(set.is_within(&more) && set.is_within(&set) && !more.is_within(&set));
+        assert!(NodeSet::new().is_within(&set) && !set.is_within(&NodeSet::new()));
         set.clear();
         assert!(set.is_empty() && !set.contains(0));
     }

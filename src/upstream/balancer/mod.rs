@@ -29,7 +29,7 @@ use self::roundrobin::RoundRobin;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The node's address; for a node written as a name the address it resolved to, which is what APISIX's
-    /// hash ring is made of. IPv6 without brackets.
+    /// hash ring is made of. An address is as it was written, IPv6 without its brackets.
     pub host: Box<str>,
     /// The node's port, or its scheme's.
     pub port: u16,
@@ -74,10 +74,20 @@ enum State {
     Latencies(Kept<Latency>),
 }
 
+/// The nodes of one priority.
+struct Level {
+    algorithm: Algorithm,
+    /// Those of its nodes that have a weight.
+    weighted: NodeSet,
+    /// Those that have none, for the time when the others are all unhealthy: APISIX balances over what is
+    /// healthy, and weight 0 keeps a node out only where another has more.
+    spare: Option<RoundRobin>,
+}
+
 /// Picks nodes for one upstream on one core.
 pub struct Balancer {
     /// By priority, highest first.
-    levels: Box<[Algorithm]>,
+    levels: Box<[Level]>,
     state: State,
     nodes: usize,
     warned: Cell<bool>,
@@ -112,7 +122,17 @@ impl Balancer {
                     .filter(|(_, peer)| peer.priority == priority)
                     .map(|(node, peer)| Member { node, weight: peer.weight })
                     .collect();
-                Some(match (balance, &state) {
+                let (mut weighted, mut spare) = (NodeSet::new(), Vec::new());
+                for member in &members {
+                    match member.weight {
+                        0 => spare.push(*member),
+                        _ => drop(weighted.insert(member.node)),
+                    }
+                }
+                // the ring of chash keeps its unhealthy nodes, and one without weight is not on it
+                let has_spare = !weighted.is_empty() && !spare.is_empty() && balance != Balance::Chash;
+                let spare = has_spare.then(|| RoundRobin::new(spare.into(), rng));
+                let algorithm = match (balance, &state) {
                     (Balance::RoundRobin, _) => Algorithm::RoundRobin(RoundRobin::new(members, rng)),
                     (Balance::Random, _) => Algorithm::Random(Random::new(members)),
                     (Balance::Chash, _) => Algorithm::Chash(Chash::new(&members, peers)),
@@ -124,7 +144,8 @@ impl Balancer {
                     }
                     // `none`: the upstream's scheme chooses its own peer
                     _ => return None,
-                })
+                };
+                Some(Level { algorithm, weighted, spare })
             })
             .collect();
         Balancer { levels, state, nodes: peers.len(), warned: Cell::new(false) }
@@ -132,7 +153,7 @@ impl Balancer {
 
     /// Whether [`Pick::key`] matters, so that others need not compute it.
     pub fn wants_key(&self) -> bool {
-        self.nodes > 1 && matches!(self.levels.first(), Some(Algorithm::Chash(_)))
+        self.nodes > 1 && matches!(self.levels.first(), Some(Level { algorithm: Algorithm::Chash(_), .. }))
     }
 
     /// The index of the node to use, or `None` when every node that may be used was tried.
@@ -163,12 +184,18 @@ impl Balancer {
         open: impl Fn(usize) -> bool + Copy,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
-        self.levels.iter_mut().find_map(|level| match level {
-            Algorithm::RoundRobin(level) => level.pick(open),
-            Algorithm::Chash(level) => level.pick(pick.key, open),
-            Algorithm::LeastConn(level) => level.pick(open),
-            Algorithm::Ewma(level) => level.pick(open, pick.now_ms, rng),
-            Algorithm::Random(level) => level.pick(open, rng),
+        self.levels.iter_mut().find_map(|level| {
+            let picked = match &mut level.algorithm {
+                Algorithm::RoundRobin(level) => level.pick(open),
+                Algorithm::Chash(level) => level.pick(pick.key, open),
+                Algorithm::LeastConn(level) => level.pick(open),
+                Algorithm::Ewma(level) => level.pick(open, pick.now_ms, rng),
+                Algorithm::Random(level) => level.pick(open, rng),
+            };
+            picked.or_else(|| {
+                let spare = level.spare.as_mut()?;
+                level.weighted.is_within(pick.unhealthy).then(|| spare.pick(open))?
+            })
         })
     }
 

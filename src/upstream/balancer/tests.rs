@@ -185,6 +185,27 @@ fn unhealthy_nodes_are_skipped_until_all_are_unhealthy() {
     }
 }
 
+/// Neither is a node without weight a place to retry on, nor is it kept out when it is all that is healthy.
+#[test]
+fn without_weight_a_node_serves_when_those_with_weight_are_unhealthy() {
+    for balance in [Balance::RoundRobin, Balance::LeastConn, Balance::Ewma, Balance::Random] {
+        let mut nodes = peers(&[1, 0, 2, 0, 1]);
+        nodes[4].priority = -1;
+        let mut bench = Bench::new(balance, &nodes);
+        for _ in 0..20 {
+            assert!(matches!(bench.pick(&[], &[0, 2]), Some(1 | 3)), "{balance:?}");
+            assert_eq!(bench.pick(&[1], &[0, 2]), Some(3), "{balance:?}");
+            assert_eq!(bench.pick(&[1, 3], &[0, 2]), Some(4), "{balance:?}");
+            assert_eq!(bench.pick(&[], &[0]), Some(2), "{balance:?}");
+            if balance != Balance::LeastConn {
+                assert_eq!(bench.pick(&[2], &[0]), Some(4), "{balance:?}");
+            }
+        }
+    }
+    let mut chash = Bench::new(Balance::Chash, &peers(&[1, 0]));
+    assert_eq!(chash.pick(&[], &[0]), None, "it is not on the ring");
+}
+
 #[test]
 fn a_single_node_serves_whatever_its_weight_health_and_tries() {
     for balance in ALL {

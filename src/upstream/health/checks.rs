@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Observer, Status};
+use super::{Observer, Report, Status};
 
 /// How an active probe looks at a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -175,17 +175,23 @@ impl Checks {
         }
     }
 
-    /// Whether the final answer `status` of a node in state `known` can change anything. Almost always it is
-    /// a healthy status of a healthy node, which does not.
-    pub fn passive_counts(&self, status: u16, known: Status) -> bool {
-        let Limits { healthy_statuses, unhealthy_statuses, successes, http_failures, .. } =
-            &self.passive_limits;
-        self.passive.is_some()
-            && if healthy_statuses.contains(&status) {
-                known != Status::Healthy && *successes > 0
-            } else {
-                unhealthy_statuses.contains(&status) && known != Status::Unhealthy && *http_failures > 0
+    /// Whether what a request met at a node in state `known` can change anything. Almost always it is a
+    /// healthy status of a healthy node, which does not. Statuses count only where `passive` is written
+    /// (apisix/init.lua, `healthcheck_passive`), failed tries always (apisix/balancer.lua).
+    pub fn passive_counts(&self, report: Report, known: Status) -> bool {
+        let limits = &self.passive_limits;
+        let speaks_for = |status: &u16| limits.healthy_statuses.contains(status);
+        match report {
+            Report::Http(_) if self.passive.is_none() => false,
+            Report::Http(status) if speaks_for(&status) => known != Status::Healthy && limits.successes > 0,
+            Report::Http(status) => {
+                let counts = limits.unhealthy_statuses.contains(&status) && limits.http_failures > 0;
+                counts && known != Status::Unhealthy
             }
+            Report::TcpFailure => known != Status::Unhealthy && limits.tcp_failures > 0,
+            Report::Timeout => known != Status::Unhealthy && limits.timeouts > 0,
+            Report::Connected => false,
+        }
     }
 
     /// Between two probes of a usable (`true`) or unusable node, ms; `None` is never.
@@ -321,9 +327,17 @@ mod tests {
             (500, Status::Unhealthy, false),
             (404, Status::Healthy, false),
         ] {
-            assert_eq!(checks.passive_counts(status, known), counts, "{status} {known:?}");
+            assert_eq!(checks.passive_counts(Report::Http(status), known), counts, "{status} {known:?}");
         }
         let active_only = Checks::parse(&json!({"active": {}})).unwrap();
-        assert!(!active_only.passive_counts(500, Status::Healthy));
+        assert!(!active_only.passive_counts(Report::Http(500), Status::Healthy));
+        for failure in [Report::TcpFailure, Report::Timeout] {
+            assert!(active_only.passive_counts(failure, Status::Healthy));
+            assert!(!active_only.passive_counts(failure, Status::Unhealthy));
+        }
+        let off = json!({"passive": {"unhealthy": {"tcp_failures": 0, "timeouts": 1}}});
+        let off = Checks::parse(&off).unwrap();
+        assert!(!off.passive_counts(Report::TcpFailure, Status::Healthy));
+        assert!(off.passive_counts(Report::Timeout, Status::Healthy));
     }
 }

@@ -43,6 +43,21 @@ impl Status {
         }
     }
 
+    /// The state by its two halves, as mail carries it: see [`usable`](Status::usable), [`settled`](Status::settled).
+    pub fn of(usable: bool, settled: bool) -> Status {
+        match (usable, settled) {
+            (true, true) => Status::Healthy,
+            (true, false) => Status::MostlyHealthy,
+            (false, false) => Status::MostlyUnhealthy,
+            (false, true) => Status::Unhealthy,
+        }
+    }
+
+    /// Whether nothing speaks for the contrary.
+    pub fn settled(self) -> bool {
+        matches!(self, Status::Healthy | Status::Unhealthy)
+    }
+
     /// Whether requests may go there.
     pub fn usable(self) -> bool {
         matches!(self, Status::Healthy | Status::MostlyHealthy)
@@ -182,6 +197,13 @@ mod tests {
             target.status
         };
         reports.iter().map(&mut feed).collect()
+    }
+
+    #[test]
+    fn a_state_has_two_halves() {
+        for status in [Status::Healthy, Status::MostlyHealthy, Status::MostlyUnhealthy, Status::Unhealthy] {
+            assert_eq!(Status::of(status.usable(), status.settled()), status);
+        }
     }
 
     #[test]

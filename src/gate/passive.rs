@@ -1,0 +1,45 @@
+//! Passive health checks: what requests tell of nodes (apisix/balancer.lua `pick_server`, apisix/init.lua
+//! `healthcheck_passive`). Control counts; it is told only what can change a node's state.
+
+use super::{Core, plan_of};
+use crate::exchange::Exchange;
+use crate::live::plan::Destination;
+use crate::live::{LiveUpstream, Plan};
+use crate::mail::{Seen, ToControl};
+use crate::upstream::health::Report;
+use crate::upstream::retry::Failure;
+
+/// The exchange has ended: its status is that of the node it tried last, whoever made the answer.
+pub fn ended(core: &Core, ex: &Exchange) {
+    let Some(last) = ex.upstream.attempts.last() else { return };
+    let Some(Plan { destination: Destination::Upstream(upstream), .. }) = plan_of(ex) else { return };
+    let status = if ex.resp.client_gone { 499 } else { ex.resp.head.status };
+    report(core, upstream, last.node, Report::Http(status));
+}
+
+/// A try has failed and another node gets the request.
+pub fn failed(core: &Core, upstream: &LiveUpstream, node: usize, failure: Failure) {
+    let report_as = if failure == Failure::Timeout { Report::Timeout } else { Report::TcpFailure };
+    report(core, upstream, node, report_as);
+}
+
+fn report(core: &Core, upstream: &LiveUpstream, node: usize, report: Report) {
+    let Some(checks) = &upstream.checks else { return };
+    if core.config.disable_upstream_healthcheck || !checks.passive_counts(report, upstream.health_of(node)) {
+        return;
+    }
+    let Some(met) = upstream.nodes.get(node) else { return };
+    let sent = core.tell_control(ToControl::Passive {
+        upstream: upstream.key.as_ref().into(),
+        host: met.host.as_ref().into(),
+        port: met.port,
+        seen: match report {
+            Report::Http(status) => Seen::Status(status),
+            Report::Timeout => Seen::Timeout,
+            Report::TcpFailure | Report::Connected => Seen::TcpFailure,
+        },
+    });
+    if sent {
+        upstream.unsettle(node);
+    }
+}

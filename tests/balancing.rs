@@ -1,0 +1,207 @@
+//! Balancers that look at what nodes do, retries that end, and health checks that learn from requests.
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::*;
+use serde_json::{Value, json};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const BROKEN: &str = "HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n";
+
+/// A gateway on one core, whose route goes to this upstream; `$0`, `$1` … are the ports of `servers`.
+fn with(driver: &'static str, servers: &[&Upstream], upstream: &str) -> Gateway {
+    let mut upstream = upstream.to_string();
+    for (n, server) in servers.iter().enumerate() {
+        upstream = upstream.replace(&format!("${n}"), &server.port.to_string());
+    }
+    let routes = format!("routes:\n- {{id: 1, uri: /*, upstream: {upstream}}}");
+    let setup = Setup::new(driver, Source::Yaml(routes)).workers(1);
+    setup.apisix("show_upstream_status_in_response_header: true").start()
+}
+
+/// A server that answers, one that answers when it is told to, or one that breaks.
+fn holding(holds: &Arc<AtomicBool>) -> Upstream {
+    let holds = holds.clone();
+    Upstream::start(move |conn| {
+        while conn.request().is_some() {
+            while holds.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if conn.send(ok("held")).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn least_conn_leaves_a_busy_node_alone() {
+    on_both_drivers(|driver| {
+        let holds = Arc::new(AtomicBool::new(true));
+        let (busy, idle) = (holding(&holds), Upstream::answering(ok("idle")));
+        let nodes = "{type: least_conn, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
+        let gateway = with(driver, &[&busy, &idle], nodes);
+        let mut waiting = Vec::new();
+        for sent in 1..=12 {
+            let mut client = gateway.connect();
+            client.send(GET);
+            eventually("the request is at a node", || busy.requests().len() + idle.requests().len() == sent);
+            match busy.requests().len() > waiting.len() {
+                true => waiting.push(client),
+                false => assert_eq!(client.response().text(), "idle"),
+            }
+        }
+        assert_eq!(waiting.len(), 1, "one request is in flight there, none at the other");
+        holds.store(false, Ordering::SeqCst);
+        assert_eq!(waiting.remove(0).response().text(), "held");
+        let mut client = gateway.connect();
+        let nodes = (0..4).map(|_| client.send(GET).response().text());
+        assert!(nodes.collect::<Vec<_>>().contains(&"held".to_string()), "it is idle again");
+    });
+}
+
+#[test]
+fn ewma_prefers_the_faster_node() {
+    on_both_drivers(|driver| {
+        let slow = Upstream::start(|conn| {
+            while conn.request().is_some() {
+                std::thread::sleep(Duration::from_millis(60));
+                if conn.send(ok("slow")).is_err() {
+                    return;
+                }
+            }
+        });
+        let fast = Upstream::answering(ok("fast"));
+        let nodes = "{type: ewma, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
+        let gateway = with(driver, &[&slow, &fast], nodes);
+        let mut client = gateway.connect();
+        for _ in 0..40 {
+            assert_eq!(client.send(GET).response().status, 200);
+        }
+        let slow = slow.requests().len();
+        assert!(slow <= 4, "{slow} of 40 requests went to the slow node");
+    });
+}
+
+#[test]
+fn retries_end_with_retry_timeout() {
+    on_both_drivers(|driver| {
+        let mute = || {
+            Upstream::start(|conn| {
+                conn.request();
+                conn.drain();
+            })
+        };
+        let servers = [mute(), mute(), mute(), mute()];
+        let nodes = "nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1, \"127.0.0.1:$2\": 1, \"127.0.0.1:$3\": 1}, \
+                     timeout: {connect: 1, send: 1, read: 0.3}";
+        let servers: Vec<&Upstream> = servers.iter().collect();
+        let tries = || servers.iter().map(|server| server.requests().len()).sum::<usize>();
+
+        let gateway = with(driver, &servers, &format!("{{retries: 3, retry_timeout: 0.5, {nodes}}}"));
+        let began = Instant::now();
+        let answer = gateway.get("/");
+        assert_eq!((answer.status, tries()), (502, 2), "a third try would begin too late: {answer}");
+        assert!(began.elapsed() < Duration::from_millis(1100), "{:?}", began.elapsed());
+
+        let gateway = with(driver, &servers, &format!("{{retries: 3, {nodes}}}"));
+        let answer = gateway.get("/");
+        assert_eq!((answer.status, tries()), (504, 2 + 4), "{answer}");
+    });
+}
+
+/// The checks of the one upstream, as the Control API shows them: port → (status, counters).
+fn checks(gateway: &Gateway) -> HashMap<u64, (String, Value)> {
+    let shown = get(gateway.ports.control, "/v1/healthcheck/routes/1").json();
+    let nodes = shown["nodes"].as_array().cloned().unwrap_or_default();
+    let nodes = nodes.iter().map(|node| {
+        (node["port"].as_u64().unwrap(), (node["status"].as_str().unwrap().into(), node["counter"].clone()))
+    });
+    nodes.collect()
+}
+
+#[test]
+fn passive_checks_take_a_node_out_and_a_node_without_weight_serves_instead() {
+    on_both_drivers(|driver| {
+        let broken = Arc::new(AtomicBool::new(true));
+        let is_broken = broken.clone();
+        let first = Upstream::start(move |conn| {
+            while conn.request().is_some() {
+                let broken = is_broken.load(Ordering::SeqCst);
+                if conn.send(if broken { BROKEN.into() } else { ok("first") }).is_err() {
+                    return;
+                }
+            }
+        });
+        let spare = Upstream::answering(ok("spare"));
+        let gateway = with(
+            driver,
+            &[&first, &spare],
+            "{nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 0}, checks: {active: {http_path: /status, \
+             healthy: {interval: 60}, unhealthy: {interval: 1}}, passive: {healthy: {successes: 3}, \
+             unhealthy: {http_failures: 3}}}}",
+        );
+        let port = u64::from(first.port);
+        let state = |name: &str| {
+            eventually(name, || checks(&gateway).get(&port).is_some_and(|(status, _)| status == name));
+        };
+        // the first request starts the checks
+        assert_eq!(gateway.get("/").status, 500);
+        state("mostly_healthy");
+        // successes forget failures, and enough of them make the node healthy again
+        broken.store(false, Ordering::SeqCst);
+        for _ in 0..3 {
+            assert_eq!(gateway.get("/").text(), "first");
+        }
+        state("healthy");
+        broken.store(true, Ordering::SeqCst);
+        assert_eq!([gateway.get("/").status, gateway.get("/").status], [500, 500]);
+        state("mostly_healthy");
+        assert_eq!(gateway.get("/").status, 500);
+        state("unhealthy");
+        eventually("the core knows", || gateway.get("/").text() == "spare");
+        assert!((0..10).all(|_| gateway.get("/").text() == "spare"));
+        // only a probe can bring it back, for no request goes there
+        broken.store(false, Ordering::SeqCst);
+        state("healthy");
+        eventually("the core knows", || gateway.get("/").text() == "first");
+        assert!((0..10).all(|_| gateway.get("/").text() == "first"), "weight 0 gets nothing again");
+    });
+}
+
+#[test]
+fn passive_checks_count_failed_tries_that_led_elsewhere() {
+    on_both_drivers(|driver| {
+        let serving = Upstream::answering(ok("served"));
+        let refusing = free_port();
+        let checks_of = |nodes: &str| {
+            format!(
+                "{{retries: 1, nodes: {{{nodes}}}, checks: {{active: {{healthy: {{interval: 60}}, \
+                 unhealthy: {{interval: 60}}}}, passive: {{unhealthy: {{tcp_failures: 1}}}}}}}}"
+            )
+        };
+        let two = checks_of(&format!("\"127.0.0.1:{refusing}\": 1, \"127.0.0.1:$0\": 1"));
+        let gateway = with(driver, &[&serving], &two);
+        eventually("the refusing node is tried no more", || {
+            let answers = (0..4).map(|_| gateway.get("/"));
+            answers.filter(|answer| answer.header("x-apisix-upstream-status") == Some("200")).count() == 4
+        });
+        let (status, counter) = &checks(&gateway)[&u64::from(refusing)];
+        assert_eq!((status.as_str(), &counter["tcp_failure"]), ("unhealthy", &json!(1)));
+
+        // the last try is judged by its status alone, and 502 is not in the list
+        let one = checks_of(&format!("\"127.0.0.1:{refusing}\": 1")).replace("retries: 1", "retries: 0");
+        let gateway = with(driver, &[], &one);
+        for _ in 0..3 {
+            assert_eq!(gateway.get("/").status, 502);
+        }
+        eventually("the checks run", || !checks(&gateway).is_empty());
+        let (status, counter) = &checks(&gateway)[&u64::from(refusing)];
+        assert_eq!((status.as_str(), &counter["tcp_failure"]), ("healthy", &json!(0)));
+    });
+}
