@@ -66,6 +66,35 @@ fn least_conn_leaves_a_busy_node_alone() {
 }
 
 #[test]
+fn chash_can_hash_what_the_body_says() {
+    on_both_drivers(|driver| {
+        let servers: Vec<Upstream> = (0..4).map(|n| Upstream::answering(ok(&n.to_string()))).collect();
+        let servers: Vec<&Upstream> = servers.iter().collect();
+        for (hash_on, key) in [("vars", "post_arg.user"), ("vars_combinations", "$host-${post_arg.user}")] {
+            let nodes = format!(
+                "{{type: chash, hash_on: {hash_on}, key: \"{key}\", nodes: {{\"127.0.0.1:$0\": 1, \
+                 \"127.0.0.1:$1\": 1, \"127.0.0.1:$2\": 1, \"127.0.0.1:$3\": 1}}}}"
+            );
+            let gateway = with(driver, &servers, &nodes);
+            let place = |user: u32| {
+                let body = format!("{{\"user\": \"u{user}\"}}");
+                let post = format!(
+                    "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let node = ask(gateway.port(), post.as_bytes()).text();
+                let seen = servers[node.parse::<usize>().unwrap()].last();
+                assert_eq!(seen.body, body.as_bytes(), "what was read is passed on");
+                node
+            };
+            let first: Vec<String> = (0..12).map(place).collect();
+            assert!(first.iter().any(|node| *node != first[0]), "12 users on one of 4 nodes: {hash_on}");
+            assert_eq!((0..12).map(place).collect::<Vec<_>>(), first);
+        }
+    });
+}
+
+#[test]
 fn ewma_prefers_the_faster_node() {
     on_both_drivers(|driver| {
         let slow = Upstream::start(|conn| {

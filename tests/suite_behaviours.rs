@@ -58,6 +58,37 @@ fn conditions_look_into_bodies() {
     });
 }
 
+/// The same where no condition of a route has read the body before.
+#[test]
+fn filters_of_plugins_look_into_bodies() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let plugin = |filter: &str, name: &str| {
+            format!(
+                "{{response-rewrite: {{headers: {{set: {{{name}: \"yes\"}}}}, _meta: {{filter: [{filter}]}}}}}}"
+            )
+        };
+        let yaml = format!(
+            "routes:\n- {{id: 1, uri: /a, plugins: {}, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}\n\
+             global_rules:\n- {{id: 1, plugins: {}}}",
+            plugin(r#"["post_arg.user", "==", "jack"]"#, "X-Route"),
+            upstream.port,
+            plugin(r#"["graphql_operation", "==", "mutation"]"#, "X-Global"),
+        );
+        let gateway = Gateway::with_yaml(driver, &yaml);
+        let mut client = gateway.connect();
+        for (body, route, global) in [
+            (r#"{"user": "jack"}"#, Some("yes"), None),
+            (r#"{"user": "rose"}"#, None, None),
+            (r#"{"user": "jack", "query": "mutation { a }"}"#, Some("yes"), Some("yes")),
+        ] {
+            let answer = post(&mut client, JSON, body);
+            assert_eq!((answer.header("x-route"), answer.header("x-global")), (route, global), "{body}");
+            assert_eq!(String::from_utf8_lossy(&upstream.last().body), body);
+        }
+    });
+}
+
 /// t/router/radixtree-uri-with-parameter-encoded-slash.t
 #[test]
 fn an_encoded_slash_is_part_of_a_parameter() {

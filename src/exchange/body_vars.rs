@@ -1,8 +1,9 @@
 //! Variables that look into the request's body: `post_arg_*`, `post_arg.*` and `graphql_*` (APISIX
 //! core/ctx.lua, core/request.lua `get_request_body_table`).
 //!
-//! They are asked for while nothing can wait. A body that has not been read is asked for by
-//! [`Exchange::wants_body`]: the gate reads it ahead ([`super::Body::read_ahead`]) and asks again.
+//! They are asked for while nothing can wait. A condition of a route asks for a body that has not been read
+//! by [`Exchange::wants_body`]: the gate reads it ahead ([`super::Body::read_ahead`]) and asks again. For
+//! plugins and hash keys it is read where their configuration [names](named_in) such a variable.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -40,6 +41,22 @@ impl ReadBody {
     pub fn new(bytes: Vec<u8>, graphql_bytes: u64) -> Self {
         ReadBody { bytes, graphql_bytes, ..ReadBody::default() }
     }
+}
+
+/// Does a configuration name a variable that looks into the body, in whatever field? Then the body is read
+/// ahead of the plugins and of the balancer, which cannot wait for it.
+pub fn named_in(conf: &Value) -> bool {
+    match conf {
+        Value::String(text) => named_in_text(text),
+        Value::Array(list) => list.iter().any(named_in),
+        Value::Object(fields) => fields.iter().any(|(name, value)| named_in_text(name) || named_in(value)),
+        _ => false,
+    }
+}
+
+/// [`named_in`] for a text, such as a hash key.
+pub fn named_in_text(text: &str) -> bool {
+    ["post_arg_", "post_arg.", "graphql_"].iter().any(|prefix| text.contains(prefix))
 }
 
 impl Exchange {
@@ -234,6 +251,18 @@ fn split_line(text: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn configurations_that_look_into_the_body() {
+        for (conf, looks) in [
+            (json!({"_meta": {"filter": [["post_arg_a", "==", "b"]]}}), true),
+            (json!({"key": "$remote_addr ${post_arg.user.name}"}), true),
+            (json!({"rules": [{"match": [{"vars": [["graphql_name", "==", "x"]]}]}]}), true),
+            (json!({"headers": {"set": {"X-A": "$arg_a"}}, "count": 1}), false),
+        ] {
+            assert_eq!(named_in(&conf), looks, "{conf}");
+        }
+    }
 
     #[test]
     fn operations() {

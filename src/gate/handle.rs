@@ -36,14 +36,25 @@ async fn road(core: &Core, ex: &mut Exchange) -> Road {
     let Some(plan) = plan else { return no_route(core, ex, global).await };
     hold(ex, Some(&plan), &global);
     refuse_unserved(&plan)?;
+    read_ahead(core, ex, &global, Some(&plan)).await?;
 
     run(&global, Phase::Rewrite, core, ex).await?;
     run(&plan.chain, Phase::Rewrite, core, ex).await?;
     let plan = join_consumer(core, ex, plan, &global).await?;
+    read_ahead(core, ex, &global, Some(&plan)).await?;
     run(&global, Phase::Access, core, ex).await?;
     run(&plan.chain, Phase::Access, core, ex).await?;
 
     proxy::run(core, ex, &plan, &global).await
+}
+
+/// Reads the body where a plugin or the balancer will look into it: they cannot wait for it.
+async fn read_ahead(core: &Core, ex: &mut Exchange, global: &Chain, plan: Option<&Plan>) -> Road {
+    let asked = global.reads_body() || plan.is_some_and(Plan::reads_body);
+    if asked && ex.body_read.is_none() {
+        prepare::read_body(core, ex).await?;
+    }
+    Ok(())
 }
 
 /// One phase of one chain.
@@ -80,6 +91,7 @@ fn match_path(core: &Core, ex: &mut Exchange) -> Option<Rc<Plan>> {
 /// Global rules run for requests that no route takes, too.
 async fn no_route(core: &Core, ex: &mut Exchange, global: Rc<Chain>) -> Road {
     hold(ex, None, &global);
+    read_ahead(core, ex, &global, None).await?;
     run(&global, Phase::Rewrite, core, ex).await?;
     run(&global, Phase::Access, core, ex).await?;
     Err(Reply::error_msg(404, "404 Route Not Found"))

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::router::{Params, matched_host};
 use super::{Live, LiveUpstream};
-use crate::exchange::{Known, Matched};
+use crate::exchange::{Known, Matched, body_vars};
 use crate::limits;
 use crate::model::{Id, PluginBundle, Plugins, Route, Service, Stored, Timeout, Upstream};
 use crate::plugin::chain::Item;
@@ -192,6 +192,12 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Does a plugin or the hash key of the upstream look into the request's body by a variable?
+    pub fn reads_body(&self) -> bool {
+        let by_key = matches!(&self.destination, Destination::Upstream(up) if up.reads_body);
+        self.chain.reads_body() || by_key
+    }
+
     /// The names of a match. Equal matches get the same object, so that its address can stand for it.
     pub fn matched(&self, params: &Params, path: &[u8], host: &[u8]) -> Rc<Matched> {
         let route = &self.route.value;
@@ -331,6 +337,7 @@ fn chain(live: &Live, effective: &Effective<'_>, owner: &str, slots_from: u16) -
                 spec: entry.spec,
                 plugin,
                 meta: Rc::new(Meta::of(&conf, name)),
+                reads_body: body_vars::named_in(&conf),
                 from_consumer: bound.from_consumer,
             }),
             Err(error) => {

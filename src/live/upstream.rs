@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::exchange::Vars;
-use crate::model::{KeepalivePool, Node, PassHost, Scheme, Upstream};
+use crate::exchange::{Vars, body_vars};
+use crate::model::{Balance, KeepalivePool, Node, PassHost, Scheme, Upstream};
 use crate::transport::pool::{Pool, Pools};
 use crate::transport::{Target, TlsClient};
 use crate::upstream::health::{Checks, Status};
@@ -41,6 +41,8 @@ pub struct LiveUpstream {
     /// TLS towards the nodes, where the scheme has it.
     pub tls: Option<Rc<TlsClient>>,
     hash_key: HashKey,
+    /// The hash key looks into the request's body.
+    pub reads_body: bool,
     balancer: RefCell<Balancer>,
     health: RefCell<Health>,
     /// Its health checks, read once.
@@ -115,6 +117,8 @@ impl LiveUpstream {
             awaited: awaited && nodes.is_empty(),
             stale: Cell::new(false),
             hash_key: HashKey::new(&conf),
+            reads_body: conf.balance == Balance::Chash
+                && conf.key.as_deref().is_some_and(body_vars::named_in_text),
             key: key.into(),
             nodes,
             scheme,

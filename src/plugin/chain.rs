@@ -16,6 +16,8 @@ pub struct Item {
     pub plugin: Rc<dyn Plugin>,
     /// Its `_meta`.
     pub meta: Rc<Meta>,
+    /// Its configuration names a variable that looks into the request's body.
+    pub reads_body: bool,
     /// It came with the consumer: its rewrite has not run yet when the consumer is found.
     pub from_consumer: bool,
 }
@@ -26,6 +28,7 @@ pub struct Item {
 pub struct Chain {
     items: Vec<Item>,
     phases: [Vec<u16>; 6],
+    reads_body: bool,
     /// The first number of this chain's filter state in an exchange.
     slots_from: u16,
 }
@@ -44,12 +47,18 @@ impl Chain {
                 }
             }
         }
-        Chain { items, phases, slots_from }
+        let reads_body = items.iter().any(|item| item.reads_body);
+        Chain { items, phases, reads_body, slots_from }
     }
 
     /// Its plugins, in the order in which they run.
     pub fn items(&self) -> &[Item] {
         &self.items
+    }
+
+    /// Does any plugin look into the request's body by a variable?
+    pub fn reads_body(&self) -> bool {
+        self.reads_body
     }
 
     /// Does any plugin take part in `phase`?

@@ -116,7 +116,13 @@ fn entry(spec: &'static Spec) -> &'static Entry {
 /// Runs one phase of one plugin. It must not wait.
 pub fn run(plugin: &Rc<dyn Plugin>, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
     let spec = plugins::ALL[0]; // only its name is used, to log a refusal
-    let item = Item { spec, plugin: plugin.clone(), meta: Rc::new(Meta::default()), from_consumer: false };
+    let item = Item {
+        spec,
+        plugin: plugin.clone(),
+        meta: Rc::new(Meta::default()),
+        reads_body: false,
+        from_consumer: false,
+    };
     let chain = Chain::new(vec![item], 0);
     let mut phase = std::pin::pin!(chain.run(phase, ex, host));
     match phase.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
