@@ -146,3 +146,42 @@ fn health_checks_run_from_the_first_request_on() {
         assert_eq!(get(none.ports.control, "/v1/healthcheck").text(), "{}\n");
     });
 }
+
+/// t/debug/debug-mode.t
+#[test]
+fn the_basic_debug_mode_names_the_plugins_that_ran() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let nodes = format!("upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}", upstream.port);
+        let yaml = format!(
+            "routes:\n- {{id: 1, uri: /bare, {nodes}}}\n- {{id: 2, uri: /two, {nodes}, plugins: {{limit-count: \
+             {{count: 100, time_window: 60, key: remote_addr}}, ip-restriction: {{whitelist: [127.0.0.0/8]}}, \
+             response-rewrite: {{status_code: 203, body: b}}}}}}"
+        );
+        let gateway = Gateway::with_yaml(driver, &yaml);
+        let switch = |enable: bool| {
+            let text = format!(
+                "basic:\n  enable: {enable}\nhttp_filter:\n  enable: false\nhook_conf:\n  enable: false\n#END\n"
+            );
+            std::fs::write(gateway.path("conf/new"), text).unwrap();
+            std::fs::rename(gateway.path("conf/new"), gateway.path("conf/debug.yaml")).unwrap();
+        };
+        let shown = |target: &str| gateway.get(target).header("apisix-plugins").map(str::to_string);
+        assert_eq!(shown("/two"), None);
+        switch(true);
+        eventually("the mode is on", || shown("/bare").is_some());
+        // each core has its own message
+        eventually("on every core", || (0..8).all(|_| shown("/bare").as_deref() == Some("no plugin")));
+        assert_eq!(
+            shown("/two").as_deref(),
+            Some(
+                "ip-restriction#access, limit-count#access, response-rewrite#header_filter, \
+                 response-rewrite#body_filter"
+            )
+        );
+        assert_eq!(shown("/none").as_deref(), Some("no plugin"));
+        gateway.read_until("logs/error.log", "loaded plugin and sort by priority: 3000 name: ip-restriction");
+        switch(false);
+        eventually("the mode is off", || (0..8).all(|_| shown("/two").is_none()));
+    });
+}

@@ -196,19 +196,20 @@ fn deployment(r: &mut Reader<'_>, place: &Place, env: Environment<'_>) -> Deploy
     }
     standalone_env(r, &role_name, provider.as_deref(), env);
     let profile = env("APISIX_PROFILE").filter(|p| !p.is_empty());
-    let resources = |extension| {
+    let beside = |name: &str, extension| {
         let profile = profile.as_ref().map_or(String::new(), |p| format!("-{p}"));
-        place.conf.join(format!("apisix{profile}.{extension}"))
+        place.conf.join(format!("{name}{profile}.{extension}"))
     };
     let data = place.home.join(r.text("deployment.embedded.path").unwrap_or_else(|| "data".to_owned()));
     let provider = match provider.as_deref() {
         Some("yaml") if role == Role::Traditional && r.is("apisix.enable_admin") => Provider::StandaloneApi,
-        Some("yaml") => Provider::Yaml { path: resources("yaml") },
-        Some("json") => Provider::Json { path: resources("json") },
+        Some("yaml") => Provider::Yaml { path: beside("apisix", "yaml") },
+        Some("json") => Provider::Json { path: beside("apisix", "json") },
         Some("embedded") => Provider::Embedded { path: data.clone() },
         _ => Provider::Etcd,
     };
-    Deployment { role, etcd: etcd(r, provider == Provider::Etcd, &place.home), provider, profile, data }
+    let (debug, etcd) = (beside("debug", "yaml"), etcd(r, provider == Provider::Etcd, &place.home));
+    Deployment { role, etcd, provider, profile, data, debug }
 }
 
 /// APISIX_STAND_ALONE=true insists on a file provider (apisix/cli/ops.lua).

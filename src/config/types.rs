@@ -203,6 +203,8 @@ pub struct Deployment {
     pub profile: Option<String>,
     /// Where ringway keeps files of its own (etcd snapshot, generated key): `embedded.path`.
     pub data: PathBuf,
+    /// debug.yaml beside config.yaml (debug-<profile>.yaml under a profile), which need not be there.
+    pub debug: PathBuf,
 }
 
 /// `deployment.etcd`

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod applied;
 pub mod control_api;
+pub mod debug;
 pub mod dns;
 pub mod encryption;
 pub mod feed;

@@ -75,6 +75,13 @@ impl Plugins {
         names
     }
 
+    /// One line for each plugin in use, in the order in which they run: what the basic debug mode shows.
+    pub fn log_order(&self) {
+        for spec in self.registry.by_priority().iter().filter(|spec| self.enabled(spec.name)) {
+            log::warn!("loaded plugin and sort by priority: {} name: {}", spec.priority, spec.name);
+        }
+    }
+
     /// Is it in the operator's list and in this build?
     pub fn usable(&self, name: &str) -> bool {
         self.enabled(name) && self.registry.get(name).is_some()

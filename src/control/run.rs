@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::admin::{AdminState, plugin_list, server};
 use super::applied::Applied;
 use super::control_api::{self, ControlState};
+use super::debug::DebugFile;
 use super::encryption::Keyring;
 use super::feed::Feed;
 use super::outbox::Outbox;
@@ -73,6 +74,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         parts;
     let outbox = Arc::new(Outbox::new(cores.clone()));
     let plugins = Arc::new(plugins(&config, registry));
+    let listed = plugins.clone();
     let (unknown, follow) = match config.deployment.provider {
         Provider::Etcd | Provider::Embedded { .. } => (Unknown::Skip, config.admin.is_none()),
         _ => (Unknown::RefuseDisabled, true),
@@ -98,6 +100,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     };
     services.start(ports)?;
     tokio::spawn(outbox.clone().retry());
+    tokio::spawn(DebugFile::new(config.deployment.debug.clone()).follow(listed, outbox.clone()));
     let (tell, batches) = mpsc::unbounded_channel();
     let to_cores = outbox.clone();
     let publish = Box::new(move |batch: Batch| {

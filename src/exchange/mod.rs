@@ -8,6 +8,7 @@ pub mod body_vars;
 pub mod client;
 pub mod record;
 pub mod reply;
+pub mod trace;
 pub mod vars;
 
 use std::any::Any;
@@ -22,6 +23,7 @@ pub use body_vars::ReadBody;
 pub use client::Client;
 pub use record::{Attempt, RateLimit, UpstreamRecord};
 pub use reply::{Reply, ReplyBody};
+pub use trace::Trace;
 pub use vars::Vars;
 
 use crate::model::{Consumer, Stored};
@@ -201,6 +203,8 @@ pub struct Exchange {
     pub body_read: Option<Box<ReadBody>>,
     /// A variable was asked for that looks into the body, which has not been read.
     pub wants_body: std::cell::Cell<bool>,
+    /// The plugins that ran, in the basic debug mode.
+    pub trace: Option<Box<Trace>>,
     /// The upstream request was handed to the kernel at least once.
     pub proxied: bool,
     /// The upstream connection while the answer is read from it.
@@ -239,6 +243,7 @@ impl Exchange {
             request_id: std::cell::OnceCell::new(),
             body_read: None,
             wants_body: std::cell::Cell::new(false),
+            trace: None,
             proxied: false,
             lease: None,
             keep_upstream: false,
@@ -271,6 +276,7 @@ impl Exchange {
             request_id: _,
             body_read: _,
             wants_body: _,
+            trace: _,
             proxied: _,
             lease: _,
             keep_upstream: _,
@@ -303,6 +309,7 @@ impl Exchange {
         self.request_id.take();
         self.body_read = None;
         self.wants_body.set(false);
+        self.trace = None;
         self.proxied = false;
         self.lease = None;
         self.keep_upstream = false;

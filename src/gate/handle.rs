@@ -27,6 +27,7 @@ pub async fn handle(core: &Core, ex: &mut Exchange) {
 async fn road(core: &Core, ex: &mut Exchange) -> Road {
     prepare::request(core, ex)?;
     prepare::own_endpoint(core, ex).await?;
+    ex.trace = core.debug.get().then(Box::default);
     let global = core.live.borrow().global_chain().map_err(Reply::page)?;
     let mut plan = match_route(core, ex);
     if ex.wants_body.take() {

@@ -2,6 +2,7 @@
 
 use super::{Core, taking_part};
 use crate::exchange::{Exchange, Vars};
+use crate::live::Plan;
 use crate::plugin::Phase;
 use crate::wire::Name;
 
@@ -18,7 +19,22 @@ pub fn filter(core: &Core, ex: &mut Exchange) {
     if let Some(plan) = plan {
         plan.chain.header_filter(ex, &core.host);
     }
+    executed_plugins(ex);
     add_headers(core, ex);
+}
+
+/// `Apisix-Plugins`, in the basic debug mode.
+fn executed_plugins(ex: &mut Exchange) {
+    if ex.trace.is_none() {
+        return;
+    }
+    if let Some(plan) = ex.plan.clone().and_then(|plan| plan.downcast::<Plan>().ok()) {
+        plan.chain.foretell(ex);
+    }
+    if let Some(trace) = &mut ex.trace {
+        let ran = trace.tell();
+        ex.resp.head.headers.set(b"Apisix-Plugins", ran.as_bytes());
+    }
 }
 
 /// `X-APISIX-Upstream-Status`: all tries' statuses, if the last is a 5xx or the option asks for it always.

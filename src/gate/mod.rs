@@ -35,6 +35,8 @@ pub struct Core {
     pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// The access log, if it is on.
     pub access: Option<RefCell<Access>>,
+    /// The basic debug mode: answers name the plugins that ran (`conf/debug.yaml`).
+    pub debug: Cell<bool>,
     /// Randomness of this core.
     pub rng: RefCell<fastrand::Rng>,
     settings: Settings,
@@ -81,6 +83,7 @@ impl Core {
             config,
             control,
             access: access.map(RefCell::new),
+            debug: Cell::new(false),
             rng: RefCell::new(fastrand::Rng::new()),
             spare: RefCell::new(Vec::new()),
             draining: Cell::new(false),

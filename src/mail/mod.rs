@@ -35,6 +35,11 @@ pub enum ToCore {
         /// Nothing speaks for the contrary: reports that say the same change nothing.
         settled: bool,
     },
+    /// From control: the basic debug mode was switched.
+    Debug {
+        /// Answers name the plugins that ran.
+        basic: bool,
+    },
     /// From another core that has clearly more connections: a fresh one, nothing read of it yet.
     Adopt {
         /// The connection.
@@ -64,6 +69,7 @@ impl ToCore {
                 healthy: *healthy,
                 settled: *settled,
             },
+            ToCore::Debug { basic } => ToCore::Debug { basic: *basic },
             ToCore::Drain { within_ms } => ToCore::Drain { within_ms: *within_ms },
             ToCore::Adopt { .. } => return None,
         })

@@ -92,11 +92,20 @@ impl Chain {
         None
     }
 
+    /// Notes what will run behind the answer's head, as far as can be foretold: filters that look at the
+    /// exchange are taken to hold (plugin.lua `trace_expected_plugins_for_debug`).
+    pub fn foretell(&self, ex: &mut Exchange) {
+        for phase in [Phase::BodyFilter, Phase::Log] {
+            self.of(phase).for_each(|item| item.note(phase, ex));
+        }
+    }
+
     /// Runs header_filter.
     pub fn header_filter(&self, ex: &mut Exchange, host: &Host) {
         for at in &self.phases[Phase::HeaderFilter as usize] {
             let item = &self.items[*at as usize];
             if item.meta.allows(ex) {
+                item.note(Phase::HeaderFilter, ex);
                 item.plugin.header_filter(ex, host, self.slots_from + at);
             }
         }
@@ -107,6 +116,7 @@ impl Chain {
         for at in &self.phases[Phase::BodyFilter as usize] {
             let item = &self.items[*at as usize];
             if item.meta.allows(ex) {
+                item.note(Phase::BodyFilter, ex);
                 item.plugin.body_filter(ex, piece, self.slots_from + at);
             }
         }
@@ -121,6 +131,7 @@ impl Chain {
                 continue;
             }
             if item.meta.allows(ex) {
+                item.note(Phase::Log, ex);
                 item.plugin.log(ex, host);
             }
         }
@@ -128,6 +139,13 @@ impl Chain {
 }
 
 impl Item {
+    /// For the basic debug mode.
+    fn note(&self, phase: Phase, ex: &mut Exchange) {
+        if let Some(trace) = &mut ex.trace {
+            trace.note(self.spec.name, phase.name());
+        }
+    }
+
     fn priority(&self) -> i32 {
         self.meta.priority.unwrap_or(self.spec.priority)
     }
@@ -136,6 +154,7 @@ impl Item {
         if !self.meta.allows(ex) {
             return None;
         }
+        self.note(phase, ex);
         let step = match phase {
             Phase::Rewrite => self.plugin.rewrite(ex, host),
             Phase::Access => self.plugin.access(ex, host),

@@ -115,6 +115,20 @@ pub enum Phase {
     Log,
 }
 
+impl Phase {
+    /// As APISIX calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Rewrite => "rewrite",
+            Phase::Access => "access",
+            Phase::BeforeProxy => "before_proxy",
+            Phase::HeaderFilter => "header_filter",
+            Phase::BodyFilter => "body_filter",
+            Phase::Log => "log",
+        }
+    }
+}
+
 impl Phases {
     /// A set of phases.
     pub const fn of(phases: &[Phase]) -> Self {

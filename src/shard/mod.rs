@@ -127,6 +127,7 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
                 let status = Status::of(healthy, settled);
                 core.live.borrow_mut().set_health(&upstream, &host, port, status);
             }
+            ToCore::Debug { basic } => core.debug.set(basic),
             ToCore::Adopt { accepted, listener } => {
                 if let Some(tap) = taps.iter().find(|tap| tap.at == listener) {
                     accept::adopt(shard, tap, accepted);

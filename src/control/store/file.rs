@@ -158,9 +158,13 @@ impl State {
 }
 
 /// A file that is still being written has no end flag yet: `#END` within the last ten bytes.
-fn yaml(text: &str, path: &Path, env: substitute::Environment<'_>) -> Result<Value, String> {
+pub fn has_end(text: &str) -> bool {
     let tail = &text.as_bytes()[text.len().saturating_sub(10)..];
-    if !tail.trim_ascii_end().ends_with(b"#END") {
+    tail.trim_ascii_end().ends_with(b"#END")
+}
+
+fn yaml(text: &str, path: &Path, env: substitute::Environment<'_>) -> Result<Value, String> {
+    if !has_end(text) {
         return Err(format!("missing valid end flag in file {}", path.display()));
     }
     // Variables are replaced before parsing, so that quotes in the file decide types.

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 pub use embedded::Embedded;
 pub use etcd::Etcd;
-pub use file::File;
+pub use file::{File, has_end};
 
 /// The value of a directory's placeholder: `apisix init_etcd` writes it to `/routes/` and its like
 /// (apisix/cli/etcd.lua). It is never an object.
