@@ -254,6 +254,64 @@ fn expect_100_continue_is_answered_when_the_body_is_wanted() {
     });
 }
 
+/// nginx's order: date, type, framing, connection, and then what was set, `Server` at last.
+#[test]
+fn heads_look_as_those_of_apisix() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(
+            "HTTP/1.1 200 OK\r\nX-First: 1\r\nContent-Type: a/b\r\nContent-Length: 2\r\nX-Last: 2\r\n\r\nok",
+        );
+        let nodes = format!("upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}", upstream.port);
+        let text = format!(
+            "routes:\n- {{id: 1, uri: /up, {nodes}}}\n- {{id: 2, uri: /refused, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+            free_port()
+        );
+        let gateway = Setup::new(driver, Source::Yaml(text)).start();
+        let head = |target: &str| {
+            let answer =
+                gateway.connect().send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).response();
+            let fields = answer.headers.iter().map(|(name, value)| match name.as_str() {
+                "Date" => "Date".to_string(),
+                name => format!("{name}: {value}"),
+            });
+            fields.collect::<Vec<_>>().join(", ")
+        };
+        let server = "Server: APISIX/3.18.0";
+        assert_eq!(
+            head("/up"),
+            format!(
+                "Date, Content-Type: a/b, Content-Length: 2, Connection: keep-alive, X-First: 1, X-Last: 2, {server}"
+            )
+        );
+        assert_eq!(
+            head("/none"),
+            format!(
+                "Date, Content-Type: text/plain; charset=utf-8, Transfer-Encoding: chunked, Connection: keep-alive, {server}"
+            )
+        );
+        let page = head("/refused");
+        let (before, rest) = page.split_once("Content-Length: ").unwrap();
+        assert_eq!(before, "Date, Content-Type: text/html; charset=utf-8, ");
+        assert!(
+            rest.ends_with(&format!(", Connection: keep-alive, {server}, X-APISIX-Upstream-Status: 502")),
+            "{rest}"
+        );
+    });
+}
+
+#[test]
+fn enable_server_tokens_off_hides_the_version_everywhere() {
+    let upstream = Upstream::mirror();
+    let setup = Setup::new(drivers()[0], Source::Embedded).workers(1);
+    let gateway = setup.apisix("enable_server_tokens: false").start();
+    let route = serde_json::json!({"uri": "/up", "upstream": {"nodes": {(format!("127.0.0.1:{}", upstream.port)): 1}}});
+    let put = gateway.put("/routes/1", &route);
+    let others = [gateway.get("/up"), gateway.get("/none"), get(gateway.ports.control, "/v1/healthcheck")];
+    for answer in others.into_iter().chain([put]) {
+        assert_eq!(answer.all("server"), ["APISIX"], "{answer}");
+    }
+}
+
 #[test]
 fn answers_without_a_body() {
     on_both_drivers(|driver| {

@@ -76,6 +76,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// What `Server` says on every answer: the APISIX version whose behaviour this is, or no version where
+    /// `enable_server_tokens` is off.
+    pub fn server_name(&self) -> &'static str {
+        if self.enable_server_tokens { "APISIX/3.18.0" } else { "APISIX" }
+    }
+
     /// `plugin_attr.<plugin>`, if it is there.
     pub fn attr(&self, plugin: &str) -> Option<&Value> {
         self.plugin_attr.get(plugin)

@@ -98,7 +98,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         }),
         scrape: Scrape::new(&config, &store, &feed, switchboard.probes(), metrics),
     };
-    services.start(ports)?;
+    services.start(ports, config.server_name())?;
     tokio::spawn(outbox.clone().retry());
     tokio::spawn(DebugFile::new(config.deployment.debug.clone()).follow(listed, outbox.clone()));
     let (tell, batches) = mpsc::unbounded_channel();
@@ -239,31 +239,31 @@ fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
 }
 
 impl Services {
-    fn start(self, ports: Ports) -> Result<(), String> {
+    fn start(self, ports: Ports, name: &'static str) -> Result<(), String> {
         let slots = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
         if let (Some(state), Some(listener)) = (self.admin, ports.admin) {
-            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), name, move |request| {
                 let state = state.clone();
                 async move { super::admin::handle(&state, request).await }
             }));
         }
         if let Some(listener) = ports.status {
             let applied = self.control.applied.clone();
-            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), name, move |request| {
                 let applied = applied.clone();
                 async move { control_api::status(&applied, &request) }
             }));
         }
         if let Some(listener) = ports.control {
             let state = self.control;
-            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), name, move |request| {
                 let state = state.clone();
                 async move { control_api::handle(&state, request).await }
             }));
         }
         if let Some(listener) = ports.metrics {
             let scrape = self.scrape;
-            tokio::spawn(server::serve(adopt(listener)?, slots, move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots, name, move |request| {
                 let scrape = scrape.clone();
                 async move { scrape.answer(&request).await }
             }));

@@ -59,6 +59,9 @@ impl Reply {
         if page.is_some() || (body.is_some() && !ex.resp.head.headers.has(Name::ContentType)) {
             ex.resp.head.headers.set(b"Content-Type", content_type);
         }
+        if let Some(page) = page {
+            ex.resp.head.headers.put(Name::ContentLength, page.len().to_string().as_bytes());
+        }
         ex.resp.body = match (body, page) {
             (Some(text), _) => Body::from_vec(text),
             (None, Some(page)) => Body::from_static(page),

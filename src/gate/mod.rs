@@ -57,9 +57,6 @@ pub struct Access {
     pub format: LogFormat<Box<str>>,
 }
 
-/// What `Server` says: the APISIX version whose behaviour this is.
-pub const SERVER: &[u8] = b"APISIX/3.18.0";
-
 impl Core {
     /// A core's gateway over an empty configuration.
     pub fn new(
@@ -76,7 +73,7 @@ impl Core {
             live: RefCell::new(live),
             host,
             settings: settings(&config),
-            server_header: if config.enable_server_tokens { SERVER } else { b"APISIX" },
+            server_header: config.server_name().as_bytes(),
             real_ip_from: IpNets::new(&config.http.real_ip.from),
             trusted: config.trusted_addresses.as_deref().map(IpNets::new),
             add_headers,

@@ -217,6 +217,7 @@ fn nginx_status(core: &Core, ex: &mut Exchange) -> Reply {
     }
     let text = core.host.metrics.borrow().stub_status();
     ex.resp.head.headers.set(b"Content-Type", b"text/plain");
+    ex.resp.head.headers.put(Name::ContentLength, text.len().to_string().as_bytes());
     Reply { status: 200, body: ReplyBody::Text(text.into_bytes()) }
 }
 

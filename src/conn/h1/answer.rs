@@ -4,7 +4,7 @@ use std::io;
 use std::task::Poll;
 
 use crate::conn::Gate;
-use crate::exchange::{Body, BodyPiece, Exchange};
+use crate::exchange::{Body, BodyPiece, Exchange, Source};
 use crate::limits;
 use crate::reactor::{self, Chunk, Out};
 use crate::transport::Stream;
@@ -158,7 +158,12 @@ fn choose_frame(ex: &Exchange, filtered: bool) -> Frame {
     if no_body {
         return Frame::NoBody;
     }
-    if !filtered && let Some(length) = ex.resp.body.known_length() {
+    // what a plugin says has no length in APISIX, a built-in page has
+    let said = ex.resp.source == Source::Gateway;
+    if !filtered
+        && !said
+        && let Some(length) = ex.resp.body.known_length()
+    {
         return Frame::Length(length);
     }
     let announced =
@@ -170,36 +175,39 @@ fn choose_frame(ex: &Exchange, filtered: bool) -> Frame {
     }
 }
 
-/// Status line and headers, in the order they were given; hop-by-hop ones are ours (RFC 9110 7.6.1).
+/// The head in nginx's order: date, type, framing, connection, then all others as they were given. Hop-by-hop
+/// fields are ours (RFC 9110 section 7.6.1).
 fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) {
     let head = &ex.resp.head;
     match head.reason() {
         b"" => write::status_line(out, head.status),
         reason => write::status_line_with(out, head.status, reason),
     }
-    let mut dated = false;
+    if !head.headers.has(Name::Date) {
+        write::header(out, b"Date", &crate::telemetry::clock::date());
+    }
+    if let Some(value) = head.headers.get(Name::ContentType) {
+        write::header(out, b"Content-Type", value);
+    }
+    match (frame, head.headers.get(Name::ContentLength)) {
+        (Frame::Length(length), _) => write::header_number(out, b"Content-Length", length),
+        (Frame::NoBody, Some(length)) => write::header(out, b"Content-Length", length),
+        (Frame::Chunked, _) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        (Frame::NoBody | Frame::Close, _) => {}
+    }
+    out.extend_from_slice(match (ex.resp.upgrade, keep_alive) {
+        (true, _) => b"Connection: upgrade\r\n",
+        (false, true) => b"Connection: keep-alive\r\n",
+        (false, false) => b"Connection: close\r\n".as_slice(),
+    });
     for (name, value, id) in head.headers.iter() {
         match id {
             Name::Connection | Name::KeepAlive | Name::TransferEncoding | Name::ProxyConnection => continue,
+            Name::ContentType | Name::ContentLength => continue,
             Name::Upgrade if !ex.resp.upgrade => continue,
-            Name::ContentLength if frame != Frame::NoBody => continue,
             Name::Trailer if matches!(frame, Frame::Length(_) | Frame::Close) => continue,
-            Name::Date => dated = true,
-            _ => {}
+            _ => write::header(out, name, value),
         }
-        write::header(out, name, value);
     }
-    match frame {
-        Frame::Length(length) => write::header_number(out, b"Content-Length", length),
-        Frame::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        Frame::NoBody | Frame::Close => {}
-    }
-    if !dated {
-        write::header(out, b"Date", &crate::telemetry::clock::date());
-    }
-    out.extend_from_slice(match (ex.resp.upgrade, keep_alive) {
-        (true, _) => b"Connection: upgrade\r\n\r\n",
-        (false, true) => b"Connection: keep-alive\r\n\r\n",
-        (false, false) => b"Connection: close\r\n\r\n".as_slice(),
-    });
+    out.extend_from_slice(b"\r\n");
 }

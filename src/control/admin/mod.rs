@@ -33,8 +33,6 @@ use crate::wire::http::error_page;
 use message::{AdminRequest, AdminResponse};
 use resource::Target;
 
-/// `Server` of every answer.
-pub const SERVER: &str = "APISIX/3.18.0";
 const BASE: &str = "/apisix/admin";
 
 /// What the Admin API works with.
