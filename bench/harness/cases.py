@@ -1,6 +1,6 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, flame, latency, machine, measure, memory, peers
+from . import allocations, configuration, each_plugin, flame, latency, machine, measure, memory, peers
 
 SMALL, LARGE = 100, 65536
 
@@ -99,4 +99,5 @@ CASES = {
     "idle": memory.idle,
     "routes": configuration.many_routes,
     "flame": flame.flame,
+    "each_plugin": each_plugin.each_plugin,
 }

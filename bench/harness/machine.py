@@ -22,6 +22,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "nginx": "nginx-light",
     "perf": "linux-perf",
+    "redis-server": "redis-server",
     "valgrind": "valgrind",
     "wrk": "wrk",
 }

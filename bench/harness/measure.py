@@ -54,11 +54,11 @@ def syscalls(target, conns, headers):
     return int(count.group(1)) / requests if count else None
 
 
-def interleave(case, targets, conns, body, options, headers=None):
+def interleave(case, targets, conns, body, options, headers=None, base=None):
     """Rounds over `targets` (name → (peer, path)) in random order; gives one row for each.
 
     `headers` is a list for all or a map from name to list. Ratios are medians of the ratios within each round, so
-    that what slows the machine for a while slows both sides of a pair.
+    that what slows the machine for a while slows both sides of a pair. `base` names one more target to compare with.
     """
     wanted = lambda name: (headers or {}).get(name, ()) if isinstance(headers, dict) else headers or ()
     samples = {name: [] for name in targets}
@@ -69,12 +69,12 @@ def interleave(case, targets, conns, body, options, headers=None):
         for name in random.sample(list(targets), len(targets)):
             samples[name].append(one_round(targets[name], conns, options.seconds, wanted(name)))
     return [
-        row(case, name, conns, body, samples, syscalls(target, conns, wanted(name)))
+        row(case, name, conns, body, samples, syscalls(target, conns, wanted(name)), base)
         for name, target in targets.items()
     ]
 
 
-def row(case, name, conns, body, samples, calls):
+def row(case, name, conns, body, samples, calls, base):
     own = samples[name]
     rps, cpu, user, system = (statistics.median(column) for column in zip(*own))
     costs = [sample[1] for sample in own]
@@ -84,7 +84,7 @@ def row(case, name, conns, body, samples, calls):
             return None
         return statistics.median(mine[1] / its[1] for mine, its in zip(own, samples[other]))
 
-    return {
+    found = {
         "case": case,
         "peer": name,
         "conns": conns,
@@ -99,6 +99,9 @@ def row(case, name, conns, body, samples, calls):
         "rounds": len(own),
         "spread": round((max(costs) - min(costs)) / cpu, 3),
     }
+    if base:
+        found[f"ratio_{base}"] = rounded(ratio(base))
+    return found
 
 
 def rounded(value):
