@@ -56,10 +56,10 @@ def core_thread(gateway):
     raise RuntimeError("no thread of the gateway is called core-N")
 
 
-def record(house, gateway, events, path, headers, with_stacks=True):
-    """The allocations of REQUESTS requests as (bytes, stack); quicker without stacks."""
+def record(house, gateway, events, path, headers):
+    """The allocations of REQUESTS requests as (bytes, stack)."""
     file = os.path.join(house.directory, "allocations.data")
-    graph = ["--call-graph", f"dwarf,{stacks.STACK_BYTES}"] if with_stacks else []
+    graph = ["--call-graph", f"dwarf,{stacks.STACK_BYTES}"]
     client = fixed.Client(gateway, path, headers)
     client.send(WARM_UP)
     with stacks.recording(file, ["-t", core_thread(gateway)], [*events, *graph]) as recording:

@@ -93,12 +93,14 @@ def cpu(gateway, entry, options):
 
 
 def heap(house, gateway, wanted):
-    """(allocations, bytes) of a request, by path."""
+    """(allocations, bytes) of a request, by path; who allocates is printed where a plugin does."""
     found = {}
     with allocations.probes(gateway) as events:
-        for one, more in [(PLAIN, []), *((path(entry), headers(entry)) for entry in wanted)]:
-            sizes = [size for size, _ in allocations.record(house, gateway, events, one, more, with_stacks=False)]
-            found[one] = (len(sizes) / allocations.REQUESTS, sum(sizes) / allocations.REQUESTS)
+        for name, one, more in [("", PLAIN, []), *((entry["name"], path(entry), headers(entry)) for entry in wanted)]:
+            made = allocations.record(house, gateway, events, one, more)
+            found[one] = (len(made) / allocations.REQUESTS, sum(size for size, _ in made) / allocations.REQUESTS)
+            if found[one][0] > found[PLAIN][0] + 0.5:
+                allocations.show_sites(gateway, name, made)
     return found
 
 
@@ -129,4 +131,5 @@ def each_plugin(house, options):
                 row["added_instructions"] = round(steps[path(entry)] - steps[PLAIN])
             row["rounds"] = options.rounds
             rows.append(row)
+        house.stop(gateway)
     return rows

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import subprocess
+import tempfile
 
 from . import fixed, machine
 
@@ -17,7 +18,7 @@ REQUESTS = 500
 def started(house):
     """A gateway under callgrind that counts nothing yet."""
     machine.need(["valgrind"])
-    out = os.path.join(house.directory, "callgrind.out")
+    out = os.path.join(tempfile.mkdtemp(dir=house.directory), "callgrind.out")
     under = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
     gateway = house.ringway(name="ringway-callgrind", under=under, environment={"RINGWAY_REACTOR": "epoll"})
     gateway.counts = out

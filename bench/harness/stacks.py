@@ -60,13 +60,18 @@ def samples(file):
     fields = "event,trace,ip,sym,dso"
     command = ["perf", "script", "-i", file, "-F", fields, "--no-inline", "--no-demangle", "--full-source-path"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for block in text.split("\n\n"):
-        lines = block.strip("\n").split("\n")
-        head = re.match(r"\s*(\S+?):\s?(.*)", lines[0])
-        if not head:
-            continue
-        frames = [re.match(r"\s+([0-9a-f]+) (.*) \((.*)\)$", line) for line in lines[1:]]
-        yield head[1], head[2], [(int(one[1], 16), one[2], one[3]) for one in frames if one]
+    event = None
+    for line in text.split("\n"):
+        frame = re.match(r"\s+([0-9a-f]+) (.*) \((.*)\)$", line)
+        head = re.match(r"\s*(\S+?):\s?(.*)", line)
+        if frame and event:
+            event[2].append((int(frame[1], 16), frame[2], frame[3]))
+        elif head:
+            if event:
+                yield event
+            event = head[1], head[2], []
+    if event:
+        yield event
 
 
 class Symbols:
