@@ -217,3 +217,7 @@ pub const KNOWN_SERIES: usize = 4096;
 /// A GraphQL document that conditions look into, bytes, unless `graphql.max_size` says otherwise: APISIX's
 /// default.
 pub const GRAPHQL_BYTES: u64 = 1 << 20;
+/// Letters of an identifier that `request-id` makes (`range_id.length`): it goes into a header.
+pub const REQUEST_ID: usize = 1024;
+/// The body of an answer to a plugin's own call: what lua-resty-http would hold in memory without a bound.
+pub const CALL_ANSWER_BYTES: usize = 64 << 20;

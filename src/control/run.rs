@@ -98,6 +98,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         }),
         scrape: Scrape::new(&config, &store, &feed, switchboard.probes(), metrics),
     };
+    let scrape = services.scrape.clone();
     services.start(ports, config.server_name())?;
     tokio::spawn(outbox.clone().retry());
     tokio::spawn(DebugFile::new(config.deployment.debug.clone()).follow(listed, outbox.clone()));
@@ -108,7 +109,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         let _ = tell.send(batch);
     });
     tokio::spawn(async move { feed.run(events, publish).await });
-    let ended = tokio::spawn(switchboard.run(admin, from_cores, batches, cores.count()));
+    let ended = tokio::spawn(switchboard.run(admin, scrape, from_cores, batches, cores.count()));
     tokio::spawn(announce(banner, applied));
     obey_signals(&config, &outbox, log_file, ended).await
 }

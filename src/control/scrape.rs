@@ -50,6 +50,13 @@ impl Scrape {
         if request.method != Method::GET || request.path() != &*self.uri {
             return page(404);
         }
+        let mut response = AdminResponse::text(200, self.text().await);
+        response.set("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+        response
+    }
+
+    /// The metrics.
+    pub async fn text(&self) -> String {
         let checkers = self.checkers().await;
         let nodes = checkers.iter().flat_map(|checker| {
             checker.nodes.iter().map(|(address, target)| {
@@ -68,10 +75,7 @@ impl Scrape {
             dropped_lines: &[("error", crate::telemetry::log::dropped())],
             now_ms: self.began.elapsed().as_millis() as u64,
         };
-        let text = self.exporter.lock().unwrap_or_else(PoisonError::into_inner).text(&node);
-        let mut response = AdminResponse::text(200, text);
-        response.set("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
-        response
+        self.exporter.lock().unwrap_or_else(PoisonError::into_inner).text(&node)
     }
 
     async fn checkers(&self) -> Vec<Checker> {

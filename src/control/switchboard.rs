@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::admin::message::{AdminRequest, AdminResponse};
 use super::admin::{self, AdminState};
-use super::dns::{self, DnsConfig, DnsDelta, Lookup};
+use super::dns::{self, DnsConfig, DnsDelta, Family, Lookup};
 use super::nodes::{Nodes, Order};
 use super::outbox::Outbox;
 use super::probe::{self, HealthDelta, ProbeTls};
+use super::scrape::Scrape;
 use crate::config::Config;
 use crate::limits;
-use crate::mail::{AdminAnswer, AdminCall, ToControl};
+use crate::mail::{AdminAnswer, AdminCall, Resolved, ToControl};
 use crate::model::delta::Batch;
 use crate::transport::trust::{self, Trust};
 
@@ -25,6 +26,8 @@ pub struct Switchboard {
     outbox: Arc<Outbox>,
     admin: Option<Arc<AdminState>>,
     names: mpsc::Sender<dns::Order>,
+    lookup: Arc<Lookup>,
+    scrape: Option<Scrape>,
     probes: mpsc::Sender<probe::Order>,
     resolved: mpsc::UnboundedReceiver<DnsDelta>,
     verdicts: mpsc::UnboundedReceiver<HealthDelta>,
@@ -41,16 +44,18 @@ impl Switchboard {
             search: config.dns.search,
         })
         .map_err(|error| format!("the resolver cannot start: {error}"))?;
+        let lookup = Arc::new(lookup);
         // bounded by what the resolver and the prober have in flight
         let (found, resolved) = mpsc::unbounded_channel();
-        tokio::spawn(dns::run(orders, lookup, move |delta| drop(found.send(delta))));
+        tokio::spawn(dns::run(orders, lookup.clone(), move |delta| drop(found.send(delta))));
         let (probes, orders) = mpsc::channel(limits::CONTROL_MAIL);
         let tls = |trust: &Trust| trust::client_config(trust, None, &[]).map_err(|error| error.to_string());
         let tls = ProbeTls { verified: tls(trust)?, unverified: tls(&Trust::Anyone)? };
         let (judged, verdicts) = mpsc::unbounded_channel();
         tokio::spawn(probe::run(orders, tls, move |delta| drop(judged.send(delta))));
         let nodes = Nodes::new(config.disable_upstream_healthcheck);
-        Ok(Switchboard { nodes, outbox, admin: None, names, probes, resolved, verdicts })
+        let (admin, scrape) = (None, None);
+        Ok(Switchboard { nodes, outbox, admin, names, lookup, scrape, probes, resolved, verdicts })
     }
 
     /// To the prober, for the Control API.
@@ -62,11 +67,13 @@ impl Switchboard {
     pub async fn run(
         mut self,
         admin: Option<Arc<AdminState>>,
+        scrape: Scrape,
         mut mail: mpsc::Receiver<ToControl>,
         mut batches: mpsc::UnboundedReceiver<Batch>,
         cores: usize,
     ) {
         self.admin = admin;
+        self.scrape = Some(scrape);
         let mut ended = HashSet::new();
         while ended.len() < cores {
             tokio::select! {
@@ -106,6 +113,14 @@ impl Switchboard {
                 let order = self.nodes.in_use(&upstream);
                 self.place(order.into_iter().collect()).await;
             }
+            ToControl::Resolve { name, answer } => {
+                drop(tokio::spawn(resolve(self.lookup.clone(), name, answer)));
+            }
+            ToControl::Scrape(answer) => {
+                if let Some(scrape) = self.scrape.clone() {
+                    tokio::spawn(async move { drop(answer.send(scrape.text().await)) });
+                }
+            }
             ToControl::CoreEnded(_) => {}
         }
     }
@@ -118,6 +133,20 @@ impl Switchboard {
             }
         }
     }
+}
+
+/// A name that a plugin calls.
+async fn resolve(lookup: Arc<Lookup>, name: Arc<str>, answer: oneshot::Sender<Resolved>) {
+    let resolved = match lookup.resolve(&name, Family::V4).await {
+        dns::Answer::Addresses { addresses, ttl, .. } => {
+            Resolved { addresses, valid_ms: ttl.as_millis() as u64 }
+        }
+        failed => {
+            log::error!("failed to parse domain: {name}, error: {failed:?}");
+            Resolved { addresses: Arc::new([]), valid_ms: 0 }
+        }
+    };
+    let _ = answer.send(resolved);
 }
 
 /// An Admin API call that came by a proxy port.

@@ -6,6 +6,7 @@
 pub mod body;
 pub mod body_vars;
 pub mod client;
+pub mod encoder;
 pub mod record;
 pub mod reply;
 pub mod trace;
@@ -21,6 +22,7 @@ use smallvec::SmallVec;
 pub use body::{Body, BodyError, BodyPiece, Side};
 pub use body_vars::ReadBody;
 pub use client::Client;
+pub use encoder::Encoder;
 pub use record::{Attempt, RateLimit, UpstreamRecord};
 pub use reply::{Reply, ReplyBody};
 pub use trace::Trace;
@@ -195,6 +197,8 @@ pub struct Exchange {
     pub ended_ms: u64,
     /// State of plugins between phases, by number: body filters and such.
     pub slots: SmallVec<[Option<Box<dyn Any>>; 0]>,
+    /// Encodes the answer's body on its way out.
+    pub encoder: Option<Box<dyn Encoder>>,
     /// Variables that plugins set.
     pub set_vars: SmallVec<[(Box<str>, Vec<u8>); 0]>,
     /// `$request_id`, made when asked for.
@@ -239,6 +243,7 @@ impl Exchange {
             started_ms: now_ms,
             ended_ms: now_ms,
             slots: SmallVec::new(),
+            encoder: None,
             set_vars: SmallVec::new(),
             request_id: std::cell::OnceCell::new(),
             body_read: None,
@@ -272,6 +277,7 @@ impl Exchange {
             started_ms: _,
             ended_ms: _,
             slots: _,
+            encoder: _,
             set_vars: _,
             request_id: _,
             body_read: _,
@@ -305,6 +311,7 @@ impl Exchange {
         self.started_ms = now_ms;
         self.ended_ms = now_ms;
         self.slots.clear();
+        self.encoder = None;
         self.set_vars.clear();
         self.request_id.take();
         self.body_read = None;

@@ -21,6 +21,7 @@ pub fn filter(core: &Core, ex: &mut Exchange) {
     }
     executed_plugins(ex);
     add_headers(core, ex);
+    ex.settle_encoding();
 }
 
 /// `Apisix-Plugins`, in the basic debug mode.

@@ -188,11 +188,14 @@ impl Gate for Core {
         if let Some(plan) = plan {
             plan.chain.body_filter(ex, piece);
         }
+        if let Some(encoder) = &mut ex.encoder {
+            encoder.encode(piece);
+        }
     }
 
     fn filters_body(&self, ex: &Exchange) -> bool {
         let (global, plan) = taking_part(ex, Phase::BodyFilter);
-        global.is_some() || plan.is_some()
+        global.is_some() || plan.is_some() || ex.encoder.is_some()
     }
 
     fn finish(&self, ex: &mut Exchange) {

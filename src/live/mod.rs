@@ -71,11 +71,11 @@ pub struct Tools {
     /// What plugins share on this core.
     pub host: Rc<Host>,
     /// Upstream connections of this core.
-    pub pools: Pools,
+    pub pools: Rc<Pools>,
     /// How they are kept where an upstream does not say.
     pub keep: KeepalivePool,
     /// TLS towards upstreams.
-    pub tls: TlsClients,
+    pub tls: Rc<TlsClients>,
 }
 
 /// The configuration of one core.

@@ -93,8 +93,26 @@ pub enum ToControl {
         /// What was seen.
         seen: Seen,
     },
+    /// From a core: a plugin calls a server by this name.
+    Resolve {
+        /// The name.
+        name: Arc<str>,
+        /// Where its addresses go; none where it cannot be resolved.
+        answer: tokio::sync::oneshot::Sender<Resolved>,
+    },
+    /// From a core: a client asks for the metrics on a proxy port. The answer is their text.
+    Scrape(tokio::sync::oneshot::Sender<String>),
     /// From a core: it has ended.
     CoreEnded(usize),
+}
+
+/// The addresses of a name.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// In rising order.
+    pub addresses: Arc<[IpAddr]>,
+    /// How long they hold, ms.
+    pub valid_ms: u64,
 }
 
 /// What a request saw of a node.

@@ -13,6 +13,9 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::exchange::{BodyPiece, Exchange, Reply};
+use crate::mail::ToControl;
+use crate::transport::TlsClients;
+use crate::transport::pool::Pools;
 pub use chain::Chain;
 pub use registry::Registry;
 
@@ -87,6 +90,12 @@ pub struct Host {
     pub counters: std::sync::Arc<Counters>,
     /// This core's metrics page.
     pub metrics: std::cell::RefCell<crate::telemetry::metrics::CoreMetrics>,
+    /// Connections of this core to other servers, those of upstreams and of plugins' own calls.
+    pub pools: Rc<Pools>,
+    /// TLS towards them.
+    pub tls: Rc<TlsClients>,
+    /// To the control thread.
+    pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// The configuration of the process.
     pub config: std::sync::Arc<crate::config::Config>,
     /// The time that limiters go by: the reactor's, or a test's.

@@ -1,23 +1,41 @@
 //! One file per plugin, named as in APISIX; this file is the registry. How to add one: `README.md` beside it.
 
+pub mod cors;
+pub mod csrf;
+pub mod forward_auth;
+pub mod gzip;
 pub mod ip_restriction;
 pub mod key_auth;
 pub mod kit;
 pub mod limit_count;
 pub mod prometheus;
 pub mod proxy_rewrite;
+pub mod real_ip;
+pub mod referer_restriction;
+pub mod request_id;
 pub mod response_rewrite;
+pub mod ua_restriction;
+pub mod uri_blocker;
 
 use crate::plugin::{Registry, Spec};
 
 /// All plugins of this build, by priority.
 pub const ALL: &[&Spec] = &[
-    &ip_restriction::SPEC,   // 3000
-    &key_auth::SPEC,         // 2500
-    &proxy_rewrite::SPEC,    // 1008
-    &limit_count::SPEC,      // 1002
-    &response_rewrite::SPEC, // 899
-    &prometheus::SPEC,       // 500
+    &real_ip::SPEC,             // 23000
+    &request_id::SPEC,          // 12015
+    &cors::SPEC,                // 4000
+    &ip_restriction::SPEC,      // 3000
+    &ua_restriction::SPEC,      // 2999
+    &referer_restriction::SPEC, // 2990
+    &csrf::SPEC,                // 2980
+    &uri_blocker::SPEC,         // 2900
+    &key_auth::SPEC,            // 2500
+    &forward_auth::SPEC,        // 2002
+    &proxy_rewrite::SPEC,       // 1008
+    &limit_count::SPEC,         // 1002
+    &gzip::SPEC,                // 995
+    &response_rewrite::SPEC,    // 899
+    &prometheus::SPEC,          // 500
 ];
 
 /// The registry that control and the cores share.

@@ -68,10 +68,14 @@ pub async fn run(parts: Parts) {
         cores,
         applied,
     } = parts;
+    let (pools, tls) = (Rc::new(Pools::new()), Rc::new(TlsClients::new(trust)));
     let host = Rc::new(Host {
         consumers: Consumers::new(registry.clone()),
         counters,
         metrics: RefCell::new(metrics),
+        pools: pools.clone(),
+        tls: tls.clone(),
+        control: control.clone(),
         config: config.clone(),
         now: reactor::now,
     });
@@ -81,8 +85,7 @@ pub async fn run(parts: Parts) {
         idle_timeout_ms: u32::try_from(upstream.timeout_ms).unwrap_or(u32::MAX),
         requests: upstream.requests,
     };
-    let tools =
-        Tools { registry, host: host.clone(), pools: Pools::new(), keep, tls: TlsClients::new(trust) };
+    let tools = Tools { registry, host: host.clone(), pools, keep, tls };
     let enabled =
         config.plugins.iter().map(|list| list.iter().map(|name| name.as_str().into()).collect()).next();
     let live = Live::new(tools, config.router, enabled);

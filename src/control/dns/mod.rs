@@ -50,9 +50,13 @@ const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
 /// Runs until every sender of `orders` is gone. `publish` is called for each change, in order, and for the
 /// first answer of a name whatever it is.
-pub async fn run(mut orders: mpsc::Receiver<Order>, lookup: Lookup, publish: impl FnMut(DnsDelta)) {
+pub async fn run(
+    mut orders: mpsc::Receiver<Order>,
+    lookup: impl Into<Arc<Lookup>>,
+    publish: impl FnMut(DnsDelta),
+) {
     let mut resolver = Resolver {
-        lookup: Arc::new(lookup),
+        lookup: lookup.into(),
         publish,
         version: 0,
         names: HashMap::new(),

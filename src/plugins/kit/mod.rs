@@ -1,5 +1,6 @@
 //! What several plugins share.
 
+pub mod http;
 #[cfg(test)]
 pub mod test;
 pub mod version;

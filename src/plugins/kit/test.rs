@@ -19,6 +19,9 @@ use crate::plugin::{Build, Chain, Host, Phase, Plugin, Registry, SchemaType, Spe
 use crate::plugins;
 use crate::reactor::Chunk;
 use crate::telemetry::metrics::Metrics;
+use crate::transport::TlsClients;
+use crate::transport::pool::Pools;
+use crate::transport::trust::Trust;
 use crate::wire::headers::Headers;
 use crate::wire::http::{Progress, RequestLimits, parse_request};
 use crate::wire::uri::Uri;
@@ -46,6 +49,9 @@ pub fn host() -> Rc<Host> {
         consumers: Consumers::new(Arc::new(plugins::registry())),
         counters: Arc::new(Counters::new(64, now())),
         metrics: RefCell::new(Metrics::new("apisix_", None, None).core()),
+        pools: Rc::new(Pools::new()),
+        tls: Rc::new(TlsClients::new(Trust::Anyone)),
+        control: tokio::sync::mpsc::channel(1).0,
         config: Arc::new(loaded.config),
         now,
     })

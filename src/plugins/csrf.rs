@@ -1,0 +1,247 @@
+//! `csrf`: a double-submit cookie (apisix/plugins/csrf.lua). Every answer sets a signed token as a cookie;
+//! requests with other methods than GET, HEAD and OPTIONS must bring it back in a header of the same name.
+//!
+//! ```json
+//! {
+//!   "uri": "/account/*",
+//!   "plugins": {
+//!     "csrf": { "key": "edd1c9f034335f136f87ad84b625c8f1", "expires": 3600, "name": "apisix-csrf-token" }
+//!   }
+//! }
+//! ```
+//!
+//! `key` is stored encrypted. A token is Base64 of `{"random", "expires", "sign"}`, where `expires` is when it
+//! was made and `sign` the SHA-256 of both with the key. `expires: 0` never lets it grow old.
+//!
+//! Phases: access, header_filter.
+//!
+//! Known differences: a token whose fields are of a wrong type is refused with 401 (a Lua error, 500, in
+//! APISIX); signatures are compared in constant time.
+
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
+use crate::exchange::{Exchange, Reply, Vars};
+use crate::model::schema::number_text;
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+
+/// What the registry knows.
+pub const SPEC: Spec = Spec {
+    name: "csrf",
+    priority: 2980,
+    version: 0.1,
+    auth: false,
+    prefer_route: false,
+    schema: r#"{
+        "type": "object",
+        "properties": {
+            "key": {"type": "string"},
+            "expires": {"type": "integer", "default": 7200},
+            "name": {"type": "string", "default": "apisix-csrf-token"}
+        },
+        "encrypt_fields": ["key"],
+        "required": ["key"]
+    }"#,
+    consumer_schema: None,
+    metadata_schema: None,
+    encrypt_fields: &["key"],
+    consumer_encrypt_fields: &[],
+    consumer_key: None,
+    check: no_check,
+    build,
+};
+
+fn build(conf: &Value, _: &Build) -> Built {
+    let name = conf["name"].as_str().unwrap_or("apisix-csrf-token");
+    Ok(Rc::new(Csrf {
+        key: conf["key"].as_str().unwrap_or_default().into(),
+        expires_s: conf["expires"].as_i64().unwrap_or(7200),
+        name: name.into(),
+        cookie: format!("cookie_{name}").into(),
+    }))
+}
+
+struct Csrf {
+    key: Box<str>,
+    expires_s: i64,
+    name: Box<str>,
+    /// The variable of its cookie.
+    cookie: Box<str>,
+}
+
+impl Plugin for Csrf {
+    fn phases(&self) -> Phases {
+        Phases::of(&[Phase::Access, Phase::HeaderFilter])
+    }
+
+    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
+        if matches!(ex.req.head.method_text(), b"GET" | b"HEAD" | b"OPTIONS") {
+            return Step::Next;
+        }
+        match self.verify(ex, unix_s()) {
+            Ok(()) => Step::Next,
+            Err(error) => Step::Reply(Reply::error_msg(401, error)),
+        }
+    }
+
+    fn header_filter(&self, ex: &mut Exchange, _: &Host, _: u16) {
+        let now_s = unix_s();
+        let cookie = format!(
+            "{}={};path=/;SameSite=Lax;Expires={}",
+            self.name,
+            self.token(fastrand::f64(), now_s),
+            cookie_time(now_s + self.expires_s)
+        );
+        ex.resp_headers().add(b"Set-Cookie", cookie.as_bytes());
+    }
+}
+
+fn unix_s() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+impl Csrf {
+    fn verify(&self, ex: &Exchange, now_s: i64) -> Result<(), &'static str> {
+        let sent = ex.req_headers().get_named(self.name.as_bytes()).filter(|token| !token.is_empty());
+        let sent = sent.ok_or("no csrf token in headers")?;
+        let cookie = ex.var(&self.cookie).ok_or("no csrf cookie")?;
+        if *sent != *cookie {
+            return Err("csrf token mismatch");
+        }
+        self.check(sent, now_s).map_err(|reason| {
+            log::error!("{reason}");
+            "Failed to verify the csrf token signature"
+        })
+    }
+
+    fn check(&self, token: &[u8], now_s: i64) -> Result<(), &'static str> {
+        let text = BASE64.decode(token).map_err(|_| "csrf token base64 decode error")?;
+        let token: Value = serde_json::from_slice(&text).map_err(|_| "decode token error")?;
+        let random = lua_text(&token["random"]).ok_or("no random in token")?;
+        let made = token["expires"].as_f64().ok_or("no expires in token")?;
+        if self.expires_s > 0 && now_s as f64 - made > self.expires_s as f64 {
+            return Err("token has expired");
+        }
+        let sign = self.sign(&random, &number_text(made));
+        let given = token["sign"].as_str().unwrap_or_default();
+        aws_lc_rs::constant_time::verify_slices_are_equal(sign.as_bytes(), given.as_bytes())
+            .map_err(|_| "Invalid signatures")
+    }
+
+    fn token(&self, random: f64, now_s: i64) -> String {
+        let random = number_text(random);
+        let sign = self.sign(&random, &now_s.to_string());
+        BASE64.encode(format!(r#"{{"random":{random},"expires":{now_s},"sign":"{sign}"}}"#))
+    }
+
+    fn sign(&self, random: &str, made: &str) -> String {
+        use std::fmt::Write;
+        let text = format!("{{expires:{made},random:{random},key:{}}}", self.key);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+        digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}"); // a String takes all
+            hex
+        })
+    }
+}
+
+/// A number or a text as Lua joins it to another text.
+fn lua_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => number.as_f64().map(number_text),
+        _ => None,
+    }
+}
+
+/// The date of a cookie as nginx writes it: two digits for the year while browsers of old understand them.
+fn cookie_time(unix_s: i64) -> String {
+    let time = jiff::Timestamp::from_second(unix_s).unwrap_or_default().to_zoned(jiff::tz::TimeZone::UTC);
+    let year = if time.year() > 2037 { "%Y" } else { "%y" };
+    time.strftime(&format!("%a, %d-%b-{year} %H:%M:%S GMT")).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugin::SchemaType;
+    use crate::plugins::kit::test;
+
+    fn csrf(expires_s: i64) -> Csrf {
+        Csrf { key: "userkey".into(), expires_s, name: "csrf".into(), cookie: "cookie_csrf".into() }
+    }
+
+    #[test]
+    fn accepts_and_refuses() {
+        let said = |conf| test::check(&SPEC, SchemaType::Plain, conf);
+        assert_eq!(said(json!({ "key": "a", "expires": 0 })), "accepted");
+        assert_eq!(said(json!({})), r#"property "key" is required"#);
+        let number = r#"property "expires" validation failed: wrong type: expected integer, got string"#;
+        assert_eq!(said(json!({ "key": "a", "expires": "1" })), number);
+    }
+
+    #[test]
+    fn a_token_holds_while_it_is_young_and_whole() {
+        let csrf = csrf(60);
+        let token = csrf.token(0.0576, 1_000);
+        assert_eq!(csrf.check(token.as_bytes(), 1_060), Ok(()));
+        assert_eq!(csrf.check(token.as_bytes(), 1_061), Err("token has expired"));
+        assert_eq!(self::csrf(0).check(token.as_bytes(), i64::MAX), Ok(()));
+        let of = |text: &str| BASE64.encode(text).into_bytes();
+        for (token, error) in [
+            (b"%%".to_vec(), "csrf token base64 decode error"),
+            (of("no json"), "decode token error"),
+            (of("[1]"), "no random in token"),
+            (of(r#"{"random":{},"expires":1000}"#), "no random in token"),
+            (of(r#"{"random":1}"#), "no expires in token"),
+            (of(r#"{"random":1,"expires":1000,"sign":"00"}"#), "Invalid signatures"),
+        ] {
+            assert_eq!(csrf.check(&token, 1_000), Err(error));
+        }
+    }
+
+    #[test]
+    fn requests_that_change_something_need_it() {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, json!({ "key": "userkey", "name": "csrf" }));
+        let token = csrf(7200).token(0.5, unix_s());
+        let run = |text: &str| {
+            let mut ex = test::exchange(text);
+            match test::run(&plugin, Phase::Access, &mut ex, &host) {
+                None => "passed".to_owned(),
+                Some(Reply { status: 401, body: crate::exchange::ReplyBody::Json(body) }) => {
+                    body["error_msg"].as_str().unwrap().to_owned()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(run("GET / HTTP/1.1\nHost: a"), "passed");
+        let post = "POST / HTTP/1.1\nHost: a\n";
+        assert_eq!(run(post), "no csrf token in headers");
+        assert_eq!(run(&format!("{post}csrf: {token}")), "no csrf cookie");
+        assert_eq!(run(&format!("{post}csrf: x\nCookie: csrf={token}")), "csrf token mismatch");
+        let wrong = "Failed to verify the csrf token signature";
+        assert_eq!(run(&format!("{post}csrf: x\nCookie: csrf=x")), wrong);
+        assert_eq!(run(&format!("{post}csrf: {token}\nCookie: csrf={token}")), "passed");
+    }
+
+    #[test]
+    fn every_answer_sets_the_cookie() {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, json!({ "key": "userkey" }));
+        let mut ex = test::exchange("GET / HTTP/1.1\nHost: a");
+        test::answer(&mut ex, 200, &[]);
+        plugin.header_filter(&mut ex, &host, 0);
+        let cookie = test::values(ex.resp_headers(), "Set-Cookie");
+        assert!(cookie.starts_with("apisix-csrf-token=eyJ"), "{cookie}");
+        assert!(cookie.contains(";path=/;SameSite=Lax;Expires="), "{cookie}");
+        assert_eq!(cookie_time(1_289_820_455), "Mon, 15-Nov-10 11:27:35 GMT");
+        assert_eq!(cookie_time(2_208_988_800), "Sat, 01-Jan-2040 00:00:00 GMT");
+    }
+}

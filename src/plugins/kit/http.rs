@@ -1,0 +1,358 @@
+//! HTTP calls of plugins to other servers, from the core itself: connections come from the core's pools, and
+//! nothing waits but the request that asks.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::exchange::body::H1Body;
+use crate::exchange::{Body, BodyError, Side};
+use crate::limits;
+use crate::mail::{Resolved, ToControl};
+use crate::model::KeepalivePool;
+use crate::plugin::Host;
+use crate::reactor::{self, Chunk, Out};
+use crate::transport::pool::{Lease, Pool};
+use crate::transport::{Secure, Stream, Target, TlsClient, trust};
+use crate::wire::headers::Headers;
+use crate::wire::http::{
+    self, Framing, Method, Progress, ResponseHead, response_framing, response_keep_alive, write,
+};
+
+/// An http or https URL, as lua-resty-http takes it apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// `https`
+    pub secure: bool,
+    /// A name or an address; IPv6 without its brackets.
+    pub host: Box<str>,
+    /// Its own, or the scheme's.
+    pub port: u16,
+    /// Path and arguments, beginning with `/`.
+    pub path: Box<str>,
+}
+
+impl Url {
+    /// The parts of `text`; the error is lua-resty-http's.
+    pub fn parse(text: &str) -> Result<Url, String> {
+        let bad = || format!("bad uri: {text}");
+        let (secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return Err(bad()),
+        };
+        let authority_len = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(authority_len);
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(inner) => {
+                let (host, behind) = inner.split_once(']').ok_or_else(bad)?;
+                (host, behind.strip_prefix(':'))
+            }
+            None => match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        let port = match port {
+            Some(port) => port.parse().map_err(|_| bad())?,
+            None if secure => 443,
+            None => 80,
+        };
+        let unfit = |b: u8| b.is_ascii_control() || b == b' ';
+        if host.is_empty() || host.contains(['[', ']']) || text.bytes().any(unfit) {
+            return Err(bad());
+        }
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        Ok(Url { secure, host: host.into(), port, path: format!("{slash}{path}").into() })
+    }
+
+    /// The `Host` header: the port only where it is not the scheme's.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
+        match (self.secure, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+/// One request of a plugin. `Host`, `Content-Length` and `Connection` are written for it.
+pub struct Call<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The other headers.
+    pub headers: &'a Headers,
+    /// The body; none at all for `None`.
+    pub body: Option<&'a [u8]>,
+}
+
+/// What came back.
+pub struct Answer {
+    /// Status and headers.
+    pub head: ResponseHead,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+/// The way to one server, with its kept connections.
+pub struct HttpClient {
+    url: Url,
+    tls: Option<Rc<TlsClient>>,
+    keep: KeepalivePool,
+    /// For each: connecting, sending, and every read.
+    timeout_ms: u32,
+    /// Where the name led, and until when that holds.
+    known: RefCell<Option<(SocketAddr, u64)>>,
+    /// Held, so that idle connections stay.
+    pool: RefCell<Option<Rc<Pool>>>,
+}
+
+impl HttpClient {
+    /// Calls to `url`. `verify`: its certificate is looked at. The error says why TLS cannot be had.
+    pub fn new(
+        url: Url,
+        verify: bool,
+        keep: KeepalivePool,
+        timeout_ms: u32,
+        host: &Host,
+    ) -> Result<Self, String> {
+        let tls = url.secure.then(|| host.tls.get(verify, None, &[])).transpose();
+        let tls = tls.map_err(|error| error.to_string())?;
+        Ok(HttpClient { url, tls, keep, timeout_ms, known: RefCell::default(), pool: RefCell::default() })
+    }
+
+    /// Asks and waits for the whole answer. A kept connection that turns out to be dead is replaced once.
+    pub async fn call(&self, host: &Host, call: &Call<'_>) -> io::Result<Answer> {
+        let pool = self.pool(host).await?;
+        let lease = self.lease(&pool, false).await?;
+        let reused = lease.connection.reused;
+        match self.ask(lease, call).await {
+            Err(error) if reused && error.kind() != io::ErrorKind::TimedOut => {
+                self.ask(self.lease(&pool, true).await?, call).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn lease(&self, pool: &Rc<Pool>, fresh: bool) -> io::Result<Lease> {
+        Lease::take(pool, self.keep, fresh, reactor::now_ms(), self.timeout_ms).await
+    }
+
+    async fn ask(&self, lease: Lease, call: &Call<'_>) -> io::Result<Answer> {
+        let mut out = reactor::take_buffer();
+        let keep = self.keep.size > 0;
+        write_call(call, &self.url.path, &self.url.authority(), keep, &mut out);
+        let stream = &lease.connection.stream;
+        stream.set_send_deadline(Some(reactor::now_ms() + u64::from(self.timeout_ms)));
+        stream.send(Out::from(out));
+        let (answer, reusable) =
+            read_answer(stream, Method::of(call.method.as_bytes()), self.timeout_ms).await?;
+        if keep && reusable {
+            lease.keep(reactor::now_ms());
+        }
+        Ok(answer)
+    }
+
+    /// The pool of the server's address. A name is asked for again when its answer has grown old.
+    async fn pool(&self, host: &Host) -> io::Result<Rc<Pool>> {
+        let now_ms = reactor::now_ms();
+        let known = *self.known.borrow();
+        let address = match (self.url.host.parse(), known) {
+            (Ok(ip), _) => SocketAddr::new(ip, self.url.port),
+            (Err(_), Some((address, until_ms))) if now_ms < until_ms => address,
+            (Err(_), _) => {
+                let resolved = resolve(host, &self.url.host).await?;
+                let at = fastrand::usize(..resolved.addresses.len());
+                let address = SocketAddr::new(resolved.addresses[at], self.url.port);
+                *self.known.borrow_mut() = Some((address, now_ms + resolved.valid_ms));
+                address
+            }
+        };
+        let name = trust::server_name(&self.url.host);
+        let tls = self.tls.as_ref().map(|client| Secure { client: client.clone(), name });
+        let pool = host.pools.get(&Target { address, tls });
+        *self.pool.borrow_mut() = Some(pool.clone());
+        Ok(pool)
+    }
+}
+
+/// Asks control for the addresses of a name: at least one.
+async fn resolve(host: &Host, name: &str) -> io::Result<Resolved> {
+    let failed = || io::Error::new(io::ErrorKind::NotFound, format!("failed to resolve {name}"));
+    let (answer, resolved) = oneshot::channel();
+    host.control.try_send(ToControl::Resolve { name: Arc::from(name), answer }).map_err(|_| failed())?;
+    let resolved = resolved.await.map_err(|_| failed())?;
+    if resolved.addresses.is_empty() { Err(failed()) } else { Ok(resolved) }
+}
+
+/// Writes a whole request.
+pub fn write_call(call: &Call<'_>, path: &str, authority: &str, keep: bool, out: &mut Vec<u8>) {
+    write::request_line(out, call.method.as_bytes(), path.as_bytes());
+    if call.headers.get_named(b"host").is_none() {
+        write::header(out, b"Host", authority.as_bytes());
+    }
+    for (name, value, _) in call.headers.iter() {
+        write::header(out, name, value);
+    }
+    if let Some(body) = call.body {
+        write::header_number(out, b"Content-Length", body.len() as u64);
+    }
+    if !keep {
+        write::header(out, b"Connection", b"close");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(call.body.unwrap_or_default());
+}
+
+/// Reads one answer, up to [`limits::CALL_ANSWER_BYTES`] of body. Bytes behind it stay in the stream. The flag
+/// says whether the connection can be used again.
+pub async fn read_answer(stream: &Rc<Stream>, method: Method, timeout_ms: u32) -> io::Result<(Answer, bool)> {
+    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
+    let mut head = ResponseHead::default();
+    let mut gathered: Vec<u8> = Vec::new();
+    let rest = loop {
+        stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(timeout_ms)));
+        let chunk = stream.recv().await?;
+        if chunk.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        gathered.extend_from_slice(&chunk);
+        let parsed = http::parse_response(&gathered, limits::RESPONSE_HEAD, &mut head);
+        match parsed.map_err(|bad| invalid(bad.reason))? {
+            Progress::Partial => {}
+            Progress::Done(consumed) if (100..200).contains(&head.status) => drop(gathered.drain(..consumed)),
+            Progress::Done(consumed) => {
+                let mut rest = Chunk::from_vec(gathered);
+                rest.advance(consumed);
+                break rest;
+            }
+        }
+    };
+    let framing = response_framing(&head, method).map_err(|bad| invalid(bad.reason))?;
+    let mut reusable = response_keep_alive(&head) && framing != Framing::UntilClose;
+    let rest = (!rest.is_empty()).then_some(rest);
+    let mut body = Body::H1(Box::new(H1Body::new(stream.clone(), framing, rest, Side::Upstream, timeout_ms)));
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.piece().await.map_err(broken)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > limits::CALL_ANSWER_BYTES {
+            return Err(invalid("the answer is too long"));
+        }
+    }
+    if let Body::H1(body) = &mut body
+        && let Some(behind) = body.rest()
+    {
+        reusable = false;
+        stream.unrecv(behind);
+    }
+    Ok((Answer { head, body: bytes }, reusable))
+}
+
+fn broken(error: BodyError) -> io::Error {
+    match error {
+        BodyError::Timeout => io::ErrorKind::TimedOut.into(),
+        BodyError::Closed => io::ErrorKind::UnexpectedEof.into(),
+        BodyError::Malformed | BodyError::TooLarge => io::ErrorKind::InvalidData.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::plugins::kit::test;
+    use crate::transport::tests::on_both;
+
+    #[test]
+    fn urls() {
+        let url =
+            |text: &str| Url::parse(text).map(|u| (u.secure, u.authority(), u.port, u.path.to_string()));
+        for (text, secure, authority, port, path) in [
+            ("http://a.com", false, "a.com", 80, "/"),
+            ("https://a.com/x?y=z", true, "a.com", 443, "/x?y=z"),
+            ("http://a.com:8080?y", false, "a.com:8080", 8080, "/?y"),
+            ("http://[::1]:81/", false, "[::1]:81", 81, "/"),
+        ] {
+            assert_eq!(url(text), Ok((secure, authority.to_owned(), port, path.to_owned())), "{text}");
+        }
+        for bad in
+            ["a.com", "ftp://a.com", "http://", "http://a.com:x", "http://[::1", "http://a b/", "http:///x"]
+        {
+            assert_eq!(url(bad), Err(format!("bad uri: {bad}")));
+        }
+    }
+
+    /// Answers one connection's requests with `answers`, and gives what it read.
+    fn server(answers: &'static [&'static str]) -> (Url, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let thread = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            let mut read = String::new();
+            for answer in answers {
+                let mut buffer = [0; 4096];
+                let length = peer.read(&mut buffer).unwrap();
+                read.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+                peer.write_all(answer.as_bytes()).unwrap();
+            }
+            read
+        });
+        (Url::parse(&format!("http://127.0.0.1:{port}/auth?x=1")).unwrap(), thread)
+    }
+
+    const KEEP: KeepalivePool = KeepalivePool { size: 5, idle_timeout_ms: 1000, requests: 1000 };
+
+    #[test]
+    fn two_calls_share_a_connection() {
+        on_both(async || {
+            let host = test::host();
+            let (url, server) = server(&[
+                "HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\n\r\nok",
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbad\r\n0\r\n\r\n",
+            ]);
+            let port = url.port;
+            let client = HttpClient::new(url, true, KEEP, 2000, &host).unwrap();
+            let mut headers = Headers::default();
+            headers.add(b"X-B", b"2");
+            let get = Call { method: "GET", headers: &headers, body: None };
+            let answer = client.call(&host, &get).await.unwrap();
+            assert_eq!((answer.head.status, &*answer.body), (200, &b"ok"[..]));
+            assert_eq!(answer.head.headers.get_named(b"x-a"), Some(&b"1"[..]));
+            let post = Call { method: "POST", headers: &Headers::default(), body: Some(b"body") };
+            let answer = client.call(&host, &post).await.unwrap();
+            assert_eq!((answer.head.status, &*answer.body), (403, &b"bad"[..]));
+            assert_eq!(
+                server.join().unwrap(),
+                format!(
+                    "GET /auth?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-B: 2\r\n\r\n\
+                     POST /auth?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 4\r\n\r\nbody"
+                )
+            );
+        });
+    }
+
+    #[test]
+    fn a_silent_or_absent_server_is_an_error() {
+        on_both(async || {
+            let host = test::host();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+            let client = HttpClient::new(url, true, KEEP, 30, &host).unwrap();
+            let headers = Headers::default();
+            let call = Call { method: "GET", headers: &headers, body: None };
+            let error = client.call(&host, &call).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            drop(listener);
+            assert!(client.call(&host, &call).await.is_err());
+            let nowhere = Url::parse("http://no.such.name/").unwrap();
+            let client = HttpClient::new(nowhere, true, KEEP, 30, &host).unwrap();
+            assert!(client.call(&host, &call).await.is_err(), "control does not answer");
+        });
+    }
+}

@@ -1,0 +1,170 @@
+//! `ua-restriction`: lets requests in by their `User-Agent` (apisix/plugins/ua-restriction.lua).
+//!
+//! ```json
+//! {
+//!   "uri": "/*",
+//!   "plugins": {
+//!     "ua-restriction": {
+//!       "denylist": ["my-bot2", "(Twitterspider)/(\\d+)\\.(\\d+)"],
+//!       "bypass_missing": true,
+//!       "message": "Do you want to do something bad?"
+//!     }
+//!   }
+//! }
+//! ```
+//!
+//! Each entry of `allowlist` or `denylist` is a pattern that looks for a match anywhere in the header.
+//!
+//! Phases: access.
+//!
+//! Known differences: of several `User-Agent` headers one that is denied is enough to refuse the request
+//! (APISIX lets it through once all of them are denied, and refuses it while one is not); a pattern that takes
+//! too many steps refuses the request.
+
+use std::rc::Rc;
+
+use serde_json::Value;
+
+use crate::exchange::{Exchange, Reply};
+use crate::expr::regex::Pattern;
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
+use crate::wire::Name;
+
+/// What the registry knows.
+pub const SPEC: Spec = Spec {
+    name: "ua-restriction",
+    priority: 2999,
+    version: 0.1,
+    auth: false,
+    prefer_route: false,
+    schema: r#"{
+        "type": "object",
+        "properties": {
+            "bypass_missing": {"type": "boolean", "default": false},
+            "allowlist": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+            "denylist": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+            "message": {"type": "string", "minLength": 1, "maxLength": 1024, "default": "Not allowed"}
+        },
+        "oneOf": [{"required": ["allowlist"]}, {"required": ["denylist"]}]
+    }"#,
+    consumer_schema: None,
+    metadata_schema: None,
+    encrypt_fields: &[],
+    consumer_encrypt_fields: &[],
+    consumer_key: None,
+    check,
+    build,
+};
+
+/// The two lists; the schema lets only one of them be there.
+const LISTS: [&str; 2] = ["allowlist", "denylist"];
+
+fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
+    patterns(conf).map(drop)
+}
+
+fn patterns(conf: &Value) -> Result<Box<[Pattern]>, String> {
+    let lists = LISTS.iter().flat_map(|list| conf[list].as_array().into_iter().flatten());
+    lists.filter_map(Value::as_str).map(|rule| Pattern::compile(rule, "jo")).collect()
+}
+
+fn build(conf: &Value, _: &Build) -> Built {
+    Ok(Rc::new(UaRestriction {
+        patterns: patterns(conf)?,
+        only_these: conf.get("allowlist").is_some(),
+        bypass_missing: conf["bypass_missing"] == true,
+        message: conf["message"].as_str().unwrap_or_default().into(),
+    }))
+}
+
+struct UaRestriction {
+    patterns: Box<[Pattern]>,
+    /// The patterns say who is allowed, not who is refused.
+    only_these: bool,
+    bypass_missing: bool,
+    message: Box<str>,
+}
+
+impl UaRestriction {
+    fn allows(&self, ex: &Exchange) -> bool {
+        let headers = ex.req_headers();
+        if !headers.has(Name::UserAgent) {
+            return self.bypass_missing;
+        }
+        // what cannot be decided is refused
+        let listed = headers.all(Name::UserAgent).any(|agent| {
+            let mut found = self.patterns.iter().map(|pattern| pattern.captures(agent.trim_ascii()));
+            found.any(|found| found.map_or(!self.only_these, |found| found.is_some()))
+        });
+        listed == self.only_these
+    }
+}
+
+impl Plugin for UaRestriction {
+    fn phases(&self) -> Phases {
+        Phases::of(&[Phase::Access])
+    }
+
+    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
+        match self.allows(ex) {
+            true => Step::Next,
+            false => Step::Reply(Reply::message(403, &self.message)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::kit::test;
+
+    #[test]
+    fn accepts_and_refuses_with_the_texts_of_apisix() {
+        for (conf, said) in [
+            (json!({ "allowlist": ["a"], "message": "no" }), "accepted"),
+            (json!({}), "value should match only one schema, but matches none"),
+            (
+                json!({ "allowlist": ["a"], "denylist": ["b"] }),
+                "value should match only one schema, but matches both schemas 1 and 2",
+            ),
+            (
+                json!({ "denylist": [] }),
+                r#"property "denylist" validation failed: expect array to have at least 1 items"#,
+            ),
+            (
+                json!({ "denylist": [""] }),
+                r#"property "denylist" validation failed: failed to validate item 1: string too short, expected at least 1, got 0"#,
+            ),
+            (
+                json!({ "allowlist": ["(Baiduspider/(\\d+)"] }),
+                "pcre2_compile() failed: missing closing parenthesis in \"(Baiduspider/(\\d+)\"",
+            ),
+        ] {
+            assert_eq!(test::check(&SPEC, SchemaType::Plain, conf.clone()), said, "{conf}");
+        }
+    }
+
+    #[test]
+    fn restricts() {
+        let host = test::host();
+        let agents = json!(["my-bot1", "^(Baiduspider)/(\\d+)\\.(\\d+)$"]);
+        let allow = test::build(&SPEC, &host, json!({ "allowlist": agents }));
+        let deny = test::build(&SPEC, &host, json!({ "denylist": agents, "message": "gone" }));
+        let pass = test::build(&SPEC, &host, json!({ "denylist": agents, "bypass_missing": true }));
+        for (headers, allowed, denied, missing_passes) in [
+            ("User-Agent: the my-bot1", true, true, false),
+            ("User-Agent: Baiduspider/2.0  ", true, true, false),
+            ("User-Agent: Baiduspider/2.0 (x)", false, false, true),
+            ("User-Agent: other\nUser-Agent: my-bot1", true, true, false),
+            ("X-A: b", false, true, true),
+        ] {
+            let mut ex = test::exchange(&format!("GET / HTTP/1.1\nHost: a\n{headers}"));
+            let mut reply = |plugin| test::run(plugin, Phase::Access, &mut ex, &host);
+            assert_eq!(reply(&allow), (!allowed).then(|| Reply::message(403, "Not allowed")), "{headers}");
+            assert_eq!(reply(&deny), denied.then(|| Reply::message(403, "gone")), "{headers}");
+            assert_eq!(reply(&pass).is_none(), missing_passes, "{headers}");
+        }
+    }
+}
