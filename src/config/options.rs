@@ -64,6 +64,7 @@ const fn known(path: &'static str, kind: Kind, used: Use) -> Known {
 /// The known options.
 pub const OPTIONS: &[Known] = &[
     known("apisix", Table, Here),
+    known("apisix.id", Str, Here),
     known("apisix.node_listen", NumOrTable, Here),
     known("apisix.node_listen[]", Any, Here),
     known("apisix.node_listen[].ip", Str, Here),

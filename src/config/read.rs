@@ -110,6 +110,7 @@ pub(super) fn config(
     let worker_connections = r.number("nginx_config.event.worker_connections", 10620);
     let nofile = r.number("nginx_config.worker_rlimit_nofile", 0);
     let config = Config {
+        id: r.text("apisix.id").filter(|id| !id.is_empty()),
         listen: ports.listen,
         admin,
         control: ports.control,

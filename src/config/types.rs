@@ -12,6 +12,8 @@ use crate::model::types::IpNet;
 /// Everything that config.yaml says.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `apisix.id`: what this node is called; without it a name of its own is made once and kept.
+    pub id: Option<String>,
     /// The file in use; `None` when the gateway runs on its defaults.
     pub file: Option<PathBuf>,
     /// What relative paths are relative to: the parent of the directory that holds the file.

@@ -68,6 +68,9 @@ async fn get(state: &ControlState, request: &AdminRequest, steps: &[&str]) -> Op
         ["service", id] => dump_one(state, Kind::Service, id).await,
         ["upstreams"] => dump(state, Kind::Upstream).await,
         ["upstream", id] => dump_one(state, Kind::Upstream, id).await,
+        ["server_info"] if state.plugins.enabled("server-info") => {
+            AdminResponse::json(200, &crate::plugins::server_info::info())
+        }
         ["plugin_metadatas"] => metadata(state).await,
         ["plugin_metadata", name] => metadata_of(state, name).await,
         ["ringway", "revision"] => {

@@ -185,6 +185,7 @@ impl Live {
             Object::GlobalRule(o) => drop(self.global_rules.insert(o.id.clone(), o.clone())),
             Object::PluginMetadata(o) => {
                 self.metadata.insert(o.id.clone(), o.clone());
+                self.tools.host.metadata.borrow_mut().insert(o.id.clone(), o.clone());
                 self.built_with += 1;
             }
         }
@@ -205,6 +206,7 @@ impl Live {
             Kind::GlobalRule => drop(self.global_rules.remove(id)),
             Kind::PluginMetadata => {
                 self.metadata.remove(id);
+                self.tools.host.metadata.borrow_mut().remove(id);
                 self.built_with += 1;
             }
             Kind::Credential => {

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod check;
+pub mod cjson;
 pub mod delta;
 pub mod id;
 pub mod parse;

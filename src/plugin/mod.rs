@@ -9,11 +9,13 @@ pub mod registry;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::exchange::{BodyPiece, Exchange, Reply};
 use crate::mail::ToControl;
+use crate::model::{Id, Stored};
 use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
 pub use chain::Chain;
@@ -87,17 +89,19 @@ pub struct Host {
     /// Consumers by the key of each auth plugin.
     pub consumers: Consumers,
     /// Node-wide counters: the exception to shared-nothing, because limits are a node's.
-    pub counters: std::sync::Arc<Counters>,
+    pub counters: Arc<Counters>,
     /// This core's metrics page.
     pub metrics: std::cell::RefCell<crate::telemetry::metrics::CoreMetrics>,
     /// Connections of this core to other servers, those of upstreams and of plugins' own calls.
     pub pools: Rc<Pools>,
     /// TLS towards them.
     pub tls: Rc<TlsClients>,
+    /// Plugin metadata, for what is not built with a plugin's own.
+    pub metadata: std::cell::RefCell<ahash::AHashMap<Id, Arc<Stored<Value>>>>,
     /// To the control thread.
     pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// The configuration of the process.
-    pub config: std::sync::Arc<crate::config::Config>,
+    pub config: Arc<crate::config::Config>,
     /// The time that limiters go by: the reactor's, or a test's.
     pub now: fn() -> std::time::Instant,
 }

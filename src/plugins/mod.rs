@@ -1,5 +1,6 @@
 //! One file per plugin, named as in APISIX; this file is the registry. How to add one: `README.md` beside it.
 
+pub mod batch_requests;
 pub mod cors;
 pub mod csrf;
 pub mod forward_auth;
@@ -8,12 +9,15 @@ pub mod ip_restriction;
 pub mod key_auth;
 pub mod kit;
 pub mod limit_count;
+pub mod node_status;
 pub mod prometheus;
 pub mod proxy_rewrite;
+pub mod public_api;
 pub mod real_ip;
 pub mod referer_restriction;
 pub mod request_id;
 pub mod response_rewrite;
+pub mod server_info;
 pub mod ua_restriction;
 pub mod uri_blocker;
 
@@ -23,6 +27,7 @@ use crate::plugin::{Registry, Spec};
 pub const ALL: &[&Spec] = &[
     &real_ip::SPEC,             // 23000
     &request_id::SPEC,          // 12015
+    &batch_requests::SPEC,      // 4010
     &cors::SPEC,                // 4000
     &ip_restriction::SPEC,      // 3000
     &ua_restriction::SPEC,      // 2999
@@ -33,8 +38,11 @@ pub const ALL: &[&Spec] = &[
     &forward_auth::SPEC,        // 2002
     &proxy_rewrite::SPEC,       // 1008
     &limit_count::SPEC,         // 1002
+    &node_status::SPEC,         // 1000
     &gzip::SPEC,                // 995
+    &server_info::SPEC,         // 990
     &response_rewrite::SPEC,    // 899
+    &public_api::SPEC,          // 501
     &prometheus::SPEC,          // 500
 ];
 

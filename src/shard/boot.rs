@@ -30,6 +30,7 @@ pub fn boot(loaded: Loaded) -> ExitCode {
         eprintln!("ringway: the error log cannot be opened: {error}");
         return ExitCode::FAILURE;
     }
+    crate::telemetry::identify(config.id.as_deref(), &config.path("conf/apisix.uid"));
     match try_boot(&config) {
         Ok(code) => {
             crate::telemetry::log::flush();

@@ -75,6 +75,7 @@ pub async fn run(parts: Parts) {
         metrics: RefCell::new(metrics),
         pools: pools.clone(),
         tls: tls.clone(),
+        metadata: RefCell::default(),
         control: control.clone(),
         config: config.clone(),
         now: reactor::now,

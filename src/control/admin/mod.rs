@@ -2,7 +2,6 @@
 //! key, stream mode, resource, method, body (apisix/admin/init.lua). One file for each concern: [`resource`]
 //! does what all kinds of object have in common; what they have not is in [`crate::model::check`].
 
-pub mod cjson;
 mod known;
 pub mod list;
 pub mod message;
@@ -222,7 +221,7 @@ fn body(request: &AdminRequest) -> Result<Option<Value>, AdminResponse> {
     if request.body.is_empty() {
         return Ok(None);
     }
-    cjson::read(&request.body).map(Some).map_err(|why| {
+    crate::model::cjson::read(&request.body).map(Some).map_err(|why| {
         let body = String::from_utf8_lossy(&request.body);
         log::error!("invalid request body: {body} err: {why}");
         let body = json!({"error_msg": format!("invalid request body: {why}"), "req_body": body});

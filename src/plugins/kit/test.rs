@@ -51,6 +51,7 @@ pub fn host() -> Rc<Host> {
         metrics: RefCell::new(Metrics::new("apisix_", None, None).core()),
         pools: Rc::new(Pools::new()),
         tls: Rc::new(TlsClients::new(Trust::Anyone)),
+        metadata: RefCell::default(),
         control: tokio::sync::mpsc::channel(1).0,
         config: Arc::new(loaded.config),
         now,
