@@ -221,3 +221,16 @@ pub const GRAPHQL_BYTES: u64 = 1 << 20;
 pub const REQUEST_ID: usize = 1024;
 /// The body of an answer to a plugin's own call: what lua-resty-http would hold in memory without a bound.
 pub const CALL_ANSWER_BYTES: usize = 64 << 20;
+/// How deep a `log_format` may nest (apisix/utils/log-util.lua).
+pub const LOG_FORMAT_DEPTH: usize = 5;
+/// What a logger keeps of a body, unless its configuration says otherwise: APISIX's 512 KiB.
+pub const LOGGED_BODY_BYTES: u64 = 512 << 10;
+/// Entries that wait for delivery, all loggers of one kind together, unless their metadata says otherwise
+/// (`max_pending_entries`).
+pub const PENDING_LOG_ENTRIES: u64 = 8192;
+/// Pieces of lines waiting for the thread of a file of `file-logger`: one a request.
+pub const FILE_LOGGER_QUEUE: usize = 4096;
+/// How long the end of the gateway waits for log batches under way, ms.
+pub const LOG_BATCHES_MS: u64 = 3_000;
+/// The body of a log collector's answer: it is read for an error message alone.
+pub const COLLECTOR_ANSWER_BYTES: usize = 64 << 10;

@@ -297,6 +297,7 @@ async fn obey_signals(
             _ = int.recv() => drain(limits::TERM_MS.min(config.worker_shutdown_timeout_ms)),
             _ = usr1.recv() => {
                 crate::telemetry::log::reopen();
+                crate::plugins::kit::log_files::reopen();
                 if let Some(file) = &log_file {
                     file.reopen();
                 }

@@ -12,6 +12,7 @@ use super::feed::Feed;
 use super::probe::{Checker, Order};
 use super::store::Store;
 use crate::config::Config;
+use crate::plugins::kit::{batch, log_files};
 use crate::telemetry::exporter::{Exporter, Node};
 use crate::telemetry::metrics::Metrics;
 
@@ -65,14 +66,20 @@ impl Scrape {
         });
         let upstream_status: Vec<_> = nodes.collect();
         let revision = self.feed.revision();
+        let batches = batch::gathered().into_iter();
+        let batch_entries: Vec<_> = batches.map(|b| (b.name, b.route_id, b.server_addr, b.entries)).collect();
+        let mut dropped_lines =
+            vec![("error", crate::telemetry::log::dropped()), ("file-logger", log_files::dropped())];
+        dropped_lines.extend(batch::dropped());
         let node = Node {
+            batch_entries: &batch_entries,
             hostname: crate::telemetry::hostname(),
             version: "3.18.0",
             etcd_reachable: matches!(self.store, Store::Etcd(_)).then(|| self.store.health().reachable),
             modify_indexes: &[("max_modify_index", revision)],
             upstream_status: &upstream_status,
             tables: &[],
-            dropped_lines: &[("error", crate::telemetry::log::dropped())],
+            dropped_lines: &dropped_lines,
             now_ms: self.began.elapsed().as_millis() as u64,
         };
         self.exporter.lock().unwrap_or_else(PoisonError::into_inner).text(&node)

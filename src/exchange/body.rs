@@ -266,6 +266,35 @@ impl Body {
         }
     }
 
+    /// Reads the first `most` bytes, or fewer where the body ends before, and leaves all of it to be read again.
+    pub async fn peek(&mut self, most: usize) -> Result<Vec<u8>, BodyError> {
+        let mut bytes = Vec::new();
+        let mut failed = None;
+        while bytes.len() < most {
+            match self.piece().await {
+                Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+                Ok(None) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        self.unread(&bytes);
+        bytes.truncate(most);
+        failed.map_or(Ok(bytes), Err)
+    }
+
+    /// Puts bytes that were read back in front.
+    fn unread(&mut self, bytes: &[u8]) {
+        let again = (!bytes.is_empty()).then(|| Chunk::from_vec(bytes.to_vec()));
+        match self {
+            Body::Empty => {}
+            Body::Buffered(chunks) => again.into_iter().for_each(|again| chunks.push_front(again)),
+            Body::H1(body) => body.again = again,
+        }
+    }
+
     /// Reads the whole body, and leaves it to be read again. `None`: it is longer than `most` bytes, or its
     /// client would not send more than that at all; what was read of it stays to be read, too.
     pub async fn read_ahead(&mut self, most: usize) -> Result<Option<Vec<u8>>, BodyError> {
@@ -279,12 +308,7 @@ impl Body {
                 break;
             }
         }
-        let again = (!bytes.is_empty()).then(|| Chunk::from_vec(bytes.clone()));
-        match self {
-            Body::Empty => {}
-            Body::Buffered(chunks) => again.into_iter().for_each(|again| chunks.push_front(again)),
-            Body::H1(body) => body.again = again,
-        }
+        self.unread(&bytes);
         Ok((bytes.len() <= most).then_some(bytes))
     }
 

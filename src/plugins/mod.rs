@@ -3,8 +3,10 @@
 pub mod batch_requests;
 pub mod cors;
 pub mod csrf;
+pub mod file_logger;
 pub mod forward_auth;
 pub mod gzip;
+pub mod http_logger;
 pub mod ip_restriction;
 pub mod key_auth;
 pub mod kit;
@@ -18,7 +20,10 @@ pub mod referer_restriction;
 pub mod request_id;
 pub mod response_rewrite;
 pub mod server_info;
+pub mod syslog;
+pub mod tcp_logger;
 pub mod ua_restriction;
+pub mod udp_logger;
 pub mod uri_blocker;
 
 use crate::plugin::{Registry, Spec};
@@ -44,6 +49,11 @@ pub const ALL: &[&Spec] = &[
     &response_rewrite::SPEC,    // 899
     &public_api::SPEC,          // 501
     &prometheus::SPEC,          // 500
+    &http_logger::SPEC,         // 410
+    &tcp_logger::SPEC,          // 405
+    &syslog::SPEC,              // 401
+    &udp_logger::SPEC,          // 400
+    &file_logger::SPEC,         // 399
 ];
 
 /// The registry that control and the cores share.

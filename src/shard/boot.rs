@@ -102,6 +102,8 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     for thread in threads {
         let _ = thread.join();
     }
+    crate::plugins::kit::batch::finish();
+    crate::plugins::kit::log_files::flush();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 

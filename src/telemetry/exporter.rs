@@ -23,6 +23,8 @@ pub struct Node<'a> {
     pub upstream_status: &'a [(String, String, u16, bool)],
     /// Tables of bounded size: name, capacity and free space, bytes.
     pub tables: &'a [(&'a str, u64, u64)],
+    /// Log entries that wait to be sent: name of the batch, route, server address, entries.
+    pub batch_entries: &'a [(String, String, String, usize)],
     /// Lines that the logs lost, by log.
     pub dropped_lines: &'a [(&'a str, u64)],
     /// The clock of the cores.
@@ -96,6 +98,10 @@ impl Exporter {
         let free = node.tables.iter().map(|(name, _, free)| ([*name], *free));
         let help = "The free space of each nginx shared DICT since APISIX start";
         text.gauge("shared_dict_free_space_bytes", help, &["name"], free);
+        let waiting = node.batch_entries.iter();
+        let waiting = waiting.map(|(name, route, addr, entries)| ([&**name, &**route, &**addr], *entries));
+        let names = ["name", "route_id", "server_addr"];
+        text.gauge("batch_process_entries", "batch process remaining entries", &names, waiting);
         text.counter(
             "nginx_metric_errors_total",
             "Series refused because a core has too many",
