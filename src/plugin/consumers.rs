@@ -1,6 +1,7 @@
 //! Consumers as auth plugins find them: by the key of their credential.
 
-use std::cell::RefCell;
+use std::any::Any;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,7 +19,31 @@ pub struct Found {
     /// Who it is: this core's own copy, so that a request touches no count that cores share.
     pub known: Rc<Known>,
     /// The auth plugin's part of its configuration.
-    pub auth: Rc<Value>,
+    pub auth: Rc<Credential>,
+}
+
+/// An auth plugin's part of a consumer, or of one of its credential objects. Another one when that changes.
+pub struct Credential {
+    conf: Value,
+    compiled: OnceCell<Box<dyn Any>>,
+}
+
+impl Credential {
+    /// A configuration that was checked.
+    pub fn new(conf: Value) -> Self {
+        Credential { conf, compiled: OnceCell::new() }
+    }
+
+    /// What was written.
+    pub fn conf(&self) -> &Value {
+        &self.conf
+    }
+
+    /// What the plugin makes of it, made when it is first asked for: parsed keys and such. One type a plugin.
+    pub fn compiled<T: Any>(&self, compile: fn(&Value) -> T) -> &T {
+        let compiled = self.compiled.get_or_init(|| Box::new(compile(&self.conf)));
+        compiled.downcast_ref().unwrap_or_else(|| unreachable!("one type a plugin"))
+    }
 }
 
 /// The consumers of one core, by auth plugin and key. A change of one consumer costs its own keys.
@@ -86,7 +111,7 @@ impl Consumers {
                 );
                 continue;
             }
-            let found = Found { known: known.clone(), auth: Rc::new(conf.clone()) };
+            let found = Found { known: known.clone(), auth: Rc::new(Credential::new(conf.clone())) };
             inner.keys_of.entry(consumer.id.clone()).or_default().push((spec.name, key.into()));
             let holder = Holder { id: consumer.id.clone(), found };
             inner.by_key.entry(spec.name).or_default().insert(key.into(), holder);

@@ -5,6 +5,7 @@ pub mod consumers;
 pub mod counters;
 pub mod meta;
 pub mod registry;
+pub mod shared;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,6 +24,7 @@ pub use registry::Registry;
 
 use consumers::Consumers;
 use counters::Counters;
+use shared::Shared;
 
 /// Which schema a configuration is checked against (APISIX core.schema.TYPE_*).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +106,10 @@ pub struct Host {
     pub config: Arc<crate::config::Config>,
     /// The time that limiters go by: the reactor's, or a test's.
     pub now: fn() -> std::time::Instant,
+    /// The wall clock, seconds since 1970: that of the machine, or a test's.
+    pub unix_s: fn() -> u64,
+    /// What plugins of one kind share on this core.
+    pub shared: Shared,
 }
 
 /// The phases that a plugin takes part in, as a bit set.

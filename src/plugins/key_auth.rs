@@ -18,20 +18,25 @@
 //! Phases: rewrite. The consumer's plugins join the route's after it; the upstream is told who it is in
 //! `X-Consumer-Username`, `X-Credential-Identifier` and `X-Consumer-Custom-ID`.
 //!
+//! | option | default | meaning |
+//! |---|---|---|
+//! | `header`, `query` | `apikey` | where the key is looked for, in this order |
+//! | `hide_credentials` | `false` | the key does not go upstream |
+//! | `realm` | `key` | in `WWW-Authenticate` of a refusal |
+//! | `anonymous_consumer` | | the consumer of requests that fail to authenticate |
+//!
 //! Known differences:
-//! - A consumer whose `key` refers to a secret (`$secret://`, `$env://`) is not found: nobody can
-//!   authenticate as it.
 //! - Arguments that stay when `hide_credentials` takes the key out keep their order and coding; APISIX
 //!   shuffles them.
-//! - A `header` with `_` is not found under the same name with `-`.
 
 use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::exchange::{Exchange, Known, Reply};
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, consumers, no_check};
-use crate::wire::uri;
+use super::kit::auth::Admission;
+use super::kit::place::{self, Arg};
+use crate::exchange::{Exchange, Known};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -73,13 +78,12 @@ pub const SPEC: Spec = Spec {
 };
 
 fn build(conf: &Value, _: &Build) -> Built {
-    let text = |name: &str| conf[name].as_str().unwrap_or_default();
+    let text = |name: &str| conf[name].as_str().unwrap_or_default().as_bytes().into();
     Ok(Rc::new(KeyAuth {
-        header: text("header").as_bytes().into(),
-        query: text("query").as_bytes().into(),
+        header: text("header"),
+        query: text("query"),
         hide: conf["hide_credentials"] == true,
-        anonymous: conf["anonymous_consumer"].as_str().map(Box::from),
-        challenge: format!("apikey realm=\"{}\"", text("realm")).into_bytes().into(),
+        admission: Admission::new(SPEC.name, "apikey", conf),
     }))
 }
 
@@ -87,9 +91,7 @@ struct KeyAuth {
     header: Box<[u8]>,
     query: Box<[u8]>,
     hide: bool,
-    anonymous: Option<Box<str>>,
-    /// `WWW-Authenticate` of a refusal.
-    challenge: Box<[u8]>,
+    admission: Admission,
 }
 
 /// Where the key stood.
@@ -105,82 +107,43 @@ impl Plugin for KeyAuth {
     }
 
     fn rewrite<'a>(&'a self, ex: &'a mut Exchange, host: &'a Host) -> Step<'a> {
-        let error = match self.find(ex, host) {
-            Ok((known, place)) => {
-                if self.hide {
-                    self.remove_key(ex, place);
-                }
-                consumers::attach(ex, known);
-                return Step::Next;
-            }
-            Err(error) => error,
-        };
-        let Some(name) = &self.anonymous else { return self.refuse(ex, error) };
+        let found = self.find(ex, host);
         if self.hide {
-            // a wrong key must not reach the upstream either, wherever it stands
-            self.remove_key(ex, Place::Header);
-            self.remove_key(ex, Place::Query);
+            match &found {
+                Ok((_, Place::Header)) => place::remove_header(ex, &self.header),
+                Ok((_, Place::Query)) => place::remove_arg(ex, &self.query),
+                // a wrong key must not reach the upstream either, wherever it stands
+                Err(_) if self.admission.has_anonymous() => {
+                    place::remove_header(ex, &self.header);
+                    place::remove_arg(ex, &self.query);
+                }
+                Err(_) => {}
+            }
         }
-        let Some(known) = host.consumers.by_name(name) else {
-            log::error!(
-                "key-auth failed to authenticate the request, code: 401. \
-                 error: failed to get anonymous consumer {name}"
-            );
-            return self.refuse(ex, "Invalid user authorization");
-        };
-        consumers::attach_anonymous(ex, known);
-        Step::Next
+        let outcome = found.map(|(known, _)| known);
+        self.admission.decide(ex, host, outcome).map_or(Step::Next, Step::Reply)
     }
 }
 
 impl KeyAuth {
     /// The consumer of the key that the request brings; the header is asked first.
     fn find(&self, ex: &Exchange, host: &Host) -> Result<(Rc<Known>, Place), &'static str> {
-        let mut in_args = self.in_args(ex);
-        let (found, place) = if let Some(key) = ex.req_headers().get_named(&self.header) {
-            (find_key(host, key), Place::Header)
-        } else if let Some(value) = in_args.next() {
-            // a name without `=`, or one that stands twice, is no text and so no key
-            let key = value.filter(|_| in_args.next().is_none());
-            (key.and_then(|key| find_key(host, &uri::decode_component(key))), Place::Query)
-        } else {
-            return Err("Missing API key in request");
+        let (found, place) = match place::header(ex, &self.header) {
+            Some(key) => (find_key(host, key), Place::Header),
+            None => match place::arg(ex, &self.query) {
+                Arg::Text(key) => (find_key(host, &key), Place::Query),
+                Arg::NoText => (None, Place::Query),
+                Arg::Missing => return Err("Missing API key in request"),
+            },
         };
         found.map(|known| (known, place)).ok_or_else(|| {
             log::warn!("failed to find consumer: invalid api key");
             "Invalid API key in request"
         })
     }
-
-    /// Every value of the argument, not decoded.
-    fn in_args<'a>(&'a self, ex: &'a Exchange) -> impl Iterator<Item = Option<&'a [u8]>> {
-        let args = ex.req.args.as_deref().unwrap_or_default();
-        uri::args(args).filter(|(name, _)| *uri::decode_component(name) == *self.query).map(|(_, v)| v)
-    }
-
-    fn remove_key(&self, ex: &mut Exchange, place: Place) {
-        if place == Place::Header {
-            return ex.req.head.headers.remove_named(&self.header);
-        }
-        if self.in_args(ex).next().is_none() {
-            return;
-        }
-        let args = ex.req.args.as_deref().unwrap_or_default();
-        let is_key = |pair: &&[u8]| {
-            let name = pair.split(|b| *b == b'=').next().unwrap_or_default();
-            *uri::decode_component(name) == *self.query
-        };
-        let rest: Vec<&[u8]> = args.split(|b| *b == b'&').filter(|pair| !is_key(pair)).collect();
-        let rest = rest.join(&b'&');
-        ex.set_args((!rest.is_empty()).then_some(rest));
-    }
-
-    fn refuse(&self, ex: &mut Exchange, error: &str) -> Step<'static> {
-        ex.resp_headers().set(b"WWW-Authenticate", &self.challenge);
-        Step::Reply(Reply::message(401, error))
-    }
 }
 
+/// A key is found by its hash, so the time that this takes says nothing of other keys.
 fn find_key(host: &Host, key: &[u8]) -> Option<Rc<Known>> {
     let key = std::str::from_utf8(key).ok()?;
     Some(host.consumers.find(SPEC.name, key)?.known)
@@ -191,6 +154,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::exchange::Reply;
     use crate::plugin::SchemaType;
     use crate::plugins::kit::test;
 

@@ -1,16 +1,21 @@
 //! One file per plugin, named as in APISIX; this file is the registry. How to add one: `README.md` beside it.
 
+pub mod basic_auth;
 pub mod batch_requests;
+pub mod consumer_restriction;
 pub mod cors;
 pub mod csrf;
 pub mod file_logger;
 pub mod forward_auth;
 pub mod gzip;
+pub mod hmac_auth;
 pub mod http_logger;
 pub mod ip_restriction;
+pub mod jwt_auth;
 pub mod key_auth;
 pub mod kit;
 pub mod limit_count;
+pub mod multi_auth;
 pub mod node_status;
 pub mod prometheus;
 pub mod proxy_rewrite;
@@ -30,30 +35,35 @@ use crate::plugin::{Registry, Spec};
 
 /// All plugins of this build, by priority.
 pub const ALL: &[&Spec] = &[
-    &real_ip::SPEC,             // 23000
-    &request_id::SPEC,          // 12015
-    &batch_requests::SPEC,      // 4010
-    &cors::SPEC,                // 4000
-    &ip_restriction::SPEC,      // 3000
-    &ua_restriction::SPEC,      // 2999
+    &real_ip::SPEC, // 23000
+    &request_id::SPEC, // 12015
+    &batch_requests::SPEC, // 4010
+    &cors::SPEC, // 4000
+    &ip_restriction::SPEC, // 3000
+    &ua_restriction::SPEC, // 2999
     &referer_restriction::SPEC, // 2990
-    &csrf::SPEC,                // 2980
-    &uri_blocker::SPEC,         // 2900
-    &key_auth::SPEC,            // 2500
-    &forward_auth::SPEC,        // 2002
-    &proxy_rewrite::SPEC,       // 1008
-    &limit_count::SPEC,         // 1002
-    &node_status::SPEC,         // 1000
-    &gzip::SPEC,                // 995
-    &server_info::SPEC,         // 990
-    &response_rewrite::SPEC,    // 899
-    &public_api::SPEC,          // 501
-    &prometheus::SPEC,          // 500
-    &http_logger::SPEC,         // 410
-    &tcp_logger::SPEC,          // 405
-    &syslog::SPEC,              // 401
-    &udp_logger::SPEC,          // 400
-    &file_logger::SPEC,         // 399
+    &csrf::SPEC, // 2980
+    &uri_blocker::SPEC, // 2900
+    &multi_auth::SPEC, // 2600
+    &hmac_auth::SPEC, // 2530
+    &basic_auth::SPEC, // 2520
+    &jwt_auth::SPEC, // 2510
+    &key_auth::SPEC, // 2500
+    &consumer_restriction::SPEC, // 2400
+    &forward_auth::SPEC, // 2002
+    &proxy_rewrite::SPEC, // 1008
+    &limit_count::SPEC, // 1002
+    &node_status::SPEC, // 1000
+    &gzip::SPEC, // 995
+    &server_info::SPEC, // 990
+    &response_rewrite::SPEC, // 899
+    &public_api::SPEC, // 501
+    &prometheus::SPEC, // 500
+    &http_logger::SPEC, // 410
+    &tcp_logger::SPEC, // 405
+    &syslog::SPEC, // 401
+    &udp_logger::SPEC, // 400
+    &file_logger::SPEC, // 399
 ];
 
 /// The registry that control and the cores share.

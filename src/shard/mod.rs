@@ -16,8 +16,10 @@ use crate::mail::{Cores, ToControl, ToCore};
 use crate::model::KeepalivePool;
 use crate::plugin::consumers::Consumers;
 use crate::plugin::counters::Counters;
+use crate::plugin::shared::Shared;
 use crate::plugin::{Host, Registry};
 use crate::reactor::{self, Listener, Receiver};
+use crate::telemetry::clock;
 use crate::telemetry::metrics::CoreMetrics;
 use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
@@ -79,6 +81,8 @@ pub async fn run(parts: Parts) {
         control: control.clone(),
         config: config.clone(),
         now: reactor::now,
+        unix_s: clock::unix_s,
+        shared: Shared::default(),
     });
     let upstream = &config.http.upstream;
     let keep = KeepalivePool {

@@ -19,8 +19,12 @@ pub fn date() -> [u8; 29] {
     {
         return text;
     }
-    let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let text = http_date(unix_s);
+    let text = http_date(unix_s());
     DATE.set(Some((now_ms, text)));
     text
+}
+
+/// The wall clock, seconds since 1970.
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

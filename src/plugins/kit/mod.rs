@@ -1,10 +1,13 @@
 //! What several plugins share.
 
+pub mod auth;
+pub mod base64;
 pub mod batch;
 pub mod collector;
 pub mod http;
 pub mod log_entry;
 pub mod log_files;
+pub mod place;
 #[cfg(test)]
 pub mod test;
 pub mod version;

@@ -15,6 +15,7 @@ use crate::plugin::consumers::Consumers;
 use crate::plugin::counters::Counters;
 use crate::plugin::meta::Meta;
 use crate::plugin::registry::Entry;
+use crate::plugin::shared::Shared;
 use crate::plugin::{Build, Chain, Host, Phase, Plugin, Registry, SchemaType, Spec};
 use crate::plugins;
 use crate::reactor::Chunk;
@@ -42,6 +43,11 @@ pub fn now() -> Instant {
     *BEGAN + PASSED.get()
 }
 
+/// The wall clock of [`host`].
+pub fn unix_s() -> u64 {
+    1_700_000_000 + PASSED.get().as_secs()
+}
+
 /// A core's host with nothing in it.
 pub fn host() -> Rc<Host> {
     let loaded = crate::config::load_text("", &|_| None).unwrap_or_else(|_| panic!("the defaults"));
@@ -55,6 +61,8 @@ pub fn host() -> Rc<Host> {
         control: tokio::sync::mpsc::channel(1).0,
         config: Arc::new(loaded.config),
         now,
+        unix_s,
+        shared: Shared::default(),
     })
 }
 

@@ -1,0 +1,59 @@
+//! Base64 as nginx reads it (ngx_string.c `ngx_decode_base64_internal`): padding may be missing, what follows
+//! the first `=` is not looked at, bits behind the last byte neither.
+
+use base64::Engine;
+use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+const fn lenient(alphabet: &Alphabet) -> GeneralPurpose {
+    let config = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone);
+    GeneralPurpose::new(alphabet, config)
+}
+
+const PLAIN: GeneralPurpose = lenient(&STANDARD);
+const URL: GeneralPurpose = lenient(&URL_SAFE);
+
+/// `ngx.decode_base64`
+pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    PLAIN.decode(until_padding(text)).ok()
+}
+
+/// The same with `-` and `_` (RFC 4648 section 5).
+pub fn decode_url(text: &[u8]) -> Option<Vec<u8>> {
+    URL.decode(until_padding(text)).ok()
+}
+
+/// Base64 with padding.
+pub fn encode(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+fn until_padding(text: &[u8]) -> &[u8] {
+    text.split(|b| *b == b'=').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_nginx_reads() {
+        for (text, bytes) in [
+            ("", Some(&b""[..])),
+            ("Zm9v", Some(b"foo")),
+            ("Zm9vYg==", Some(b"foob")),
+            ("Zm9vYg", Some(b"foob")),
+            ("Zm9vYh", Some(b"foob")),
+            ("Zm9v=!!", Some(b"foo")),
+            ("Zm9vY", None),
+            ("Zm 9v", None),
+            ("Zm9v\n", None),
+        ] {
+            assert_eq!(decode(text.as_bytes()).as_deref(), bytes, "{text}");
+        }
+        assert_eq!((decode(b"-_8"), decode_url(b"-_8")), (None, Some(vec![251, 255])));
+        assert_eq!((decode(b"+/8"), decode_url(b"+/8")), (Some(vec![251, 255]), None));
+    }
+}

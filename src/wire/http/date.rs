@@ -1,0 +1,113 @@
+//! Reading the dates of HTTP (RFC 9110 section 5.6.7), as leniently as nginx (ngx_parse_http_time).
+
+/// Seconds since 1970 of a date in any of the three forms: `Sun, 06 Nov 1994 08:49:37 GMT`,
+/// `Sunday, 06-Nov-94 08:49:37 GMT`, `Sun Nov  6 08:49:37 1994`. The day of the week and what follows are
+/// not looked at. Dates before 1970 have none.
+pub fn parse_http_date(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (year, month, day, time) = match text.split_once(',') {
+        Some((_, rest)) => {
+            let mut words = rest.split_ascii_whitespace();
+            let first = words.next()?;
+            match first.split_once('-') {
+                Some((day, month_year)) => {
+                    let (month, year) = month_year.split_once('-')?;
+                    let year = digits(year, 2)?;
+                    // as nginx: 70 to 99 are of the last century
+                    let year = if year < 70 { 2000 + year } else { 1900 + year };
+                    (year, month, digits(day, 2)?, words.next()?)
+                }
+                None => {
+                    let month = words.next()?;
+                    (digits(words.next()?, 4)?, month, digits(first, 2)?, words.next()?)
+                }
+            }
+        }
+        None => {
+            let mut words = text.split_ascii_whitespace().skip(1);
+            let (month, day, time) = (words.next()?, words.next()?, words.next()?);
+            (digits(words.next()?, 4)?, month, digits(day, day.len().clamp(1, 2))?, time)
+        }
+    };
+    let mut parts = time.split(':');
+    let (hour, minute, second) =
+        (digits(parts.next()?, 2)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
+    if parts.next().is_some() || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let days = days_since_1970(year, month_number(month)?, day)?;
+    Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
+}
+
+/// A number of exactly `count` digits.
+fn digits(text: &str, count: usize) -> Option<u64> {
+    (text.len() == count && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+fn month_number(name: &str) -> Option<u64> {
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    names.iter().position(|known| *known == name).map(|at| at as u64 + 1)
+}
+
+fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        2 => 28 + u64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if day == 0 || day > length || year < 1970 {
+        return None;
+    }
+    // years begin in March, so that a leap day is the last of its year
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    Some(days - 719_468) // from 1 March of the year 0 to 1970
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::http::write::http_date;
+
+    #[test]
+    fn the_three_forms() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Sun, 06 Nov 1994 08:49:37",
+        ] {
+            assert_eq!(parse_http_date(text.as_bytes()), Some(784_111_777), "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_what_is_written() {
+        for unix_s in [0, 951_782_399, 951_868_799, 1_078_012_800, 4_107_542_399, 253_402_300_799] {
+            assert_eq!(parse_http_date(&http_date(unix_s)), Some(unix_s));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_dates() {
+        for text in [
+            "",
+            "now",
+            "2024-01-01T00:00:00Z",
+            "Sun, 06 nov 1994 08:49:37 GMT",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+            "Sun, 00 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 94 08:49:37 GMT",
+            "Sun, 06 Nov 1994 24:00:00 GMT",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "Sun, 06 Nov 1969 08:49:37 GMT",
+            "Sun, +6 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov",
+            "Sunday, 06-Nov",
+        ] {
+            assert_eq!(parse_http_date(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(parse_http_date(b"Sun, \xff\xff Nov 1994 08:49:37 GMT"), None);
+    }
+}
