@@ -173,7 +173,11 @@ mod tests {
         for (conf, outcome) in [
             (json!({"whitelist": ["jack1"], "rejected_code": 201, "rejected_msg": "no"}), "accepted"),
             (json!({"type": "route_id", "blacklist": ["1"]}), "accepted"),
-            (json!({}), "object matches none of the required"),
+            (
+                json!({}),
+                "object matches none of the required: [\"blacklist\"] or [\"whitelist\"] or \
+                 [\"allowed_by_methods\"]",
+            ),
             (
                 json!({"blacklist": []}),
                 "property \"blacklist\" validation failed: expect array to have at least 1 items",
