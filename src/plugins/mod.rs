@@ -35,35 +35,35 @@ use crate::plugin::{Registry, Spec};
 
 /// All plugins of this build, by priority.
 pub const ALL: &[&Spec] = &[
-    &real_ip::SPEC, // 23000
-    &request_id::SPEC, // 12015
-    &batch_requests::SPEC, // 4010
-    &cors::SPEC, // 4000
-    &ip_restriction::SPEC, // 3000
-    &ua_restriction::SPEC, // 2999
-    &referer_restriction::SPEC, // 2990
-    &csrf::SPEC, // 2980
-    &uri_blocker::SPEC, // 2900
-    &multi_auth::SPEC, // 2600
-    &hmac_auth::SPEC, // 2530
-    &basic_auth::SPEC, // 2520
-    &jwt_auth::SPEC, // 2510
-    &key_auth::SPEC, // 2500
+    &real_ip::SPEC,              // 23000
+    &request_id::SPEC,           // 12015
+    &batch_requests::SPEC,       // 4010
+    &cors::SPEC,                 // 4000
+    &ip_restriction::SPEC,       // 3000
+    &ua_restriction::SPEC,       // 2999
+    &referer_restriction::SPEC,  // 2990
+    &csrf::SPEC,                 // 2980
+    &uri_blocker::SPEC,          // 2900
+    &multi_auth::SPEC,           // 2600
+    &hmac_auth::SPEC,            // 2530
+    &basic_auth::SPEC,           // 2520
+    &jwt_auth::SPEC,             // 2510
+    &key_auth::SPEC,             // 2500
     &consumer_restriction::SPEC, // 2400
-    &forward_auth::SPEC, // 2002
-    &proxy_rewrite::SPEC, // 1008
-    &limit_count::SPEC, // 1002
-    &node_status::SPEC, // 1000
-    &gzip::SPEC, // 995
-    &server_info::SPEC, // 990
-    &response_rewrite::SPEC, // 899
-    &public_api::SPEC, // 501
-    &prometheus::SPEC, // 500
-    &http_logger::SPEC, // 410
-    &tcp_logger::SPEC, // 405
-    &syslog::SPEC, // 401
-    &udp_logger::SPEC, // 400
-    &file_logger::SPEC, // 399
+    &forward_auth::SPEC,         // 2002
+    &proxy_rewrite::SPEC,        // 1008
+    &limit_count::SPEC,          // 1002
+    &node_status::SPEC,          // 1000
+    &gzip::SPEC,                 // 995
+    &server_info::SPEC,          // 990
+    &response_rewrite::SPEC,     // 899
+    &public_api::SPEC,           // 501
+    &prometheus::SPEC,           // 500
+    &http_logger::SPEC,          // 410
+    &tcp_logger::SPEC,           // 405
+    &syslog::SPEC,               // 401
+    &udp_logger::SPEC,           // 400
+    &file_logger::SPEC,          // 399
 ];
 
 /// The registry that control and the cores share.
