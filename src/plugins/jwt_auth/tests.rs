@@ -190,6 +190,7 @@ fn refuses_with_a_challenge() {
         (hs256(json!({"key": "nobody"})), "Invalid user key in JWT token"),
         (hs256(json!({"key": "user-key", "exp": 1})), "failed to verify jwt"),
         (wrong, "failed to verify jwt"),
+        (hs256(json!({"key": "user-key"})) + "@", "failed to verify jwt"),
     ] {
         assert_eq!(ask(&host, json!({}), &token).0, Some(Reply::message(401, message)), "{token}");
     }

@@ -17,7 +17,8 @@ pub struct Token {
     pub claims: Value,
     /// What is signed: so many bytes from its start.
     signed_bytes: usize,
-    signature: Vec<u8>,
+    /// `None`: it is no base64, and so verifies nothing.
+    signature: Option<Vec<u8>>,
 }
 
 impl Token {
@@ -35,16 +36,18 @@ impl Token {
             alg: header_json["alg"].as_str().map(Box::from),
             claims: json(payload).ok_or("invalid payload")?,
             signed_bytes: header.len() + 1 + payload.len(),
-            signature: base64::decode_url(signature).ok_or("failed to decode signature")?,
+            signature: base64::decode_url(signature),
         })
     }
 
     /// Was `text`, which this token was parsed from, signed with the key?
     pub fn is_signed_by(&self, text: &[u8], key: &Key) -> bool {
-        let Some(signed) = text.get(..self.signed_bytes) else { return false };
+        let (Some(signed), Some(signature)) = (text.get(..self.signed_bytes), &self.signature) else {
+            return false;
+        };
         match key {
-            Key::Secret(key) => hmac::verify(key, signed, &self.signature).is_ok(),
-            Key::Public(keys) => keys.iter().any(|key| key.verify_sig(signed, &self.signature).is_ok()),
+            Key::Secret(key) => hmac::verify(key, signed, signature).is_ok(),
+            Key::Public(keys) => keys.iter().any(|key| key.verify_sig(signed, signature).is_ok()),
             Key::Broken(_) => false,
         }
     }
@@ -205,7 +208,6 @@ mod tests {
             (token("{", "{}"), "invalid header"),
             (token("[]", "{}"), "invalid header"),
             (token("{}", "{"), "invalid payload"),
-            (token("{}", "{}") + "+", "failed to decode signature"),
             ("\u{e9}.\u{e9}.\u{e9}".into(), "invalid header"),
         ] {
             assert_eq!(Token::parse(text.as_bytes()).err(), Some(error), "{text}");
