@@ -32,6 +32,10 @@ pub const STORE_QUEUE: usize = 256;
 /// so a batch this size is already limited by the writes.
 pub const STORE_BATCH: usize = 256;
 
+/// Objects that one thread reads of a long list of changes before another thread helps: 20 µs each make it worth
+/// a thread's start.
+pub const READ_BY_ONE_THREAD: usize = 1_000;
+
 /// Events waiting for the reader of a store's watch. Each is a batch already.
 pub const WATCH_QUEUE: usize = 256;
 

@@ -9,7 +9,8 @@ from . import latency, machine
 
 CHANGES = 200
 CHANGES_PER_SECOND = 50
-WRITERS = 8
+# Writes that wait together are made durable together.
+WRITERS = 64
 
 
 def definition(house, number):

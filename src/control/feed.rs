@@ -3,13 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::plugins::{Plugins, Unknown};
 use super::store::{Change, Event, is_placeholder};
+use crate::limits;
 use crate::model::check::PluginFault;
 use crate::model::delta::{Batch, Delta, Object};
 use crate::model::{Id, Kind, Stored, parse};
@@ -57,7 +60,54 @@ impl Model {
     pub fn rejected(&self) -> impl Iterator<Item = &str> {
         self.rejected.iter().map(|key| &**key)
     }
+
+    /// Whether a change says anything new; its value is known from now on.
+    fn is_news(&mut self, change: &Change) -> bool {
+        match &change.value {
+            Some(value) if is_placeholder(&change.key, value) => return false,
+            Some(value) => {
+                let fingerprint = self.hasher.hash_one(value);
+                if self.known.insert(change.key.clone(), fingerprint) == Some(fingerprint) {
+                    return false;
+                }
+            }
+            None => drop(self.known.remove(&change.key)),
+        }
+        self.rejected.remove(&change.key);
+        true
+    }
+
+    /// Takes in what a change said; gives what the cores must know of it.
+    fn place(&mut self, change: Change, read: Read) -> Option<Delta> {
+        let Read { kind, id, object } = read;
+        let objects = self.objects.entry(kind).or_default();
+        match object {
+            Some(Ok(Some(object))) => {
+                objects.insert(id, object.clone());
+                Some(Delta::Put(object))
+            }
+            Some(Ok(None)) => None,
+            Some(Err(why)) => {
+                log::error!("failed to check item data of [{}] err: {why}", change.key);
+                self.rejected.insert(change.key);
+                // An object that was right and now is wrong is gone, as in APISIX.
+                objects.remove(&id).map(|_| Delta::Delete(kind, id))
+            }
+            None => objects.remove(&id).map(|_| Delta::Delete(kind, id)),
+        }
+    }
 }
+
+/// A change, read: no object where it is a deletion, none inside where no core needs it, or what is wrong with it.
+struct Read {
+    /// As the cores know it: a credential is a consumer of its own.
+    kind: Kind,
+    id: Id,
+    object: Option<Result<Option<Object>, String>>,
+}
+
+/// The key of the operator's list of plugins.
+const PLUGIN_LIST: &str = "/plugins";
 
 /// One plugin of the operator's list in the store.
 #[derive(serde::Deserialize)]
@@ -123,46 +173,40 @@ impl Feed {
                 (changes, revision)
             }
         };
+        changes.retain(|change| model.is_news(change));
         // The list of plugins decides how the other objects are judged.
-        changes.sort_by_key(|change| &*change.key != "/plugins");
-        let deltas = changes.into_iter().filter_map(|change| self.apply(&mut model, change)).collect();
-        Batch { revision, deltas }
+        let (lists, changes): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| &*change.key == PLUGIN_LIST);
+        let mut deltas: Vec<Delta> =
+            lists.iter().filter_map(|change| self.plugin_list(change.value.as_deref())).collect();
+        let read = self.read_all(&changes);
+        deltas.extend(changes.into_iter().zip(read).filter_map(|(change, read)| model.place(change, read?)));
+        Batch { revision, deltas: deltas.into() }
     }
 
-    fn apply(&self, model: &mut Model, change: Change) -> Option<Delta> {
-        match &change.value {
-            Some(value) if is_placeholder(&change.key, value) => return None,
-            Some(value) => {
-                let fingerprint = model.hasher.hash_one(value);
-                if model.known.insert(change.key.clone(), fingerprint) == Some(fingerprint) {
-                    return None;
-                }
-            }
-            None => drop(model.known.remove(&change.key)),
+    /// Reads the objects of all changes. Many, as at the start, are shared out among threads; what these start
+    /// with is the priority of this one, which stands back behind the cores.
+    fn read_all(&self, changes: &[Change]) -> Vec<Option<Read>> {
+        let read = |part: &[Change]| part.iter().map(|change| self.read(change)).collect::<Vec<_>>();
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let share = changes.len().div_ceil(threads).max(limits::READ_BY_ONE_THREAD);
+        if changes.len() <= share {
+            return read(changes);
         }
+        thread::scope(|scope| {
+            let parts: Vec<_> = changes.chunks(share).map(|part| scope.spawn(move || read(part))).collect();
+            let join = |part: ScopedJoinHandle<'_, Vec<Option<Read>>>| {
+                part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            parts.into_iter().flat_map(join).collect()
+        })
+    }
+
+    fn read(&self, change: &Change) -> Option<Read> {
         let (kind, id) = Kind::of_key(change.key.trim_start_matches('/'))?;
         let id: Id = id.into();
-        model.rejected.remove(&change.key);
-        if kind == Kind::PluginList {
-            return self.plugin_list(change.value.as_deref());
-        }
-        let object = change.value.as_deref().map(|value| self.object(kind, &id, value, &change));
-        let place = if kind == Kind::Credential { Kind::Consumer } else { kind };
-        let objects = model.objects.entry(place).or_default();
-        match object {
-            Some(Ok(Some(object))) => {
-                objects.insert(id, object.clone());
-                Some(Delta::Put(object))
-            }
-            Some(Ok(None)) => None,
-            Some(Err(why)) => {
-                log::error!("failed to check item data of [{}] err: {why}", change.key);
-                model.rejected.insert(change.key);
-                // An object that was right and now is wrong is gone, as in APISIX.
-                objects.remove(&id).map(|_| Delta::Delete(place, id))
-            }
-            None => objects.remove(&id).map(|_| Delta::Delete(place, id)),
-        }
+        let object = change.value.as_deref().map(|value| self.object(kind, &id, value, change));
+        Some(Read { kind: if kind == Kind::Credential { Kind::Consumer } else { kind }, id, object })
     }
 
     fn object(&self, kind: Kind, id: &Id, value: &[u8], change: &Change) -> Result<Option<Object>, String> {
@@ -196,11 +240,9 @@ impl Feed {
                 }
             }
         }
-        for pointer in ["/tls/client_key", "/upstream/tls/client_key"] {
-            if let Some(key) = value.pointer_mut(pointer) {
-                self.plugins.keyring().decrypt_private_key(key);
-            }
-        }
+        let decrypt = |key: &mut Value| self.plugins.keyring().decrypt_private_key(key);
+        client_key(&mut value).into_iter().for_each(decrypt);
+        value.get_mut("upstream").and_then(client_key).into_iter().for_each(decrypt);
         let place = Stored {
             id: id.clone(),
             create_revision: change.create_revision,
@@ -223,6 +265,11 @@ impl Feed {
         self.plugins.enable(names.iter().cloned());
         Some(Delta::Plugins(names.into()))
     }
+}
+
+/// The private key with which an upstream, or what looks like one, is spoken to.
+fn client_key(upstream: &mut Value) -> Option<&mut Value> {
+    upstream.get_mut("tls")?.get_mut("client_key")
 }
 
 #[cfg(test)]
@@ -318,6 +365,23 @@ mod tests {
         assert!(snapshot(&feed, &[("/routes/1", ROUTE), ("/routes/2", ROUTE)], 2).is_empty());
         assert_eq!(snapshot(&feed, &[("/routes/1", other)], 3), ["+routes 1", "-routes 2"]);
         assert_eq!(snapshot(&feed, &[], 1), ["-routes 1"]);
+    }
+
+    /// So many that several threads read them: all are told, in the order of their keys, and what is wrong with
+    /// one is its own affair.
+    #[test]
+    fn a_long_snapshot_is_read_whole_and_in_order() {
+        let feed = feed(Unknown::Skip, false);
+        let keys: Vec<String> = (0..4_000).map(|number| format!("/routes/{number:04}")).collect();
+        let value = |at: usize| if at % 1_000 == 7 { "{}" } else { ROUTE };
+        let entries: Vec<(&str, &str)> =
+            keys.iter().enumerate().map(|(at, key)| (&**key, value(at))).collect();
+        let right = (0..4_000).filter(|at| at % 1_000 != 7);
+        let expected: Vec<String> = right.map(|number| format!("+routes {number:04}")).collect();
+        assert_eq!(snapshot(&feed, &entries, 1), expected);
+        let mut rejected: Vec<String> = feed.model().rejected().map(str::to_owned).collect();
+        rejected.sort();
+        assert_eq!(rejected, ["/routes/0007", "/routes/1007", "/routes/2007", "/routes/3007"]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub struct Live {
     global_rules: BTreeMap<Id, Arc<Stored<PluginBundle>>>,
     metadata: AHashMap<Id, Arc<Stored<Value>>>,
     /// Routes without hosts of their own, by the service that may have some for them.
-    service_routes: AHashMap<Id, Vec<Id>>,
+    service_routes: AHashMap<Id, AHashSet<Id>>,
     /// The operator's list; `None` enables all that this build has.
     enabled: Option<Arc<[Box<str>]>>,
     /// Upstreams in use, by resource key.
@@ -241,7 +241,7 @@ impl Live {
             Err(error) => return log::error!("route {} is left out: {error}", route.id),
         };
         if let Some(service) = service {
-            self.service_routes.entry(service.clone()).or_default().push(route.id.clone());
+            self.service_routes.entry(service.clone()).or_default().insert(route.id.clone());
         }
         let at = self.routes.vacant_key() as u32;
         let order = route.create_revision as u64;
@@ -258,7 +258,7 @@ impl Live {
         if let Some(service) = &old.model.value.service_id
             && let Some(routes) = self.service_routes.get_mut(service)
         {
-            routes.retain(|route| *route != old.model.id);
+            routes.remove(&old.model.id);
         }
         let key = format!("/apisix/routes/{}", old.model.id);
         self.in_use.get_mut().remove(&*key);

@@ -1,14 +1,22 @@
 //! Radix trees, many in one arena: one per host, and one of hosts themselves.
 //!
-//! A node is one record of bytes, 16 for a typical leaf, so that a step down the tree is one cache line:
+//! What a match waits for is memory: each step to a node that is not in the cache costs as much as hundreds of
+//! instructions. So there are few steps. Up to [`LEAVES_MAX`] keys lie side by side in one record and are found
+//! by comparing words, which the processor reads all at once; only where more keys begin alike does a branch
+//! stand above them:
 //!
 //! ```text
-//! label length u8 | slots present u8 | children u16 | label | a byte per child | slots u32… | children u32…
+//! branch  label length u8 | slots present u8 | children u16 | label | a byte per child | slots u32… | children u32…
+//! leaves  label length u8 | LEAVES        u8 | keys u16     | label | length and slot u8… | first 8 bytes u64…
+//!                                                           | values u32… | ends of tails u16… | tails
 //! ```
 //!
-//! The byte that leads to a child is kept by the parent and is not in the child's label. Records are made of
-//! 16-byte granules of 64 KiB chunks and never move by themselves: growing costs one chunk, never a copy of
-//! the table, and a change writes one node and the pointer to it. Freed records wait in a list per size.
+//! A label is what all keys below begin with. The byte that leads to a child is kept by the parent and is in no
+//! label. Leaves are in the order of their lengths. Records are made of 16-byte granules of 64 KiB chunks and
+//! never move by themselves: growing costs one chunk, never a copy of the table, and a change writes one record
+//! and the pointer to it. Freed records wait in a list per size.
+
+use smallvec::SmallVec;
 
 /// The root of a tree; [`Root::EMPTY`] has no node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +33,7 @@ impl Root {
 }
 
 /// The two values that a key may have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Slot {
     /// For requests that equal the key.
     Exact,
@@ -37,11 +45,36 @@ const NONE: u32 = u32::MAX;
 const GRANULE: usize = 16;
 const CHUNK: usize = 64 * 1024;
 const CHUNK_GRANULES: usize = CHUNK / GRANULE;
-/// A longer label is a chain of nodes with one child each.
+/// A longer label is a chain of branches with one child each.
 const LABEL_MAX: usize = 255;
-/// The largest record: the longest label, 256 children, both slots.
-const RECORD_MAX: usize = 4 + LABEL_MAX + 256 + 2 * 4 + 256 * 4;
+/// Keys of one record: comparing so many words costs less than one step to another record.
+const LEAVES_MAX: usize = 24;
+/// Bytes of a key after the label of its record; longer ones go below a branch.
+const SUFFIX_MAX: usize = 127;
+/// In a record's second byte: it is one of leaves.
+const LEAVES: u8 = 0x80;
+/// In the byte of a leaf's length: its slot.
+const IS_PREFIX: u8 = 0x80;
+/// The first bytes of a suffix, which are compared as one number.
+const WORD: usize = 8;
+/// What a leaf takes besides its tail: length, word, value, end of the tail.
+const LEAF: usize = 1 + WORD + 4 + 2;
+const HEAD: usize = 4;
+const BRANCH_BYTES: usize = HEAD + LABEL_MAX + 256 + 2 * 4 + 256 * 4;
+const LEAVES_BYTES: usize = HEAD + LABEL_MAX + LEAVES_MAX * (LEAF + SUFFIX_MAX - WORD);
+const RECORD_MAX: usize = if BRANCH_BYTES > LEAVES_BYTES { BRANCH_BYTES } else { LEAVES_BYTES };
 const SIZES: usize = RECORD_MAX.div_ceil(GRANULE) + 1;
+
+/// The bits of a word that a suffix of this length has.
+const MASKS: [u64; WORD + 1] = {
+    let mut masks = [u64::MAX; WORD + 1];
+    let mut length = 0;
+    while length < WORD {
+        masks[length] = (1 << (8 * length)) - 1;
+        length += 1;
+    }
+    masks
+};
 
 /// The arena.
 #[derive(Debug)]
@@ -54,7 +87,12 @@ pub struct Forest {
 }
 
 /// A record, split into its parts.
-struct Node<'a> {
+enum Node<'a> {
+    Branch(Branch<'a>),
+    Leaves(Leaves<'a>),
+}
+
+struct Branch<'a> {
     slots: u8,
     label: &'a [u8],
     edges: &'a [u8],
@@ -62,7 +100,7 @@ struct Node<'a> {
     words: &'a [u8],
 }
 
-impl Node<'_> {
+impl Branch<'_> {
     #[inline]
     fn slot(&self, slot: Slot) -> Option<u32> {
         match slot {
@@ -85,12 +123,62 @@ impl Node<'_> {
     }
 }
 
+struct Leaves<'a> {
+    label: &'a [u8],
+    lengths: &'a [u8],
+    firsts: &'a [u8],
+    values: &'a [u8],
+    ends: &'a [u8],
+    tails: &'a [u8],
+}
+
+impl<'a> Leaves<'a> {
+    /// What of a suffix is not in its first word.
+    #[inline]
+    fn tail(&self, at: usize) -> &'a [u8] {
+        let end = |at: usize| usize::from(u16::from_le_bytes([self.ends[2 * at], self.ends[2 * at + 1]]));
+        let start = at.checked_sub(1).map_or(0, end);
+        &self.tails[start..end(at)]
+    }
+
+    /// Gives `found` each key that `rest` begins with, the shortest first: its slot, value and length.
+    #[inline]
+    fn scan(&self, rest: &[u8], mut found: impl FnMut(Slot, u32, usize)) {
+        let first = first_word(rest);
+        let leaves = self.firsts.as_chunks::<WORD>().0.iter().zip(self.lengths);
+        for (at, (word_of, &length)) in leaves.enumerate() {
+            let (slot, length) = slot_and_length(length);
+            if (u64::from_le_bytes(*word_of) ^ first) & MASKS[length.min(WORD)] != 0 || length > rest.len() {
+                continue;
+            }
+            if length <= WORD || starts_with(&rest[WORD..], self.tail(at)) {
+                found(slot, word(self.values, at), length);
+            }
+        }
+    }
+}
+
+#[inline]
+fn slot_and_length(byte: u8) -> (Slot, usize) {
+    let slot = if byte & IS_PREFIX != 0 { Slot::Prefix } else { Slot::Exact };
+    (slot, (byte & !IS_PREFIX) as usize)
+}
+
+/// The first bytes of a text, zeros after its end.
+#[inline]
+fn first_word(text: &[u8]) -> u64 {
+    if let Some(first) = text.first_chunk::<WORD>() {
+        return u64::from_le_bytes(*first);
+    }
+    text.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+}
+
 fn word(words: &[u8], at: usize) -> u32 {
     let bytes = &words[4 * at..4 * at + 4];
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
-/// A node being changed.
+/// A branch being changed.
 #[derive(Default)]
 struct Draft {
     label: Vec<u8>,
@@ -101,6 +189,16 @@ struct Draft {
 }
 
 impl Draft {
+    fn of(branch: &Branch) -> Draft {
+        Draft {
+            label: branch.label.to_vec(),
+            exact: branch.slot(Slot::Exact),
+            prefix: branch.slot(Slot::Prefix),
+            edges: branch.edges.to_vec(),
+            children: (0..branch.edges.len()).map(|at| branch.child(at)).collect(),
+        }
+    }
+
     fn slot(&mut self, slot: Slot) -> &mut Option<u32> {
         match slot {
             Slot::Exact => &mut self.exact,
@@ -112,21 +210,46 @@ impl Draft {
         self.exact.is_none() && self.prefix.is_none()
     }
 
-    fn granules(&self) -> usize {
-        let words =
-            self.children.len() + usize::from(self.exact.is_some()) + usize::from(self.prefix.is_some());
-        (4 + self.label.len() + self.edges.len() + 4 * words).div_ceil(GRANULE)
-    }
-
-    fn write(&self, record: &mut [u8]) {
+    fn bytes(&self) -> Vec<u8> {
         let slots = u8::from(self.exact.is_some()) | u8::from(self.prefix.is_some()) << 1;
-        record[0] = self.label.len() as u8;
-        record[1] = slots;
-        record[2..4].copy_from_slice(&(self.edges.len() as u16).to_le_bytes());
-        let words = [self.exact, self.prefix].into_iter().flatten().chain(self.children.iter().copied());
-        let bytes = self.label.iter().chain(&self.edges).copied().chain(words.flat_map(u32::to_le_bytes));
-        record[4..].iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        let mut record = vec![self.label.len() as u8, slots];
+        record.extend_from_slice(&(self.edges.len() as u16).to_le_bytes());
+        record.extend_from_slice(&self.label);
+        record.extend_from_slice(&self.edges);
+        let slots = [self.exact, self.prefix].into_iter().flatten();
+        record.extend(slots.chain(self.children.iter().copied()).flat_map(u32::to_le_bytes));
+        record
     }
+}
+
+/// A key of leaves being changed: what follows the way to their record, and its value.
+struct Key {
+    /// Most are short: a change of one key takes up to [`LEAVES_MAX`] of them apart.
+    text: SmallVec<[u8; 40]>,
+    slot: Slot,
+    value: u32,
+}
+
+/// Leaves of these keys without their first `from` bytes; the next `label` bytes are the same in all.
+fn leaves_bytes(keys: &[&Key], from: usize, label: usize) -> Vec<u8> {
+    let mut record = vec![label as u8, LEAVES];
+    record.extend_from_slice(&(keys.len() as u16).to_le_bytes());
+    record.extend_from_slice(&keys[0].text[from..from + label]);
+    let mut sorted: Vec<(&[u8], Slot, u32)> =
+        keys.iter().map(|key| (&key.text[from + label..], key.slot, key.value)).collect();
+    sorted.sort_unstable_by_key(|(suffix, slot, _)| (suffix.len(), *suffix, *slot));
+    let length = |suffix: &[u8], slot| suffix.len() as u8 | if slot == Slot::Prefix { IS_PREFIX } else { 0 };
+    record.extend(sorted.iter().map(|(suffix, slot, _)| length(suffix, *slot)));
+    record.extend(sorted.iter().flat_map(|(suffix, ..)| first_word(suffix).to_le_bytes()));
+    record.extend(sorted.iter().flat_map(|(.., value)| value.to_le_bytes()));
+    let tails = || sorted.iter().map(|(suffix, ..)| suffix.get(WORD..).unwrap_or_default());
+    let mut end = 0;
+    for tail in tails() {
+        end += tail.len() as u16;
+        record.extend_from_slice(&end.to_le_bytes());
+    }
+    tails().for_each(|tail| record.extend_from_slice(tail));
+    record
 }
 
 impl Default for Forest {
@@ -155,17 +278,27 @@ impl Forest {
             return None;
         }
         loop {
-            let node = self.node(id);
-            if !starts_with(rest, node.label) {
-                return None;
+            match self.node(id) {
+                Node::Leaves(leaves) => {
+                    rest = strip_prefix(rest, leaves.label)?;
+                    let (above, mut exact) = (path.len() - rest.len(), None);
+                    leaves.scan(rest, |slot, value, length| match slot {
+                        Slot::Prefix => prefix(value, above + length),
+                        Slot::Exact if length == rest.len() => exact = Some(value),
+                        Slot::Exact => {}
+                    });
+                    return exact;
+                }
+                Node::Branch(branch) => {
+                    rest = strip_prefix(rest, branch.label)?;
+                    if let Some(value) = branch.slot(Slot::Prefix) {
+                        prefix(value, path.len() - rest.len());
+                    }
+                    let Some((&byte, below)) = rest.split_first() else { return branch.slot(Slot::Exact) };
+                    id = branch.child(branch.edge(byte)?);
+                    rest = below;
+                }
             }
-            rest = &rest[node.label.len()..];
-            if let Some(value) = node.slot(Slot::Prefix) {
-                prefix(value, path.len() - rest.len());
-            }
-            let Some((&byte, below)) = rest.split_first() else { return node.slot(Slot::Exact) };
-            id = node.child(node.edge(byte)?);
-            rest = below;
         }
     }
 
@@ -173,33 +306,45 @@ impl Forest {
     pub fn set(&mut self, root: &mut Root, key: &[u8], slot: Slot, value: u32) -> Option<u32> {
         let (mut link, mut id, mut rest) = (None, root.0, key);
         loop {
+            let new_key = || Key { text: rest.into(), slot, value };
             if id == NONE {
-                let leaf = self.leaf(rest, slot, value);
-                self.relink(root, link, leaf);
+                let leaves = self.build(&[&new_key()], 0);
+                self.relink(root, link, leaves);
                 return None;
             }
-            let node = self.node(id);
-            let common = common_length(node.label, rest);
-            let whole = common == node.label.len();
+            let branch = match self.node(id) {
+                Node::Branch(branch) => branch,
+                Node::Leaves(leaves) => {
+                    let mut keys = self.keys(&leaves);
+                    let before = set_in(&mut keys, new_key());
+                    self.release(id);
+                    let new = self.build(&keys.iter().collect::<Vec<_>>(), 0);
+                    self.relink(root, link, new);
+                    return before;
+                }
+            };
+            let common = common_length(branch.label, rest);
+            let whole = common == branch.label.len();
             if let (true, Some(byte)) = (whole, rest.get(common))
-                && let Some(at) = node.edge(*byte)
+                && let Some(at) = branch.edge(*byte)
             {
-                (link, id, rest) = (Some((id, at)), node.child(at), &rest[common + 1..]);
+                (link, id, rest) = (Some((id, at)), branch.child(at), &rest[common + 1..]);
                 continue;
             }
-            let mut draft = self.draft(id);
+            let mut draft = Draft::of(&branch);
+            self.release(id);
             if !whole {
                 draft = self.split(draft, common);
             }
             let mut before = None;
-            match rest[common..].split_first() {
+            match rest.get(common) {
                 None => before = draft.slot(slot).replace(value),
-                Some((&byte, rest)) => {
+                Some(&byte) => {
                     draft.edges.push(byte);
-                    draft.children.push(self.leaf(rest, slot, value));
+                    draft.children.push(self.build(&[&new_key()], common + 1));
                 }
             }
-            let new = self.rewrite(id, &draft);
+            let new = self.store(&draft.bytes());
             self.relink(root, link, new);
             return before;
         }
@@ -208,75 +353,113 @@ impl Forest {
     /// Removes a value of `key`, with the nodes that nothing needs any more, and gives it.
     pub fn clear(&mut self, root: &mut Root, key: &[u8], slot: Slot) -> Option<u32> {
         let (mut links, mut id, mut rest) = (Vec::new(), root.0, key);
-        loop {
+        let (value, mut draft) = loop {
             if id == NONE {
                 return None;
             }
-            let node = self.node(id);
-            rest = rest.strip_prefix(node.label)?;
-            let Some((byte, below)) = rest.split_first() else { break };
-            let at = node.edge(*byte)?;
-            links.push((id, at));
-            (id, rest) = (node.child(at), below);
-        }
-        let mut draft = self.draft(id);
-        let value = draft.slot(slot).take()?;
+            match self.node(id) {
+                Node::Branch(branch) => {
+                    rest = rest.strip_prefix(branch.label)?;
+                    let Some((byte, below)) = rest.split_first() else {
+                        let mut draft = Draft::of(&branch);
+                        break (draft.slot(slot).take()?, draft);
+                    };
+                    let at = branch.edge(*byte)?;
+                    links.push((id, at));
+                    (id, rest) = (branch.child(at), below);
+                }
+                Node::Leaves(leaves) => {
+                    let mut keys = self.keys(&leaves);
+                    let at = keys.iter().position(|known| *known.text == *rest && known.slot == slot)?;
+                    let value = keys.swap_remove(at).value;
+                    if keys.is_empty() {
+                        break (value, Draft::default());
+                    }
+                    self.release(id);
+                    let new = self.build(&keys.iter().collect::<Vec<_>>(), 0);
+                    self.relink(root, links.last().copied(), new);
+                    return Some(value);
+                }
+            }
+        };
+        self.release(id);
         while draft.is_bare() && draft.children.is_empty() {
-            self.release(id);
             let Some((parent, at)) = links.pop() else {
                 *root = Root::EMPTY;
                 return Some(value);
             };
-            (id, draft) = (parent, self.draft(parent));
+            let Node::Branch(branch) = self.node(parent) else { return Some(value) };
+            draft = Draft::of(&branch);
+            self.release(parent);
             draft.edges.remove(at);
             draft.children.remove(at);
         }
-        self.join_only_child(&mut draft);
-        let new = self.rewrite(id, &draft);
+        let new = self.joined(&draft).unwrap_or_else(|| self.store(&draft.bytes()));
         self.relink(root, links.last().copied(), new);
         Some(value)
     }
 
-    /// A node with the first `common` bytes of the label, above one with what follows.
+    /// A subtree of these keys without their first `from` bytes, in which they are all alike.
+    fn build(&mut self, keys: &[&Key], from: usize) -> u32 {
+        let first = &keys[0].text[from..];
+        let shared = keys.iter().map(|key| common_length(first, &key.text[from..])).min().unwrap_or(0);
+        let shared = shared.min(LABEL_MAX);
+        if keys.len() <= LEAVES_MAX && keys.iter().all(|key| key.text.len() - from - shared <= SUFFIX_MAX) {
+            return self.store(&leaves_bytes(keys, from, shared));
+        }
+        let mut draft = Draft { label: first[..shared].to_vec(), ..Draft::default() };
+        let mut below: Vec<&Key> = Vec::with_capacity(keys.len());
+        for key in keys {
+            match key.text.len() == from + shared {
+                true => *draft.slot(key.slot) = Some(key.value),
+                false => below.push(key),
+            }
+        }
+        let byte = |key: &Key| key.text[from + shared];
+        below.sort_by_key(|key| byte(key));
+        for alike in below.chunk_by(|a, b| byte(a) == byte(b)) {
+            draft.edges.push(byte(alike[0]));
+            draft.children.push(self.build(alike, from + shared + 1));
+        }
+        self.store(&draft.bytes())
+    }
+
+    /// The keys of a record of leaves, whole.
+    fn keys(&self, leaves: &Leaves) -> Vec<Key> {
+        let key = |at: usize| {
+            let (slot, length) = slot_and_length(leaves.lengths[at]);
+            let mut text = SmallVec::from_slice(leaves.label);
+            text.extend_from_slice(&leaves.firsts[WORD * at..WORD * at + length.min(WORD)]);
+            text.extend_from_slice(leaves.tail(at));
+            Key { text, slot, value: word(leaves.values, at) }
+        };
+        (0..leaves.lengths.len()).map(key).collect()
+    }
+
+    /// A branch with the first `common` bytes of the label, above one with what follows.
     fn split(&mut self, mut draft: Draft, common: usize) -> Draft {
         let below = draft.label.split_off(common);
         let top = std::mem::take(&mut draft.label);
         draft.label = below[1..].to_vec();
-        let child = self.store(&draft);
+        let child = self.store(&draft.bytes());
         Draft { label: top, edges: vec![below[0]], children: vec![child], ..Draft::default() }
     }
 
-    /// A node without values and with one child becomes that child.
-    fn join_only_child(&mut self, draft: &mut Draft) {
-        let ([edge], [child], true) = (&*draft.edges, &*draft.children, draft.is_bare()) else { return };
-        let (edge, child) = (*edge, *child);
-        if draft.label.len() + 1 + self.node(child).label.len() > LABEL_MAX {
-            return;
-        }
-        let mut joined = self.draft(child);
-        let mut label = std::mem::take(&mut draft.label);
-        label.push(edge);
-        label.append(&mut joined.label);
-        *draft = Draft { label, ..joined };
-        self.release(child);
-    }
-
-    /// A leaf for `rest`, below as many nodes as its length needs.
-    fn leaf(&mut self, rest: &[u8], slot: Slot, value: u32) -> u32 {
-        let links = rest.chunks_exact(LABEL_MAX + 1);
-        let mut draft = Draft { label: links.remainder().to_vec(), ..Draft::default() };
-        *draft.slot(slot) = Some(value);
-        let mut id = self.store(&draft);
-        for link in links.rev() {
-            let label = link[..LABEL_MAX].to_vec();
-            id = self.store(&Draft {
-                label,
-                edges: vec![link[LABEL_MAX]],
-                children: vec![id],
-                ..Draft::default()
-            });
-        }
-        id
+    /// A branch without values and with one child becomes that child, with a longer label.
+    fn joined(&mut self, draft: &Draft) -> Option<u32> {
+        let ([edge], [child], true) = (&*draft.edges, &*draft.children, draft.is_bare()) else { return None };
+        let mut label = draft.label.clone();
+        label.push(*edge);
+        let mut record = match self.node(*child) {
+            Node::Branch(Branch { label: below, .. }) | Node::Leaves(Leaves { label: below, .. }) => {
+                label.extend_from_slice(below);
+                self.bytes(*child).to_vec()
+            }
+        };
+        let below = usize::from(std::mem::replace(&mut record[0], u8::try_from(label.len()).ok()?));
+        record.splice(HEAD..HEAD + below, label);
+        self.release(*child);
+        Some(self.store(&record))
     }
 
     /// Lets what led to a node lead to `id`.
@@ -285,57 +468,58 @@ impl Forest {
             *root = Root(id);
             return;
         };
-        let node = self.node(parent);
-        let word = node.slots.count_ones() as usize + at;
-        let from = 4 + node.label.len() + node.edges.len() + 4 * word;
-        self.record(parent)[from..from + 4].copy_from_slice(&id.to_le_bytes());
+        let Node::Branch(branch) = self.node(parent) else { return };
+        let word = branch.slots.count_ones() as usize + at;
+        let from = HEAD + branch.label.len() + branch.edges.len() + 4 * word;
+        self.record_mut(parent)[from..from + 4].copy_from_slice(&id.to_le_bytes());
     }
 
     #[inline]
     fn node(&self, id: u32) -> Node<'_> {
-        let id = id as usize;
-        let record = &self.chunks[id / CHUNK_GRANULES][id % CHUNK_GRANULES * GRANULE..];
-        let (head, record) = record.split_at(4);
+        let (head, record) = self.record(id).split_at(HEAD);
         let (label, record) = record.split_at(head[0] as usize);
-        let (edges, words) = record.split_at(u16::from_le_bytes([head[2], head[3]]) as usize);
-        Node { slots: head[1], label, edges, words }
-    }
-
-    fn draft(&self, id: u32) -> Draft {
-        let node = self.node(id);
-        Draft {
-            label: node.label.to_vec(),
-            exact: node.slot(Slot::Exact),
-            prefix: node.slot(Slot::Prefix),
-            edges: node.edges.to_vec(),
-            children: (0..node.edges.len()).map(|at| node.child(at)).collect(),
+        let count = u16::from_le_bytes([head[2], head[3]]) as usize;
+        let (bytes, record) = record.split_at(count);
+        if head[1] != LEAVES {
+            return Node::Branch(Branch { slots: head[1], label, edges: bytes, words: record });
         }
+        let (firsts, record) = record.split_at(WORD * count);
+        let (values, record) = record.split_at(4 * count);
+        let (ends, tails) = record.split_at(2 * count);
+        Node::Leaves(Leaves { label, lengths: bytes, firsts, values, ends, tails })
     }
 
-    fn record(&mut self, id: u32) -> &mut [u8] {
+    /// The record and what follows it in its chunk.
+    #[inline]
+    fn record(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        &self.chunks[id / CHUNK_GRANULES][id % CHUNK_GRANULES * GRANULE..]
+    }
+
+    fn record_mut(&mut self, id: u32) -> &mut [u8] {
         let id = id as usize;
         &mut self.chunks[id / CHUNK_GRANULES][id % CHUNK_GRANULES * GRANULE..]
     }
 
-    fn granules(&self, id: u32) -> usize {
-        let node = self.node(id);
-        let words = node.slots.count_ones() as usize + node.edges.len();
-        (4 + node.label.len() + node.edges.len() + 4 * words).div_ceil(GRANULE)
+    /// The record alone.
+    fn bytes(&self, id: u32) -> &[u8] {
+        let length = match self.node(id) {
+            Node::Branch(Branch { slots, label, edges, .. }) => {
+                HEAD + label.len() + edges.len() + 4 * (slots.count_ones() as usize + edges.len())
+            }
+            Node::Leaves(leaves) => {
+                let count = leaves.lengths.len();
+                let tails: usize =
+                    leaves.lengths.iter().map(|&l| slot_and_length(l).1.saturating_sub(WORD)).sum();
+                HEAD + leaves.label.len() + LEAF * count + tails
+            }
+        };
+        &self.record(id)[..length]
     }
 
-    /// Writes `draft` over the node `id` if it fits exactly, else elsewhere.
-    fn rewrite(&mut self, id: u32, draft: &Draft) -> u32 {
-        if self.granules(id) == draft.granules() {
-            draft.write(self.record(id));
-            return id;
-        }
-        self.release(id);
-        self.store(draft)
-    }
-
-    fn store(&mut self, draft: &Draft) -> u32 {
-        let id = self.reserve(draft.granules());
-        draft.write(self.record(id));
+    fn store(&mut self, record: &[u8]) -> u32 {
+        let id = self.reserve(record.len().div_ceil(GRANULE));
+        self.record_mut(id)[..record.len()].copy_from_slice(record);
         id
     }
 
@@ -364,13 +548,29 @@ impl Forest {
     }
 
     fn release(&mut self, id: u32) {
-        self.list_as_free(id, self.granules(id));
+        self.list_as_free(id, self.bytes(id).len().div_ceil(GRANULE));
     }
 
     fn list_as_free(&mut self, id: u32, granules: usize) {
         let next = std::mem::replace(&mut self.free[granules], id);
-        self.record(id)[..4].copy_from_slice(&next.to_le_bytes());
+        self.record_mut(id)[..4].copy_from_slice(&next.to_le_bytes());
     }
+}
+
+/// Puts a key in the place of its equal, or beside the others; gives the value that it had.
+fn set_in(keys: &mut Vec<Key>, new: Key) -> Option<u32> {
+    match keys.iter_mut().find(|known| known.slot == new.slot && known.text == new.text) {
+        Some(known) => Some(std::mem::replace(&mut known.value, new.value)),
+        None => {
+            keys.push(new);
+            None
+        }
+    }
+}
+
+#[inline]
+fn strip_prefix<'t>(text: &'t [u8], label: &[u8]) -> Option<&'t [u8]> {
+    starts_with(text, label).then(|| &text[label.len()..])
 }
 
 /// As `slice::starts_with`, without its call: labels are a few bytes.

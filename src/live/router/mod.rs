@@ -9,22 +9,24 @@
 //!
 //! A candidate that refuses the request leaves it to the next, through all three levels.
 //!
-//! Hosts are in a hash map (seeded by process: hosts come from the network), `*` hosts in a radix tree of
-//! reversed names, and each has a radix tree of paths; all trees live in one [`Forest`]. A match allocates
+//! Hosts are in a hash table, `*` hosts in a radix tree of reversed names, and each has a radix tree of paths;
+//! all trees live in one [`Forest`]. A match allocates
 //! nothing (unless more than 16 prefixes of one path are routes), a change touches the route's own nodes.
 
 mod forest;
+mod hosts;
 mod matcher;
 mod pattern;
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use slab::Slab;
 use smallvec::SmallVec;
 
 use forest::{Forest, Root, Slot};
+use hosts::Hosts;
 pub use matcher::{Matcher, matched_host};
 pub use pattern::Params;
 use pattern::Pattern;
@@ -63,18 +65,21 @@ pub struct Entry<'a> {
 pub struct Router {
     mode: Mode,
     forest: Forest,
-    hosts: HashMap<Box<[u8]>, Root, ahash::RandomState>,
+    hosts: Hosts,
     /// By the reversed rest of a `*` host: index in `wildcard_roots`.
     wildcards: Root,
     wildcard_roots: Slab<Root>,
     /// Routes without hosts, or all routes.
     any_host: Root,
     /// Where one URI has several candidates, or one with a pattern; in order.
-    lists: Slab<Vec<Candidate>>,
+    lists: Slab<Candidates>,
     /// Equal patterns are kept once.
     patterns: HashSet<Rc<Pattern>>,
     ranks: Vec<Rank>,
 }
+
+/// One lies in the list itself: a URI with parameters is mostly the only one with its literal prefix.
+type Candidates = SmallVec<[Candidate; 1]>;
 
 #[derive(Clone, Debug)]
 struct Candidate {
@@ -132,7 +137,7 @@ impl Router {
         Router {
             mode,
             forest: Forest::default(),
-            hosts: HashMap::default(),
+            hosts: Hosts::default(),
             wildcards: Root::EMPTY,
             wildcard_roots: Slab::new(),
             any_host: Root::EMPTY,
@@ -180,7 +185,7 @@ impl Router {
         mut accept: impl FnMut(RouteIx) -> bool,
     ) -> Option<RouteIx> {
         if self.mode == Mode::HostUri {
-            if let Some(&root) = self.hosts.get(host)
+            if let Some(root) = self.hosts.get(host)
                 && let Some(route) = self.find_path(root, path, params, &mut accept)
             {
                 return Some(route);
@@ -267,7 +272,7 @@ impl Router {
             return;
         }
         let lone = before.map(|route| Candidate { route, rest: key.lone_rest(), pattern: None });
-        let mut list: Vec<Candidate> = lone.into_iter().chain([new]).collect();
+        let mut list: Candidates = lone.into_iter().chain([new]).collect();
         list.sort_by_key(|candidate| place(&self.ranks, candidate));
         let value = LIST | self.lists.insert(list) as u32;
         self.forest.set(root, key.literal, key.slot, value);
@@ -338,7 +343,7 @@ impl Router {
     fn root(&self, table: &Table) -> Root {
         match table {
             Table::Any => self.any_host,
-            Table::Host(host) => self.hosts.get(host).copied().unwrap_or(Root::EMPTY),
+            Table::Host(host) => self.hosts.get(host).unwrap_or(Root::EMPTY),
             Table::Wildcard(rest) => {
                 let index = self.forest.get(self.wildcards, rest, Slot::Prefix);
                 index.map_or(Root::EMPTY, |index| self.wildcard_roots[index as usize])
@@ -350,12 +355,7 @@ impl Router {
     fn set_root(&mut self, table: Table, root: Root) {
         match table {
             Table::Any => self.any_host = root,
-            Table::Host(host) if root.is_empty() => {
-                self.hosts.remove(&host);
-            }
-            Table::Host(host) => {
-                self.hosts.insert(host, root);
-            }
+            Table::Host(host) => self.hosts.set(host, root),
             Table::Wildcard(rest) => match self.forest.get(self.wildcards, &rest, Slot::Prefix) {
                 Some(index) if root.is_empty() => {
                     self.wildcard_roots.remove(index as usize);
