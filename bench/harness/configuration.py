@@ -100,9 +100,18 @@ def under_changes(house, gateway, rate, seconds):
         writer.join()
 
 
+def resident_when_empty(house, workers):
+    gateway = house.ringway(workers)
+    time.sleep(0.5)
+    found = machine.resident_bytes(gateway.pids())
+    house.stop(gateway)
+    return found
+
+
 def many_routes(house, options):
+    empty = resident_when_empty(house, 1)
+    one_core_more = resident_when_empty(house, 2) - empty
     gateway = house.ringway()
-    empty = machine.resident_bytes(gateway.pids())
     machine.say(f"  writing {options.routes} routes")
     fill(house, gateway, options.routes)
     house.route(gateway, "1", "/*", priority=-1)
@@ -125,13 +134,19 @@ def many_routes(house, options):
         machine.say(f"  changes under load, round {number + 1} of {options.rounds}")
         quiet.append(latency.open_loop(house, gateway, rate, options.seconds)["p999_us"])
         changing.append(under_changes(house, gateway, rate, options.seconds)["p999_us"])
+    house.stop(gateway)
+    # Both cores on one processor, so that the same number of threads reads the store.
+    gateway = house.ringway(2, data=data)
+    gateway.wait_answers("/", seconds=60)
+    a_core = machine.resident_bytes(gateway.pids()) - full - one_core_more
     return [
         {
             "case": "routes",
             "peer": gateway.name,
             "routes": options.routes,
             "start_s": round(start, 3),
-            "bytes_per_route": round((full - empty) / options.routes),
+            "bytes_per_route": round((full - empty - a_core) / options.routes),
+            "bytes_per_route_core": round(a_core / options.routes),
             "live_p50_ms": round(statistics.median(lives) * 1e3, 3),
             "live_p99_ms": round(quantile(lives, 0.99) * 1e3, 3),
             "change_cpu_ms": round(cost_ms, 3),

@@ -211,6 +211,7 @@ fn start_core(
         if !reactor::pin(index) {
             log::warn!("core {index} is not pinned to a processor");
         }
+        reactor::nice::go_first();
         let conf = reactor::Config { driver: driver(), ..reactor::Config::default() };
         let started = ready.clone();
         let ended = reactor::block_on(conf, |info| {
