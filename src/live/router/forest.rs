@@ -7,14 +7,14 @@
 //!
 //! ```text
 //! branch  label length u8 | slots present u8 | children u16 | label | a byte per child | slots u32… | children u32…
-//! leaves  label length u8 | LEAVES        u8 | keys u16     | label | length and slot u8… | first 8 bytes u64…
-//!                                                           | values u32… | ends of tails u16… | tails
+//! leaves  label length u8 | LEAVES        u8 | keys u16     | label | leaves… | tails
+//! leaf    first 8 bytes u64 | value u32 | end of its tail u16 | length and slot u8 | 0
 //! ```
 //!
 //! A label is what all keys below begin with. The byte that leads to a child is kept by the parent and is in no
-//! label. Leaves are in the order of their lengths. Records are made of 16-byte granules of 64 KiB chunks and
-//! never move by themselves: growing costs one chunk, never a copy of the table, and a change writes one record
-//! and the pointer to it. Freed records wait in a list per size.
+//! label. Leaves are in the order of their lengths. Records are made of 16-byte granules and never move by themselves: growing costs one
+//! chunk, never a copy of the table, and a change writes one record and the pointer to it. A chunk has records of
+//! one size; when all of them are free it serves any size, so that what grew leaves no holes behind.
 
 use smallvec::SmallVec;
 
@@ -43,7 +43,7 @@ pub enum Slot {
 
 const NONE: u32 = u32::MAX;
 const GRANULE: usize = 16;
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 16 * 1024;
 const CHUNK_GRANULES: usize = CHUNK / GRANULE;
 /// A longer label is a chain of branches with one child each.
 const LABEL_MAX: usize = 255;
@@ -57,8 +57,8 @@ const LEAVES: u8 = 0x80;
 const IS_PREFIX: u8 = 0x80;
 /// The first bytes of a suffix, which are compared as one number.
 const WORD: usize = 8;
-/// What a leaf takes besides its tail: length, word, value, end of the tail.
-const LEAF: usize = 1 + WORD + 4 + 2;
+/// What a leaf takes besides its tail.
+const LEAF: usize = 16;
 const HEAD: usize = 4;
 const BRANCH_BYTES: usize = HEAD + LABEL_MAX + 256 + 2 * 4 + 256 * 4;
 const LEAVES_BYTES: usize = HEAD + LABEL_MAX + LEAVES_MAX * (LEAF + SUFFIX_MAX - WORD);
@@ -79,11 +79,30 @@ const MASKS: [u64; WORD + 1] = {
 /// The arena.
 #[derive(Debug)]
 pub struct Forest {
-    chunks: Vec<Box<[u8]>>,
-    /// Granules used of the last chunk.
-    used: usize,
-    /// First freed record of each size in granules; its first 4 bytes lead to the next.
-    free: [u32; SIZES],
+    chunks: Vec<Chunk>,
+    /// Chunks with room, by the size of their records in granules. One that has been emptied meanwhile, and
+    /// perhaps serves another size, is passed over.
+    open: Vec<Vec<u32>>,
+    /// Chunks without records.
+    empty: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Box<[u8]>,
+    /// Granules of each of its records; 0 while it has none.
+    size: usize,
+    records: usize,
+    /// Granules from here on were never used.
+    fresh: usize,
+    /// First freed record; its first 4 bytes lead to the next.
+    free: u32,
+}
+
+impl Chunk {
+    fn has_room(&self) -> bool {
+        self.free != NONE || self.fresh + self.size <= CHUNK_GRANULES
+    }
 }
 
 /// A record, split into its parts.
@@ -125,43 +144,68 @@ impl Branch<'_> {
 
 struct Leaves<'a> {
     label: &'a [u8],
-    lengths: &'a [u8],
-    firsts: &'a [u8],
-    values: &'a [u8],
-    ends: &'a [u8],
+    leaves: &'a [[u8; LEAF]],
     tails: &'a [u8],
+}
+
+/// A leaf, read.
+struct Leaf {
+    first: u64,
+    value: u32,
+    /// Where its tail ends; it begins where the one before ends.
+    end: usize,
+    slot: Slot,
+    length: usize,
+}
+
+impl Leaf {
+    #[inline]
+    fn read(bytes: &[u8; LEAF]) -> Leaf {
+        let [a, b, c, d, e, f, g, h, v0, v1, v2, v3, e0, e1, length, _] = *bytes;
+        Leaf {
+            first: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            value: u32::from_le_bytes([v0, v1, v2, v3]),
+            end: u16::from_le_bytes([e0, e1]).into(),
+            slot: if length & IS_PREFIX != 0 { Slot::Prefix } else { Slot::Exact },
+            length: (length & !IS_PREFIX).into(),
+        }
+    }
+
+    fn bytes(&self) -> [u8; LEAF] {
+        let [a, b, c, d, e, f, g, h] = self.first.to_le_bytes();
+        let [v0, v1, v2, v3] = self.value.to_le_bytes();
+        let [e0, e1] = (self.end as u16).to_le_bytes();
+        let length = self.length as u8 | if self.slot == Slot::Prefix { IS_PREFIX } else { 0 };
+        [a, b, c, d, e, f, g, h, v0, v1, v2, v3, e0, e1, length, 0]
+    }
 }
 
 impl<'a> Leaves<'a> {
     /// What of a suffix is not in its first word.
     #[inline]
-    fn tail(&self, at: usize) -> &'a [u8] {
-        let end = |at: usize| usize::from(u16::from_le_bytes([self.ends[2 * at], self.ends[2 * at + 1]]));
-        let start = at.checked_sub(1).map_or(0, end);
-        &self.tails[start..end(at)]
+    fn tail(&self, leaf: &Leaf) -> &'a [u8] {
+        &self.tails[leaf.end - leaf.length.saturating_sub(WORD)..leaf.end]
     }
 
     /// Gives `found` each key that `rest` begins with, the shortest first: its slot, value and length.
     #[inline]
     fn scan(&self, rest: &[u8], mut found: impl FnMut(Slot, u32, usize)) {
         let first = first_word(rest);
-        let leaves = self.firsts.as_chunks::<WORD>().0.iter().zip(self.lengths);
-        for (at, (word_of, &length)) in leaves.enumerate() {
-            let (slot, length) = slot_and_length(length);
-            if (u64::from_le_bytes(*word_of) ^ first) & MASKS[length.min(WORD)] != 0 || length > rest.len() {
-                continue;
-            }
-            if length <= WORD || starts_with(&rest[WORD..], self.tail(at)) {
-                found(slot, word(self.values, at), length);
+        // All are compared before the first is looked at: which of them fits is nothing a processor can foresee.
+        let mut fits = 0u32;
+        for (at, leaf) in self.leaves.iter().enumerate() {
+            let Leaf { first: word, length, .. } = Leaf::read(leaf);
+            fits |= u32::from((word ^ first) & MASKS[length.min(WORD)] == 0) << at;
+        }
+        while fits != 0 {
+            let leaf = Leaf::read(&self.leaves[fits.trailing_zeros() as usize]);
+            fits &= fits - 1;
+            let begins = || leaf.length <= WORD || starts_with(&rest[WORD..], self.tail(&leaf));
+            if leaf.length <= rest.len() && begins() {
+                found(leaf.slot, leaf.value, leaf.length);
             }
         }
     }
-}
-
-#[inline]
-fn slot_and_length(byte: u8) -> (Slot, usize) {
-    let slot = if byte & IS_PREFIX != 0 { Slot::Prefix } else { Slot::Exact };
-    (slot, (byte & !IS_PREFIX) as usize)
 }
 
 /// The first bytes of a text, zeros after its end.
@@ -238,23 +282,20 @@ fn leaves_bytes(keys: &[&Key], from: usize, label: usize) -> Vec<u8> {
     let mut sorted: Vec<(&[u8], Slot, u32)> =
         keys.iter().map(|key| (&key.text[from + label..], key.slot, key.value)).collect();
     sorted.sort_unstable_by_key(|(suffix, slot, _)| (suffix.len(), *suffix, *slot));
-    let length = |suffix: &[u8], slot| suffix.len() as u8 | if slot == Slot::Prefix { IS_PREFIX } else { 0 };
-    record.extend(sorted.iter().map(|(suffix, slot, _)| length(suffix, *slot)));
-    record.extend(sorted.iter().flat_map(|(suffix, ..)| first_word(suffix).to_le_bytes()));
-    record.extend(sorted.iter().flat_map(|(.., value)| value.to_le_bytes()));
-    let tails = || sorted.iter().map(|(suffix, ..)| suffix.get(WORD..).unwrap_or_default());
+    let tail = |suffix: &'_ [u8]| suffix.len().saturating_sub(WORD);
     let mut end = 0;
-    for tail in tails() {
-        end += tail.len() as u16;
-        record.extend_from_slice(&end.to_le_bytes());
+    for &(suffix, slot, value) in &sorted {
+        end += tail(suffix);
+        let leaf = Leaf { first: first_word(suffix), value, end, slot, length: suffix.len() };
+        record.extend_from_slice(&leaf.bytes());
     }
-    tails().for_each(|tail| record.extend_from_slice(tail));
+    sorted.iter().for_each(|(suffix, ..)| record.extend_from_slice(&suffix[suffix.len() - tail(suffix)..]));
     record
 }
 
 impl Default for Forest {
     fn default() -> Forest {
-        Forest { chunks: Vec::new(), used: CHUNK_GRANULES, free: [NONE; SIZES] }
+        Forest { chunks: Vec::new(), open: vec![Vec::new(); SIZES], empty: Vec::new() }
     }
 }
 
@@ -426,14 +467,14 @@ impl Forest {
 
     /// The keys of a record of leaves, whole.
     fn keys(&self, leaves: &Leaves) -> Vec<Key> {
-        let key = |at: usize| {
-            let (slot, length) = slot_and_length(leaves.lengths[at]);
+        let key = |bytes| {
+            let leaf = Leaf::read(bytes);
             let mut text = SmallVec::from_slice(leaves.label);
-            text.extend_from_slice(&leaves.firsts[WORD * at..WORD * at + length.min(WORD)]);
-            text.extend_from_slice(leaves.tail(at));
-            Key { text, slot, value: word(leaves.values, at) }
+            text.extend_from_slice(&leaf.first.to_le_bytes()[..leaf.length.min(WORD)]);
+            text.extend_from_slice(leaves.tail(&leaf));
+            Key { text, slot: leaf.slot, value: leaf.value }
         };
-        (0..leaves.lengths.len()).map(key).collect()
+        leaves.leaves.iter().map(key).collect()
     }
 
     /// A branch with the first `common` bytes of the label, above one with what follows.
@@ -479,26 +520,24 @@ impl Forest {
         let (head, record) = self.record(id).split_at(HEAD);
         let (label, record) = record.split_at(head[0] as usize);
         let count = u16::from_le_bytes([head[2], head[3]]) as usize;
-        let (bytes, record) = record.split_at(count);
-        if head[1] != LEAVES {
-            return Node::Branch(Branch { slots: head[1], label, edges: bytes, words: record });
+        if head[1] == LEAVES {
+            let (leaves, tails) = record.split_at(LEAF * count);
+            return Node::Leaves(Leaves { label, leaves: leaves.as_chunks().0, tails });
         }
-        let (firsts, record) = record.split_at(WORD * count);
-        let (values, record) = record.split_at(4 * count);
-        let (ends, tails) = record.split_at(2 * count);
-        Node::Leaves(Leaves { label, lengths: bytes, firsts, values, ends, tails })
+        let (edges, words) = record.split_at(count);
+        Node::Branch(Branch { slots: head[1], label, edges, words })
     }
 
     /// The record and what follows it in its chunk.
     #[inline]
     fn record(&self, id: u32) -> &[u8] {
         let id = id as usize;
-        &self.chunks[id / CHUNK_GRANULES][id % CHUNK_GRANULES * GRANULE..]
+        &self.chunks[id / CHUNK_GRANULES].bytes[id % CHUNK_GRANULES * GRANULE..]
     }
 
     fn record_mut(&mut self, id: u32) -> &mut [u8] {
         let id = id as usize;
-        &mut self.chunks[id / CHUNK_GRANULES][id % CHUNK_GRANULES * GRANULE..]
+        &mut self.chunks[id / CHUNK_GRANULES].bytes[id % CHUNK_GRANULES * GRANULE..]
     }
 
     /// The record alone.
@@ -508,10 +547,8 @@ impl Forest {
                 HEAD + label.len() + edges.len() + 4 * (slots.count_ones() as usize + edges.len())
             }
             Node::Leaves(leaves) => {
-                let count = leaves.lengths.len();
-                let tails: usize =
-                    leaves.lengths.iter().map(|&l| slot_and_length(l).1.saturating_sub(WORD)).sum();
-                HEAD + leaves.label.len() + LEAF * count + tails
+                let tails = leaves.leaves.last().map_or(0, |last| Leaf::read(last).end);
+                HEAD + leaves.label.len() + LEAF * leaves.leaves.len() + tails
             }
         };
         &self.record(id)[..length]
@@ -523,36 +560,56 @@ impl Forest {
         id
     }
 
-    fn reserve(&mut self, granules: usize) -> u32 {
-        let freed = self.free[granules];
-        if freed != NONE {
-            self.free[granules] = word(self.record(freed), 0);
-            return freed;
+    /// A free record of this size.
+    fn reserve(&mut self, size: usize) -> u32 {
+        let at = self.with_room(size);
+        let chunk = &mut self.chunks[at as usize];
+        let mut id = chunk.free;
+        if id == NONE {
+            id = at * CHUNK_GRANULES as u32 + chunk.fresh as u32;
+            chunk.fresh += size;
+        } else {
+            chunk.free = word(&chunk.bytes[id as usize % CHUNK_GRANULES * GRANULE..], 0);
         }
-        if self.used + granules > CHUNK_GRANULES {
-            let left = CHUNK_GRANULES - self.used;
-            if left > 0 {
-                let id = self.next_id();
-                self.list_as_free(id, left);
-            }
-            self.chunks.push(vec![0; CHUNK].into_boxed_slice());
-            self.used = 0;
+        chunk.records += 1;
+        if !chunk.has_room() {
+            self.open[size].pop();
         }
-        let id = self.next_id();
-        self.used += granules;
         id
     }
 
-    fn next_id(&self) -> u32 {
-        ((self.chunks.len() - 1) * CHUNK_GRANULES + self.used) as u32
+    /// A chunk with room for a record of this size, which is the last of its open ones.
+    fn with_room(&mut self, size: usize) -> u32 {
+        while let Some(&at) = self.open[size].last() {
+            let chunk = &self.chunks[at as usize];
+            if chunk.size == size && chunk.has_room() {
+                return at;
+            }
+            self.open[size].pop();
+        }
+        let at = self.empty.pop().unwrap_or_else(|| {
+            let bytes = vec![0; CHUNK].into_boxed_slice();
+            self.chunks.push(Chunk { bytes, size: 0, records: 0, fresh: 0, free: NONE });
+            self.chunks.len() as u32 - 1
+        });
+        self.chunks[at as usize].size = size;
+        self.open[size].push(at);
+        at
     }
 
     fn release(&mut self, id: u32) {
-        self.list_as_free(id, self.bytes(id).len().div_ceil(GRANULE));
-    }
-
-    fn list_as_free(&mut self, id: u32, granules: usize) {
-        let next = std::mem::replace(&mut self.free[granules], id);
+        let at = id / CHUNK_GRANULES as u32;
+        let chunk = &mut self.chunks[at as usize];
+        chunk.records -= 1;
+        if chunk.records == 0 {
+            (chunk.size, chunk.fresh, chunk.free) = (0, 0, NONE);
+            self.empty.push(at);
+            return;
+        }
+        if !chunk.has_room() {
+            self.open[chunk.size].push(at);
+        }
+        let next = std::mem::replace(&mut chunk.free, id);
         self.record_mut(id)[..4].copy_from_slice(&next.to_le_bytes());
     }
 }
@@ -641,6 +698,7 @@ mod tests {
             assert_eq!(forest.clear(&mut root, key, slots[*slot]), Some(*value));
         }
         assert!(root.is_empty());
+        assert_eq!(forest.empty.len(), forest.chunks.len());
         for ((key, slot), value) in &map {
             forest.set(&mut root, key, slots[*slot], *value);
         }
