@@ -17,6 +17,7 @@ pub mod transport;
 pub mod exchange;
 pub mod expr;
 pub mod conn;
+pub mod client;
 pub mod plugin;
 pub mod upstream;
 pub mod live;

@@ -243,3 +243,15 @@ pub const COLLECTOR_ANSWER_BYTES: usize = 64 << 10;
 pub const JWT_CACHED: usize = 2048;
 /// The longest token that is remembered, bytes: those of identity providers have 1 to 2 KB.
 pub const JWT_CACHED_BYTES: usize = 4096;
+/// How long api-breaker remembers failures after the last, ms: a day, far more than it ever rests.
+pub const BREAKER_MEMORY_MS: u64 = 24 * 3600 * 1000;
+/// Copies of requests that a core may have under way to mirrors (proxy-mirror): each may hold a body.
+pub const MIRRORS: usize = 256;
+/// The longest body that is copied to a mirror, bytes: nginx would spool it to a file.
+pub const MIRROR_BODY: usize = 1 << 20;
+/// The longest reply taken from Redis, bytes: the slots of a cluster of 1,000 nodes are about 100 KB.
+pub const REDIS_REPLY: usize = 1 << 20;
+/// Commands that may wait for their replies on one connection to Redis: a tenth of a second of a busy server.
+pub const REDIS_WAITING: usize = 16_384;
+/// Keys of limit-count that a core remembers to tell Redis of (`sync_interval`), as many as APISIX.
+pub const DELAYED_KEYS: usize = 10_000;

@@ -121,6 +121,7 @@ impl Switchboard {
                     tokio::spawn(async move { drop(answer.send(scrape.text().await)) });
                 }
             }
+            ToControl::Name(name) => self.place(vec![Order::Dns(dns::Order::Use(name))]).await,
             ToControl::CoreEnded(_) => {}
         }
     }

@@ -312,6 +312,21 @@ impl Body {
         Ok((bytes.len() <= most).then_some(bytes))
     }
 
+    /// Other bytes in place of what [`Body::read_ahead`] has read to the end.
+    pub fn replace(&mut self, bytes: Vec<u8>) {
+        match self {
+            Body::H1(body) => body.again = Some(Chunk::from_vec(bytes)),
+            Body::Empty | Body::Buffered(_) => *self = Body::from_vec(bytes),
+        }
+    }
+
+    /// From now on no more than `max_bytes` of it are accepted; 0 is any number.
+    pub fn limit(&mut self, max_bytes: u64) {
+        if let Body::H1(body) = self {
+            body.max_bytes = max_bytes;
+        }
+    }
+
     /// Waits for the next piece.
     pub async fn piece(&mut self) -> Result<Option<Chunk>, BodyError> {
         std::future::poll_fn(|cx| self.poll_piece(cx)).await

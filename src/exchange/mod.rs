@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod body_vars;
+pub mod choice;
 pub mod client;
 pub mod encoder;
 pub mod record;
@@ -21,6 +22,7 @@ use smallvec::SmallVec;
 
 pub use body::{Body, BodyError, BodyPiece, Side};
 pub use body_vars::ReadBody;
+pub use choice::{OwnUpstream, UpstreamChoice};
 pub use client::Client;
 pub use encoder::Encoder;
 pub use record::{Attempt, RateLimit, UpstreamRecord};
@@ -163,6 +165,8 @@ pub struct Outgoing {
     pub method: Option<Box<[u8]>>,
     /// The scheme in place of the upstream's.
     pub scheme: Option<&'static str>,
+    /// The upstream in place of the route's.
+    pub upstream: Option<UpstreamChoice>,
 }
 
 /// One request and its answer.
@@ -199,6 +203,10 @@ pub struct Exchange {
     pub slots: SmallVec<[Option<Box<dyn Any>>; 0]>,
     /// Encodes the answer's body on its way out.
     pub encoder: Option<Box<dyn Encoder>>,
+    /// Plugins that run no more: a workflow has run them as its action.
+    pub skipped: SmallVec<[&'static str; 0]>,
+    /// What plugins hold until the log phase; each is given back when it is dropped.
+    pub held: SmallVec<[Box<dyn Any>; 0]>,
     /// Variables that plugins set.
     pub set_vars: SmallVec<[(Box<str>, Vec<u8>); 0]>,
     /// `$request_id`, made when asked for.
@@ -221,6 +229,8 @@ pub struct Exchange {
     pub plan: Option<Rc<dyn Any>>,
     /// The global rules it began with (`plugin::Chain`).
     pub global: Option<Rc<dyn Any>>,
+    /// The upstream it went to (`live::LiveUpstream`).
+    pub live_upstream: Option<Rc<dyn Any>>,
 }
 
 impl Exchange {
@@ -244,6 +254,8 @@ impl Exchange {
             ended_ms: now_ms,
             slots: SmallVec::new(),
             encoder: None,
+            skipped: SmallVec::new(),
+            held: SmallVec::new(),
             set_vars: SmallVec::new(),
             request_id: std::cell::OnceCell::new(),
             body_read: None,
@@ -255,6 +267,7 @@ impl Exchange {
             close_client: false,
             plan: None,
             global: None,
+            live_upstream: None,
         }
     }
 
@@ -278,6 +291,8 @@ impl Exchange {
             ended_ms: _,
             slots: _,
             encoder: _,
+            skipped: _,
+            held: _,
             set_vars: _,
             request_id: _,
             body_read: _,
@@ -289,6 +304,7 @@ impl Exchange {
             close_client: _,
             plan: _,
             global: _,
+            live_upstream: _,
         } = &*self;
         self.remote_addr = facts.peer.ip();
         self.remote_port = facts.proxy_protocol.unwrap_or(facts.peer).port();
@@ -312,6 +328,8 @@ impl Exchange {
         self.ended_ms = now_ms;
         self.slots.clear();
         self.encoder = None;
+        self.skipped.clear();
+        self.held.clear();
         self.set_vars.clear();
         self.request_id.take();
         self.body_read = None;
@@ -323,6 +341,7 @@ impl Exchange {
         self.close_client = false;
         self.plan = None;
         self.global = None;
+        self.live_upstream = None;
     }
 
     /// Gives the request other arguments: variables, plugins and the upstream see these from now on.
@@ -353,6 +372,15 @@ impl Exchange {
     /// Headers of the answer. Before there is one: those that are added to it, whoever makes it.
     pub fn resp_headers(&mut self) -> &mut Headers {
         if self.resp.answered { &mut self.resp.head.headers } else { &mut self.resp.early }
+    }
+
+    /// Adds a header to the answer. As in nginx there is one `Content-Type`: the last.
+    pub fn add_resp_header(&mut self, name: &[u8], value: &[u8]) {
+        let headers = self.resp_headers();
+        match name.eq_ignore_ascii_case(b"content-type") {
+            true => headers.set(name, value),
+            false => headers.add(name, value),
+        };
     }
 
     /// Puts the headers that plugins set before the answer came behind its own.

@@ -56,7 +56,12 @@ impl Reply {
         };
         let page = body.is_none().then(|| error_page::page(self.status)).flatten();
         let content_type: &[u8] = if page.is_some() { error_page::CONTENT_TYPE } else { default_type(ex) };
-        if page.is_some() || (body.is_some() && !ex.resp.head.headers.has(Name::ContentType)) {
+        // what plugins set before there was an answer: theirs for a body of theirs, not for a page
+        let has_type = ex.resp.head.headers.has(Name::ContentType) || ex.resp.early.has(Name::ContentType);
+        if page.is_some() {
+            ex.resp.early.remove(Name::ContentType);
+        }
+        if page.is_some() || (body.is_some() && !has_type) {
             ex.resp.head.headers.set(b"Content-Type", content_type);
         }
         if let Some(page) = page {

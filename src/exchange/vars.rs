@@ -174,7 +174,13 @@ impl Exchange {
     /// Variables whose name carries a key: `http_*`, `arg_*`, `cookie_*`, …
     fn family_var(&self, name: &str) -> Value<'_> {
         if let Some(key) = name.strip_prefix("http_") {
-            return self.header(key.replace('_', "-").as_bytes());
+            // as in nginx, `_` in a variable's name stands for `-` and for itself
+            let same = |a: &u8, b: &u8| a.eq_ignore_ascii_case(b) || matches!((a, b), (b'-', b'_'));
+            let named = |name: &[u8]| {
+                name.len() == key.len() && name.iter().zip(key.as_bytes()).all(|(a, b)| same(a, b))
+            };
+            let (name, _, _) = self.req.head.headers.iter().find(|(name, _, _)| named(name))?;
+            return self.header(name);
         }
         if let Some(key) = name.strip_prefix("arg_") {
             let pair = uri::args(self.req.args.as_deref()?)

@@ -1,9 +1,8 @@
 //! After the answer: the upstream connection, the log phase, the access log.
 
-use super::{Access, Core, passive, plan_of, taking_part};
+use super::{Access, Core, passive, taking_part};
 use crate::exchange::{Body, Exchange, Vars};
-use crate::live::Plan;
-use crate::live::plan::Destination;
+use crate::live::{LiveUpstream, Plan};
 use crate::plugin::Phase;
 use crate::reactor;
 
@@ -21,6 +20,7 @@ pub fn finish(core: &Core, ex: &mut Exchange) {
     if let Some(plan) = plan {
         plan.chain.log(ex, &core.host, None);
     }
+    ex.held.clear();
     core.host.metrics.borrow().tallies().requests.add(1);
     if let Some(access) = &core.access {
         write_access_line(&mut access.borrow_mut(), ex);
@@ -54,6 +54,8 @@ fn release_upstream(ex: &mut Exchange) {
         lease.keep(now_ms);
     }
     ex.resp.body = Body::Empty;
-    let Some(Plan { destination: Destination::Upstream(upstream), .. }) = plan_of(ex) else { return };
+    let Some(upstream) = ex.live_upstream.as_ref().and_then(|up| up.downcast_ref::<LiveUpstream>()) else {
+        return;
+    };
     upstream.finished(node, Some(latency_ms), now_ms);
 }

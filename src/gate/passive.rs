@@ -1,10 +1,9 @@
 //! Passive health checks: what requests tell of nodes (apisix/balancer.lua `pick_server`, apisix/init.lua
 //! `healthcheck_passive`). Control counts; it is told only what can change a node's state.
 
-use super::{Core, plan_of};
+use super::Core;
 use crate::exchange::Exchange;
-use crate::live::plan::Destination;
-use crate::live::{LiveUpstream, Plan};
+use crate::live::LiveUpstream;
 use crate::mail::{Seen, ToControl};
 use crate::upstream::health::Report;
 use crate::upstream::retry::Failure;
@@ -12,7 +11,9 @@ use crate::upstream::retry::Failure;
 /// The exchange has ended: its status is that of the node it tried last, whoever made the answer.
 pub fn ended(core: &Core, ex: &Exchange) {
     let Some(last) = ex.upstream.attempts.last() else { return };
-    let Some(Plan { destination: Destination::Upstream(upstream), .. }) = plan_of(ex) else { return };
+    let Some(upstream) = ex.live_upstream.as_ref().and_then(|up| up.downcast_ref::<LiveUpstream>()) else {
+        return;
+    };
     let status = if ex.resp.client_gone { 499 } else { ex.resp.head.status };
     report(core, upstream, last.node, Report::Http(status));
 }

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use super::{Core, handle, passive};
 use crate::conn::h1::client::{self, NoAnswer, SendBody};
-use crate::exchange::{Body, BodyError, Exchange, Reply};
+use crate::exchange::{Body, BodyError, Exchange, Reply, UpstreamChoice};
 use crate::limits;
 use crate::live::plan::Destination;
 use crate::live::{LiveUpstream, Picked, Plan};
@@ -44,7 +44,8 @@ struct Held {
 
 /// Sends the exchange upstream. `Ok`: `ex.resp` is the upstream's answer, or the client has left.
 pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) -> Result<(), Reply> {
-    let upstream = resolved(core, destination(plan)?).await;
+    let upstream = resolved(core, ex, plan).await?;
+    ex.live_upstream = Some(upstream.clone());
     announce(core, &upstream);
     let times = times(core, plan, &upstream);
     let mut tried = NodeSet::new();
@@ -96,25 +97,39 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
     }
 }
 
-fn destination(plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
-    match &plan.destination {
-        Destination::None(status) => Err(Reply::page(*status)),
-        Destination::Upstream(up) => match up.conf.scheme {
-            Scheme::Http | Scheme::Https if up.conf.discovery.is_none() => Ok(up.clone()),
-            // kafka, gRPC and service discovery are not served yet: such a route never opens
-            _ => Err(Reply::page(503)),
-        },
+/// The upstream that a plugin chose, else the route's.
+fn destination(core: &Core, ex: &Exchange, plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
+    let live = core.live.borrow();
+    let chosen = match (&ex.out.upstream, &plan.destination) {
+        (Some(UpstreamChoice::Object(id)), _) => {
+            live.upstream_by_id(id).unwrap_or_else(|| Err(format!("failed to find upstream by id: {id}")))
+        }
+        (Some(UpstreamChoice::Own(own)), _) => live.own_upstream(own),
+        (None, Destination::Upstream(up)) => Ok(if up.awaited { live.again(up) } else { up.clone() }),
+        (None, Destination::None(status)) => return Err(Reply::page(*status)),
+    };
+    let upstream = chosen.map_err(|error| {
+        log::error!("{error}");
+        Reply::page(502)
+    })?;
+    match upstream.conf.scheme {
+        Scheme::Http | Scheme::Https if upstream.conf.discovery.is_none() => Ok(upstream),
+        // kafka, gRPC and service discovery are not served yet: such a route never opens
+        _ => Err(Reply::page(503)),
     }
 }
 
 /// Waits for names that control has not resolved yet, as long as a resolver may take.
-async fn resolved(core: &Core, mut upstream: Rc<LiveUpstream>) -> Rc<LiveUpstream> {
-    let until_ms = reactor::now_ms() + core.config.dns.timeout_ms;
-    while upstream.awaited && reactor::now_ms() < until_ms {
-        reactor::sleep(limits::NAME_TICK_MS).await;
-        upstream = core.live.borrow().again(&upstream);
+async fn resolved(core: &Core, ex: &Exchange, plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
+    let mut upstream = destination(core, ex, plan)?;
+    if upstream.awaited {
+        let until_ms = reactor::now_ms() + core.config.dns.timeout_ms;
+        while upstream.awaited && reactor::now_ms() < until_ms {
+            reactor::sleep(limits::NAME_TICK_MS).await;
+            upstream = destination(core, ex, plan)?;
+        }
     }
-    upstream
+    Ok(upstream)
 }
 
 /// The first request to an upstream with health checks starts them.

@@ -11,16 +11,15 @@ pub mod upstream;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
 use serde_json::Value;
 use slab::Slab;
-use smallvec::SmallVec;
 
 use crate::config::RouterMode;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, OwnUpstream};
 use crate::model::delta::{Batch, Delta, Object};
 use crate::model::{
     Id, KeepalivePool, Kind, Methods, PluginBundle, Route, Scheme, Service, Stored, Upstream,
@@ -97,8 +96,8 @@ pub struct Live {
     enabled: Option<Arc<[Box<str>]>>,
     /// Upstreams in use, by resource key.
     in_use: RefCell<AHashMap<Box<str>, Rc<LiveUpstream>>>,
-    /// Addresses of names, as control resolved them.
-    names: AHashMap<Box<str>, SmallVec<[IpAddr; 2]>>,
+    /// Upstreams that plugins brought, and hold.
+    of_plugins: RefCell<Vec<Weak<LiveUpstream>>>,
     /// By upstream key, kept for upstreams that are built later.
     verdicts: AHashMap<Box<str>, Verdicts>,
     global: RefCell<Option<Result<Rc<Chain>, u16>>>,
@@ -141,7 +140,7 @@ impl Live {
             service_routes: AHashMap::new(),
             enabled,
             in_use: RefCell::new(AHashMap::new()),
-            names: AHashMap::new(),
+            of_plugins: RefCell::default(),
             verdicts: AHashMap::new(),
             global: RefCell::new(None),
             epoch: Cell::new(0),
@@ -179,7 +178,10 @@ impl Live {
                 let old = self.services.insert(o.id.clone(), o.clone());
                 self.rehost(&o.id, old.as_ref().map_or(&[], |old| &old.value.hosts), &o.value.hosts);
             }
-            Object::Upstream(o) => drop(self.upstreams.insert(o.id.clone(), o.clone())),
+            Object::Upstream(o) => {
+                self.tools.host.upstreams.borrow_mut().insert(o.id.clone());
+                self.upstreams.insert(o.id.clone(), o.clone());
+            }
             Object::PluginConfig(o) => drop(self.plugin_configs.insert(o.id.clone(), o.clone())),
             Object::ConsumerGroup(o) => drop(self.consumer_groups.insert(o.id.clone(), o.clone())),
             Object::GlobalRule(o) => drop(self.global_rules.insert(o.id.clone(), o.clone())),
@@ -215,6 +217,7 @@ impl Live {
             Kind::Ssl | Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::PluginList => return,
         }
         if kind == Kind::Upstream {
+            self.tools.host.upstreams.borrow_mut().remove(id);
             self.in_use.get_mut().remove(&*format!("/apisix/upstreams/{id}"));
         }
         self.touch();
@@ -311,8 +314,9 @@ impl Live {
 
     /// Control resolved a name anew; upstreams that use it are built again.
     pub fn set_name(&mut self, name: &str, addresses: &[IpAddr]) {
-        self.names.insert(name.into(), addresses.into());
-        for up in self.in_use.get_mut().values() {
+        self.tools.host.outbound.names.put(name, addresses);
+        let own = self.of_plugins.get_mut().iter().filter_map(Weak::upgrade);
+        for up in self.in_use.get_mut().values().cloned().chain(own) {
             if up.conf.nodes.iter().any(|node| *node.host == *name) {
                 up.stale.set(true);
             }
@@ -348,21 +352,41 @@ impl Live {
         }
         let tls = self.tls_for(conf)?;
         let previous = in_use.get(key).cloned();
-        let resolve = |name: &str| self.names.get(name).cloned();
-        let up = LiveUpstream::new(
-            conf.clone(),
-            key,
-            &self.tools.pools,
-            self.tools.keep,
-            tls,
-            previous.as_deref(),
-            resolve,
-        );
+        let up = self.build_upstream(key, conf, tls, previous.as_deref());
         if let Some(verdicts) = self.verdicts.get(key) {
             judge(&up, verdicts);
         }
         let up = Rc::new(up);
         in_use.insert(key.into(), up.clone());
+        Ok(up)
+    }
+
+    fn build_upstream(
+        &self,
+        key: &str,
+        conf: &Arc<Upstream>,
+        tls: Option<Rc<TlsClient>>,
+        previous: Option<&LiveUpstream>,
+    ) -> LiveUpstream {
+        let resolve = |name: &str| self.tools.host.outbound.names.get(name);
+        LiveUpstream::new(conf.clone(), key, &self.tools.pools, self.tools.keep, tls, previous, resolve)
+    }
+
+    /// An upstream that a plugin brought: built at its first use, kept with the plugin.
+    pub fn own_upstream(&self, own: &OwnUpstream) -> Result<Rc<LiveUpstream>, String> {
+        let previous = own.live.borrow().clone().and_then(|live| live.downcast::<LiveUpstream>().ok());
+        if let Some(up) = previous.as_ref().filter(|up| !up.stale.get()) {
+            return Ok(up.clone());
+        }
+        own.conf.nodes.iter().for_each(|node| self.tools.host.outbound.names.want(&node.host));
+        let tls = self.tls_for(&own.conf)?;
+        let mut up = self.build_upstream(&own.key, &own.conf, tls, previous.as_deref());
+        up.bare_host = own.conf.scheme != Scheme::Https;
+        let up = Rc::new(up);
+        let mut of_plugins = self.of_plugins.borrow_mut();
+        of_plugins.retain(|up| up.strong_count() > 0);
+        of_plugins.push(Rc::downgrade(&up));
+        *own.live.borrow_mut() = Some(up.clone());
         Ok(up)
     }
 

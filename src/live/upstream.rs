@@ -51,6 +51,9 @@ pub struct LiveUpstream {
     pub awaited: bool,
     /// A name of its nodes was resolved anew: the next use builds it again.
     pub stale: Cell<bool>,
+    /// `pass_host: node` sends the node's host without its port: upstreams of traffic-split with plain HTTP
+    /// (traffic-split.lua leaves the scheme unset, without which balancer.lua adds no port).
+    pub bare_host: bool,
     /// Control was told that this upstream is in use: its health checks run.
     pub announced: Cell<bool>,
 }
@@ -128,6 +131,7 @@ impl LiveUpstream {
             health: RefCell::default(),
             // what control says of a bad configuration need not be said by every core
             checks: conf.checks.as_deref().and_then(|written| Checks::parse(written).ok()).map(Box::new),
+            bare_host: false,
             announced: Cell::new(conf.checks.is_none()),
             conf,
         }
@@ -164,7 +168,13 @@ impl LiveUpstream {
     pub fn host_header(&self, node: usize) -> Option<&[u8]> {
         match self.conf.pass_host {
             PassHost::Pass => None,
-            PassHost::Node => self.nodes.get(node).map(|node| &*node.host_header),
+            PassHost::Node => {
+                let node = self.nodes.get(node)?;
+                // `host:port`, or the host alone where the port is the scheme's
+                let bare =
+                    memchr::memrchr(b':', &node.host_header).filter(|_| !node.host_header.ends_with(b"]"));
+                Some(&node.host_header[..bare.filter(|_| self.bare_host).unwrap_or(node.host_header.len())])
+            }
             PassHost::Rewrite => self.conf.upstream_host.as_deref().map(str::as_bytes),
         }
     }

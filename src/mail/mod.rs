@@ -82,6 +82,8 @@ pub enum ToControl {
     Admin(Box<AdminCall>),
     /// From a core: this upstream is in use, its health checks may begin.
     InUse(Arc<str>),
+    /// From a core: a name that no upstream object has, wanted by a plugin.
+    Name(Arc<str>),
     /// From a core: what a request saw of a node, for passive health checks.
     Passive {
         /// The upstream's resource key.

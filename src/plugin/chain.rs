@@ -104,7 +104,7 @@ impl Chain {
     pub fn header_filter(&self, ex: &mut Exchange, host: &Host) {
         for at in &self.phases[Phase::HeaderFilter as usize] {
             let item = &self.items[*at as usize];
-            if item.meta.allows(ex) {
+            if item.takes_part(ex) {
                 item.note(Phase::HeaderFilter, ex);
                 item.plugin.header_filter(ex, host, self.slots_from + at);
             }
@@ -115,7 +115,7 @@ impl Chain {
     pub fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece) {
         for at in &self.phases[Phase::BodyFilter as usize] {
             let item = &self.items[*at as usize];
-            if item.meta.allows(ex) {
+            if item.takes_part(ex) {
                 item.note(Phase::BodyFilter, ex);
                 item.plugin.body_filter(ex, piece, self.slots_from + at);
             }
@@ -130,7 +130,7 @@ impl Chain {
             if item.spec.prefer_route && preferred(item.spec.name) {
                 continue;
             }
-            if item.meta.allows(ex) {
+            if item.takes_part(ex) {
                 item.note(Phase::Log, ex);
                 item.plugin.log(ex, host);
             }
@@ -150,8 +150,13 @@ impl Item {
         self.meta.priority.unwrap_or(self.spec.priority)
     }
 
+    /// `_meta.filter` lets it, and no workflow has run it already.
+    fn takes_part(&self, ex: &Exchange) -> bool {
+        !ex.skipped.contains(&self.spec.name) && self.meta.allows(ex)
+    }
+
     async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
-        if !self.meta.allows(ex) {
+        if !self.takes_part(ex) {
             return None;
         }
         self.note(phase, ex);

@@ -19,6 +19,10 @@ use crate::limits;
 
 /// Hundredths of a second: the resolution of `X-RateLimit-Reset`.
 const TICK_MS: u64 = 10;
+/// The same in nanoseconds.
+const TICK_NS: u64 = TICK_MS * 1_000_000;
+/// Ticks that a counter can last, 248 days: half of what is told apart when ticks overflow, less one for rounding.
+const LONGEST_WINDOW: u32 = u32::MAX / 2 - 1;
 /// A place whose key is being replaced.
 const TAKEN: u64 = u64::MAX;
 const WAYS: usize = 8;
@@ -92,8 +96,7 @@ impl Counters {
         accepts: impl Fn(u32) -> bool,
     ) -> Result<(bool, u32, u64), Full> {
         let now_tick = self.tick(now);
-        let window =
-            u32::try_from(window_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX / 2).clamp(1, u32::MAX / 2);
+        let window = window_ticks(window_ms);
         let accepted = Cell::new(false);
         let count = self.update(key, now_tick, |count| {
             let count = count.unwrap_or(Count { value: 0, ends: now_tick.wrapping_add(window) });
@@ -102,6 +105,103 @@ impl Counters {
             Count { value: count.value.saturating_add(cost), ..count }
         })?;
         Ok((accepted.get(), count.value, u64::from(count.ends.wrapping_sub(now_tick)) * TICK_MS))
+    }
+
+    /// Adds to the counter of `key`, which ends `window_ms` after its last use. Returns what it is now.
+    pub fn prolong(&self, key: &[u8], cost: u32, window_ms: u64, now: Instant) -> Result<u32, Full> {
+        let now_tick = self.tick(now);
+        let ends = now_tick.wrapping_add(window_ticks(window_ms));
+        let count = self.update(key, now_tick, |count| {
+            let value = count.map_or(0, |count| count.value);
+            Count { value: value.saturating_add(cost), ends }
+        })?;
+        Ok(count.value)
+    }
+
+    /// Makes the counter of `key` be `value` for `window_ms` from now; 0 ms is its end.
+    pub fn set(&self, key: &[u8], value: u32, window_ms: u64, now: Instant) -> Result<(), Full> {
+        let now_tick = self.tick(now);
+        let window = if window_ms == 0 { 0 } else { window_ticks(window_ms) };
+        self.update(key, now_tick, |_| Count { value, ends: now_tick.wrapping_add(window) }).map(|_| ())
+    }
+
+    /// Takes a place among at most `most`, until [`Counters::leave`]. Returns how many are taken now;
+    /// `Ok(None)`: all are. Taken places are kept for 248 days.
+    pub fn enter(&self, key: &[u8], most: u32, now: Instant) -> Result<Option<u32>, Full> {
+        let now_tick = self.tick(now);
+        let accepted = Cell::new(false);
+        let count = self.update(key, now_tick, |count| {
+            let taken = count.map_or(0, |count| count.value);
+            accepted.set(taken < most);
+            let value = if accepted.get() { taken + 1 } else { taken };
+            // a counter of nobody ends at once: a new key may have its place
+            let window = if value == 0 { 0 } else { LONGEST_WINDOW };
+            Count { value, ends: now_tick.wrapping_add(window) }
+        })?;
+        Ok(accepted.get().then_some(count.value))
+    }
+
+    /// Gives a place back. The last one gives the counter up.
+    pub fn leave(&self, key: &[u8], now: Instant) {
+        let now_tick = self.tick(now);
+        let print = self.print(key);
+        self.bucket(print).change(print, now_tick, &|count| {
+            let value = count.map_or(0, |count| count.value.saturating_sub(1));
+            let window = if value == 0 { 0 } else { LONGEST_WINDOW };
+            Count { value, ends: now_tick.wrapping_add(window) }
+        });
+    }
+
+    /// A leaky bucket: each request pours `interval_ns` of time into it, and it empties as time goes by. Returns how
+    /// much was in it before, which is how long the request should wait; `Ok(None)`: more than `most_ns`, and
+    /// nothing was poured.
+    ///
+    /// What is in the bucket is the time until it is empty. That moment is its state: `ends`, rounded up to a tick,
+    /// and in `value` the nanoseconds by which it was rounded.
+    pub fn pour(
+        &self,
+        key: &[u8],
+        interval_ns: u64,
+        most_ns: u64,
+        now: Instant,
+    ) -> Result<Option<u64>, Full> {
+        let now_ns = u64::try_from(now.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX);
+        let now_tick = self.tick(now);
+        let longest_ns = u64::from(LONGEST_WINDOW) * TICK_NS;
+        let before = Cell::new(0);
+        self.update(key, now_tick, |count| {
+            let into_tick_ns = now_ns % TICK_NS;
+            let level_ns = count.map_or(0, |count| {
+                let until_tick_ns = u64::from(count.ends.wrapping_sub(now_tick)) * TICK_NS;
+                until_tick_ns.saturating_sub(u64::from(count.value) + into_tick_ns)
+            });
+            before.set(level_ns);
+            if let Some(count) = count.filter(|_| level_ns > most_ns) {
+                return count;
+            }
+            let empty_in_ns = level_ns.saturating_add(interval_ns).min(longest_ns) + into_tick_ns;
+            let ticks = empty_in_ns.div_ceil(TICK_NS);
+            let value = (ticks * TICK_NS - empty_in_ns) as u32;
+            Count { value, ends: now_tick.wrapping_add(ticks as u32) }
+        })?;
+        Ok(Some(before.get()).filter(|level_ns| *level_ns <= most_ns))
+    }
+
+    /// Takes so much from the counter of `key` as was there before; it lasts as long as it did.
+    pub fn take(&self, key: &[u8], amount: u32, now: Instant) {
+        let print = self.print(key);
+        let now_tick = self.tick(now);
+        self.bucket(print).change(print, now_tick, &|count| match count {
+            Some(count) => Count { value: count.value.saturating_sub(amount), ..count },
+            None => Count { value: 0, ends: now_tick },
+        });
+    }
+
+    /// The counter of `key` and how long it lasts, ms; `None` if there is none.
+    pub fn lasting(&self, key: &[u8], now: Instant) -> Option<(u32, u64)> {
+        let (print, now_tick) = (self.print(key), self.tick(now));
+        let count = self.bucket(print).get(print, now_tick).filter(|count| count.value > 0)?;
+        Some((count.value, u64::from(count.ends.wrapping_sub(now_tick)) * TICK_MS))
     }
 
     /// What the counter of `key` is; 0 if there is none.
@@ -224,6 +324,10 @@ impl Bucket {
     }
 }
 
+fn window_ticks(window_ms: u64) -> u32 {
+    u32::try_from(window_ms.div_ceil(TICK_MS)).unwrap_or(LONGEST_WINDOW).clamp(1, LONGEST_WINDOW)
+}
+
 fn pack(count: Count) -> u64 {
     // value u32::MAX with ends u32::MAX would be TAKEN: the value stays below
     u64::from(count.ends) << 32 | u64::from(count.value.min(u32::MAX - 1))
@@ -265,6 +369,71 @@ mod tests {
         let later = began + Duration::from_millis(1000);
         assert_eq!((counters.get(b"a", later), counters.get(b"a", later)), (0, 0));
         assert_eq!(counters.add(b"a", 1, 1000, later), Ok((1, 1000)));
+    }
+
+    #[test]
+    fn a_bucket_leaks() {
+        let began = Instant::now();
+        let counters = Counters::new(16, began);
+        let at = |us| {
+            let now = began + Duration::from_micros(us);
+            counters.pour(b"k", 500_000_000, 1_000_000_000, now).unwrap().map(|level_ns| level_ns / 1000)
+        };
+        // two a second, and two more may wait
+        assert_eq!(at(3), Some(0), "the first never waits");
+        assert_eq!(at(3), Some(500_000));
+        assert_eq!(at(3), Some(1_000_000));
+        assert_eq!(at(3), None);
+        assert_eq!(at(250_003), None);
+        assert_eq!(at(500_003), Some(1_000_000));
+        assert_eq!(at(1_999_999), Some(4));
+        assert_eq!(at(3_000_000), Some(0));
+        assert_eq!(at(3_000_000), Some(500_000));
+    }
+
+    #[test]
+    fn a_fast_bucket_is_exact_below_a_tick() {
+        let began = Instant::now();
+        let counters = Counters::new(16, began);
+        let passed = (0..100_000u64).filter(|us| {
+            let now = began + Duration::from_micros(*us);
+            counters.pour(b"k", 10_000, 0, now).unwrap().is_some()
+        });
+        assert_eq!(passed.count(), 10_000, "one every 10 us");
+    }
+
+    #[test]
+    fn places_are_taken_and_given_back() {
+        let began = Instant::now();
+        let counters = Counters::new(1, began);
+        let later = began + Duration::from_secs(3600);
+        let enter = |now| counters.enter(b"k", 2, now).unwrap();
+        assert_eq!([enter(began), enter(later), enter(later)], [Some(1), Some(2), None]);
+        counters.leave(b"k", later);
+        assert_eq!([enter(later), enter(later)], [Some(2), None]);
+        counters.leave(b"k", later);
+        counters.leave(b"k", later);
+        counters.leave(b"k", later);
+        assert_eq!(counters.get(b"k", later), 0);
+        assert_eq!(counters.enter(b"other", 0, later), Ok(None));
+        for key in 0..8u8 {
+            assert_eq!(counters.enter(&[key], 1, later), Ok(Some(1)), "a counter of nobody gives way");
+        }
+    }
+
+    #[test]
+    fn prolonged_set_and_ended() {
+        let began = Instant::now();
+        let counters = Counters::new(16, began);
+        let at = |ms| began + Duration::from_millis(ms);
+        assert_eq!(counters.prolong(b"k", 1, 1000, at(0)), Ok(1));
+        assert_eq!(counters.prolong(b"k", 1, 1000, at(900)), Ok(2));
+        assert_eq!(counters.get(b"k", at(1800)), 2);
+        assert_eq!(counters.get(b"k", at(1900)), 0);
+        counters.set(b"k", 7, 1000, at(2000)).unwrap();
+        assert_eq!(counters.get(b"k", at(2500)), 7);
+        counters.set(b"k", 0, 0, at(2500)).unwrap();
+        assert_eq!(counters.get(b"k", at(2500)), 0);
     }
 
     #[test]

@@ -104,6 +104,10 @@ pub struct Host {
     pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// The configuration of the process.
     pub config: Arc<crate::config::Config>,
+    /// The ways out of plugins: names, connections, TLS, Redis.
+    pub outbound: Rc<crate::client::Outbound>,
+    /// Upstream objects that there are, by id.
+    pub upstreams: std::cell::RefCell<ahash::AHashSet<Id>>,
     /// The time that limiters go by: the reactor's, or a test's.
     pub now: fn() -> std::time::Instant,
     /// The wall clock, seconds since 1970: that of the machine, or a test's.

@@ -49,6 +49,7 @@ fn lazy(text: &'static str, name: &'static str) -> Lazy {
     LazyLock::new(Box::new(move || {
         let mut value: Value =
             serde_json::from_str(text).unwrap_or_else(|e| panic!("schema of plugin {name}: {e}"));
+        crate::model::schemas::insert_parts(&mut value);
         if let Some(properties) = value.as_object_mut().and_then(|schema| {
             schema.entry("properties").or_insert_with(|| Value::Object(Default::default())).as_object_mut()
         }) {

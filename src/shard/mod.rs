@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::client::{Names, Outbound};
 use crate::config::Config;
 use crate::control::applied::Applied;
 use crate::gate::{Access, Core};
@@ -71,6 +72,8 @@ pub async fn run(parts: Parts) {
         applied,
     } = parts;
     let (pools, tls) = (Rc::new(Pools::new()), Rc::new(TlsClients::new(trust)));
+    let asks = control.clone();
+    let names = Names::new(move |name| asks.try_send(ToControl::Name(name.into())).is_ok());
     let host = Rc::new(Host {
         consumers: Consumers::new(registry.clone()),
         counters,
@@ -80,6 +83,8 @@ pub async fn run(parts: Parts) {
         metadata: RefCell::default(),
         control: control.clone(),
         config: config.clone(),
+        outbound: Rc::new(Outbound::new(names, pools.clone(), tls.clone())),
+        upstreams: RefCell::default(),
         now: reactor::now,
         unix_s: clock::unix_s,
         shared: Shared::default(),

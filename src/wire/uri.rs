@@ -156,6 +156,14 @@ pub fn encode(path: &[u8]) -> Cow<'_, [u8]> {
     escape(path, must)
 }
 
+/// Percent-encodes control characters alone: what must not reach a request line or a header.
+pub fn encode_controls(text: &[u8]) -> Cow<'_, [u8]> {
+    const fn must(b: u8) -> bool {
+        b.is_ascii_control()
+    }
+    escape(text, must)
+}
+
 /// Percent-encodes one argument or path component as `ngx.escape_uri` does: all but letters, digits and `- . _ ~`.
 pub fn encode_component(text: &[u8]) -> Cow<'_, [u8]> {
     const fn must(b: u8) -> bool {

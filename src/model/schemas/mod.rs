@@ -1,6 +1,7 @@
 //! The schemas of the objects themselves, as apisix/schema_def.lua has them; plugins bring their own.
 
 mod parts;
+mod redis;
 mod route;
 mod ssl;
 mod upstream;
@@ -190,6 +191,23 @@ pub fn plugin_meta() -> Value {
         },
         "additionalProperties": false,
     })
+}
+
+/// Puts what several schemas share in the place of its name in a plugin's schema: `{"$apisix": "upstream"}`.
+pub fn insert_parts(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => match fields.get("$apisix").and_then(Value::as_str) {
+            Some("id") => *schema = id(),
+            Some("redis") => *schema = redis::redis(),
+            Some("redis-cluster") => *schema = redis::redis_cluster(),
+            Some("limit-conn-redis") => *schema = redis::with_key_ttl(redis::redis()),
+            Some("limit-conn-redis-cluster") => *schema = redis::with_key_ttl(redis::redis_cluster()),
+            Some(object) => *schema = schema_by_name(object).cloned().unwrap_or_default(),
+            None => fields.values_mut().for_each(insert_parts),
+        },
+        Value::Array(items) => items.iter_mut().for_each(insert_parts),
+        _ => {}
+    }
 }
 
 /// An object that allows only what it lists.

@@ -8,6 +8,7 @@ pub mod http;
 pub mod log_entry;
 pub mod log_files;
 pub mod place;
+pub mod limit;
 #[cfg(test)]
 pub mod test;
 pub mod version;

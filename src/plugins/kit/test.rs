@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::client::{Names, Outbound};
 use crate::exchange::{BodyPiece, Client, Exchange, Facts, Reply, Source};
 use crate::model::{Consumer, Stored};
 use crate::plugin::chain::Item;
@@ -51,15 +52,18 @@ pub fn unix_s() -> u64 {
 /// A core's host with nothing in it.
 pub fn host() -> Rc<Host> {
     let loaded = crate::config::load_text("", &|_| None).unwrap_or_else(|_| panic!("the defaults"));
+    let (pools, tls) = (Rc::new(Pools::new()), Rc::new(TlsClients::new(Trust::Anyone)));
     Rc::new(Host {
         consumers: Consumers::new(Arc::new(plugins::registry())),
         counters: Arc::new(Counters::new(64, now())),
         metrics: RefCell::new(Metrics::new("apisix_", None, None).core()),
-        pools: Rc::new(Pools::new()),
-        tls: Rc::new(TlsClients::new(Trust::Anyone)),
+        pools: pools.clone(),
+        tls: tls.clone(),
         metadata: RefCell::default(),
         control: tokio::sync::mpsc::channel(1).0,
         config: Arc::new(loaded.config),
+        outbound: Rc::new(Outbound::new(Names::new(|_| true), pools, tls)),
+        upstreams: RefCell::default(),
         now,
         unix_s,
         shared: Shared::default(),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::plugin::SchemaType;
+use crate::plugins::kit::limit::VID;
 
 const CONFLICT: &str = "count/time_window and rules cannot be specified at the same time";
 
@@ -50,6 +51,9 @@ pub fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
 
 fn check_group(conf: &Value) -> Result<(), String> {
     let (Some(group), Some(fields)) = (conf["group"].as_str(), conf.as_object()) else { return Ok(()) };
+    if conf.get(VID).is_some() {
+        return Err("group is not supported".to_owned());
+    }
     let shared = |name: &str| {
         GROUP_FIELDS.contains(&name) || name.starts_with("redis_") || name.starts_with("sentinel_")
     };

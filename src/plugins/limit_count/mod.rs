@@ -33,11 +33,12 @@
 //! ```
 //!
 //! Phases: access. The counters are the node's: exact over all its cores. A configuration has counters of its
-//! own while it stays as it is where it is; a `group` shares them between routes.
+//! own while it stays as it is where it is; a `group` shares them between routes. With `policy` `redis`,
+//! `redis-cluster` or `redis-sentinel` they are those of all who use that Redis, at one round trip a request and
+//! rule (two for a sliding window on a cluster), pipelined with those of other requests. With `sync_interval` the node
+//! counts for itself and tells Redis every so many seconds.
 //!
 //! Known differences:
-//! - `policy` `redis`, `redis-cluster` and `redis-sentinel` are accepted and not served yet: requests that
-//!   meet such a configuration get 503, whatever `allow_degradation` says.
 //! - A new key that finds no room among live counters is an error ("failed to limit count"), which
 //!   `allow_degradation` forgives; APISIX forgets the counter that was used least recently.
 //! - A sliding window is exact over all cores, too (best effort in APISIX), and begins at no round time.
@@ -45,21 +46,23 @@
 //! - A limit above 4,294,967,293 is no limit.
 
 mod check;
+mod delayed;
+mod redis;
 #[cfg(test)]
 mod tests;
 mod window;
 
-use std::io::Write;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use crate::exchange::{Exchange, RateLimit, Reply, Vars};
-use crate::expr::{Template, number};
-use crate::model::schema::number_text;
+use crate::client::redis::Client;
+use crate::exchange::{Exchange, RateLimit, Reply};
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
-use crate::plugins::kit::version::conf_version;
+use crate::plugins::kit::limit::{Key, Number, Refusal, Scope, redis_of, step};
+use delayed::{Delayed, Limit};
 use window::Verdict;
 
 /// What the registry knows.
@@ -93,14 +96,6 @@ pub const SPEC: Spec = Spec {
 const NAMESPACE: &[u8] = b"\0limit-count";
 
 fn build(conf: &Value, build: &Build) -> Built {
-    let policy = conf["policy"].as_str().unwrap_or("local");
-    if policy != "local" {
-        return Err(format!("policy {policy} is not served yet"));
-    }
-    let scope = match conf["group"].as_str() {
-        Some(group) => format!("{group}:"),
-        None => format!("{}:{}:", build.parent, conf_version(conf)),
-    };
     let rules = match conf["rules"].as_array() {
         Some(rules) => {
             let prefix = |at: usize, rule: &Value| {
@@ -109,32 +104,38 @@ fn build(conf: &Value, build: &Build) -> Built {
             let numbered = (1..).zip(rules);
             numbered
                 .map(|(at, rule)| Rule {
-                    key: Key::OfRule(Template::compile(rule["key"].as_str().unwrap_or_default())),
+                    key: Key::of_rule(rule),
                     ..Rule::of(rule, HeaderNames::of(conf, build.metadata, Some(&prefix(at, rule))))
                 })
                 .collect()
         }
         None => Box::new([Rule::of(conf, HeaderNames::of(conf, build.metadata, None))]) as Box<[Rule]>,
     };
+    let redis = redis_of(conf, build)?;
+    let interval = conf["sync_interval"].as_f64().filter(|interval| *interval > 0.0);
     Ok(Rc::new(LimitCount {
-        scope: scope.into_bytes().into(),
+        scope: Scope::of(conf, build),
         rules,
         sliding: conf["window_type"] == "sliding",
-        rejected_code: conf["rejected_code"].as_u64().map_or(503, |code| code as u16),
-        rejected_msg: conf["rejected_msg"].as_str().map(Box::from),
-        allow_degradation: conf["allow_degradation"] == true,
+        refusal: Refusal::of(conf),
+        delayed: redis
+            .clone()
+            .zip(interval)
+            .map(|(redis, interval)| Delayed::new(interval, redis, build.host)),
+        redis,
         show_headers: conf["show_limit_quota_header"] != false,
     }))
 }
 
 struct LimitCount {
-    /// What all its keys begin with.
-    scope: Box<[u8]>,
+    scope: Scope,
     rules: Box<[Rule]>,
     sliding: bool,
-    rejected_code: u16,
-    rejected_msg: Option<Box<str>>,
-    allow_degradation: bool,
+    refusal: Refusal,
+    /// `policy`: on Redis, or on this node.
+    redis: Option<Rc<Client>>,
+    /// `sync_interval`: on this node, and on Redis later.
+    delayed: Option<Rc<Delayed>>,
     show_headers: bool,
 }
 
@@ -145,22 +146,6 @@ struct Rule {
     time_window: Number,
     key: Key,
     headers: HeaderNames,
-}
-
-/// A positive whole number, or text that becomes one for each request.
-enum Number {
-    Fixed(u64),
-    Text(Template),
-}
-
-/// Whose requests are counted together.
-enum Key {
-    RemoteAddr,
-    Var(Box<str>),
-    Combination(Template),
-    Constant(Box<str>),
-    /// Of `rules`: where it has no variable with a value, the rule does not apply.
-    OfRule(Template),
 }
 
 struct HeaderNames {
@@ -178,68 +163,11 @@ struct Applied<'a> {
 
 impl Rule {
     fn of(conf: &Value, headers: HeaderNames) -> Rule {
-        let key = conf["key"].as_str().unwrap_or("remote_addr");
         Rule {
             count: Number::of(&conf["count"]),
             time_window: Number::of(&conf["time_window"]),
-            key: match conf["key_type"].as_str() {
-                Some("var_combination") => Key::Combination(Template::compile(key)),
-                Some("constant") => Key::Constant(key.into()),
-                _ if key == "remote_addr" => Key::RemoteAddr,
-                _ => Key::Var(key.into()),
-            },
+            key: Key::of(conf),
             headers,
-        }
-    }
-}
-
-impl Number {
-    fn of(value: &Value) -> Number {
-        match value.as_str() {
-            Some(text) => Number::Text(Template::compile(text)),
-            None => Number::Fixed(value.as_f64().unwrap_or(1.0) as u64),
-        }
-    }
-
-    /// Its value for this request. The errors are those of the log of APISIX.
-    fn value(&self, ex: &Exchange) -> Result<u64, String> {
-        let template = match self {
-            Number::Fixed(value) => return Ok(*value),
-            Number::Text(template) => template,
-        };
-        let mut text = Vec::new();
-        template.render(ex, &mut text);
-        let value = number::parse(&text).ok_or("resolved value is not a number")?;
-        let refused = |why| Err(format!("resolved value {why}, got: {}", number_text(value)));
-        if value <= 0.0 {
-            return refused("must be a positive number");
-        }
-        if value != value.floor() {
-            return refused("must be an integer");
-        }
-        if value > 9_007_199_254_740_991.0 {
-            return refused("exceeds safe integer range (2^53-1)");
-        }
-        Ok(value as u64)
-    }
-}
-
-impl Key {
-    /// Appends the key of this request; the client's address where it has none.
-    fn append(&self, ex: &Exchange, out: &mut Vec<u8>) {
-        let begin = out.len();
-        let found = match self {
-            Key::RemoteAddr => false,
-            Key::Var(name) => ex.var(name).map(|value| out.extend_from_slice(&value)).is_some(),
-            Key::Combination(template) | Key::OfRule(template) => template.render(ex, out) > 0,
-            Key::Constant(text) => {
-                out.extend_from_slice(text.as_bytes());
-                true
-            }
-        };
-        if !found {
-            out.truncate(begin);
-            let _ = write!(out, "{}", ex.remote_addr); // a Vec takes all
         }
     }
 }
@@ -296,16 +224,24 @@ impl Plugin for LimitCount {
             outcome => {
                 let error = outcome.err().unwrap_or_else(|| "none applies".to_owned());
                 log::error!("failed to get rate limit rules: {error}");
-                return self.failed(Reply::page(500));
+                return step(self.refusal.failed(Reply::page(500)));
             }
         };
-        for applied in &applied {
-            match self.limit(applied, ex, host) {
-                Step::Next => {}
-                answer => return answer,
-            }
+        if let Some(redis) = &self.redis {
+            return Step::Wait(Box::pin(self.count_on_redis(redis, applied, ex)));
         }
-        Step::Next
+        step(applied.iter().find_map(|applied| {
+            let mut key = self.key(applied, ex);
+            let (counters, now) = (&host.counters, (host.now)());
+            let shown = key.len();
+            key.extend_from_slice(NAMESPACE);
+            let verdict = match self.sliding {
+                true => window::sliding(counters, &mut key, applied.count, applied.window_ms, now),
+                false => window::fixed(counters, &key, applied.count, applied.window_ms, 1, now),
+            };
+            let verdict = verdict.map_err(|_| "no room for a new counter".to_owned());
+            self.decide(applied, verdict, key, shown, ex)
+        }))
     }
 }
 
@@ -315,54 +251,79 @@ impl LimitCount {
     fn applied(&self, ex: &mut Exchange) -> Result<SmallVec<[Applied<'_>; 2]>, String> {
         let mut list = SmallVec::new();
         for rule in &self.rules {
-            if let Key::OfRule(template) = &rule.key {
-                let mut key = std::mem::take(&mut ex.rate_limit.key);
-                key.clear();
-                let resolved = template.render(ex, &mut key);
-                ex.rate_limit.key = key;
-                if resolved == 0 {
-                    continue;
-                }
+            let mut buffer = std::mem::take(&mut ex.rate_limit.key);
+            let applies = rule.key.applies(ex, &mut buffer);
+            ex.rate_limit.key = buffer;
+            if applies {
+                let count = rule.count.value(ex, 1)?;
+                let window_ms = rule.time_window.value(ex, 1)?.saturating_mul(1000);
+                list.push(Applied { rule, count, window_ms });
             }
-            let count = rule.count.value(ex)?;
-            let window_ms = rule.time_window.value(ex)?.saturating_mul(1000);
-            list.push(Applied { rule, count, window_ms });
         }
         Ok(list)
     }
 
-    /// Counts the request under one rule.
-    fn limit(&self, applied: &Applied, ex: &mut Exchange, host: &Host) -> Step<'static> {
-        let &Applied { rule, count, window_ms } = applied;
+    /// The key of this request under a rule, in the exchange's buffer.
+    fn key(&self, applied: &Applied, ex: &mut Exchange) -> Vec<u8> {
         let mut key = std::mem::take(&mut ex.rate_limit.key);
-        key.clear();
-        key.extend_from_slice(&self.scope);
-        rule.key.append(ex, &mut key);
-        let shown = key.len();
-        key.extend_from_slice(NAMESPACE);
-        let now = (host.now)();
-        let verdict = match self.sliding {
-            true => window::sliding(&host.counters, &mut key, count, window_ms, now),
-            false => window::fixed(&host.counters, &key, count, window_ms, now),
-        };
-        let (remaining, reset_s) = verdict.map_or((0, 0), |v| (v.remaining, v.reset_cs / 100));
-        ex.rate_limit = RateLimit { key, shown, limit: count, remaining, reset_s };
-        let Ok(verdict) = verdict else {
-            log::error!("failed to limit count: no room for a new counter");
-            return self.failed(Reply::error_msg(500, "failed to limit count"));
-        };
-        if self.show_headers {
-            rule.headers.write(ex, count, &verdict);
-        }
-        match (verdict.accepted, &self.rejected_msg) {
-            (true, _) => Step::Next,
-            (false, Some(text)) => Step::Reply(Reply::error_msg(self.rejected_code, text)),
-            (false, None) => Step::Reply(Reply::page(self.rejected_code)),
-        }
+        self.scope.write(&applied.rule.key, ex, &mut key);
+        key
     }
 
-    /// The limiter itself does not work.
-    fn failed(&self, reply: Reply) -> Step<'static> {
-        if self.allow_degradation { Step::Next } else { Step::Reply(reply) }
+    /// One rule after the other: what one refuses, the next does not count.
+    async fn count_on_redis(
+        &self,
+        redis: &Rc<Client>,
+        applied: SmallVec<[Applied<'_>; 2]>,
+        ex: &mut Exchange,
+    ) -> Option<Reply> {
+        for applied in &applied {
+            let key = self.key(applied, ex);
+            let shown = key.len();
+            let &Applied { count, window_ms, .. } = applied;
+            let delayed = self.delayed.as_ref().filter(|delayed| delayed.fits(window_ms));
+            let verdict = match (delayed, self.sliding) {
+                (Some(delayed), sliding) => {
+                    let verdict = delayed.count(&key, Limit { count, window_ms, sliding }).await;
+                    verdict.map_err(|_| "no room for a new counter".to_owned())
+                }
+                (None, true) => redis::sliding(redis, &key, count, window_ms, SystemTime::now())
+                    .await
+                    .map_err(|error| error.to_string()),
+                (None, false) => {
+                    redis::fixed(redis, &key, count, window_ms, 1).await.map_err(|error| error.to_string())
+                }
+            };
+            let reply = self.decide(applied, verdict, key, shown, ex);
+            if reply.is_some() {
+                return reply;
+            }
+        }
+        None
+    }
+
+    /// What the counter's word means for the request: headers, variables, and an answer if it may not go on. The
+    /// first `shown` bytes of `key` are what users see.
+    fn decide(
+        &self,
+        applied: &Applied,
+        verdict: Result<Verdict, String>,
+        key: Vec<u8>,
+        shown: usize,
+        ex: &mut Exchange,
+    ) -> Option<Reply> {
+        let (remaining, reset_s) = verdict.as_ref().map_or((0, 0), |v| (v.remaining, v.reset_cs / 100));
+        ex.rate_limit = RateLimit { key, shown, limit: applied.count, remaining, reset_s };
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                log::error!("failed to limit count: {error}");
+                return self.refusal.failed(Reply::error_msg(500, "failed to limit count"));
+            }
+        };
+        if self.show_headers {
+            applied.rule.headers.write(ex, applied.count, &verdict);
+        }
+        (!verdict.accepted).then(|| self.refusal.reply())
     }
 }

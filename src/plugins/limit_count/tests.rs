@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::*;
+use crate::exchange::Vars;
 use crate::plugin::SchemaType;
 use crate::plugin::counters::Counters;
 use crate::plugins::kit::test;
@@ -235,13 +236,6 @@ fn slides() {
 
 #[test]
 fn fails_closed() {
-    let host = test::host();
-    let redis = json!({"count": 1, "time_window": 1, "policy": "redis", "redis_host": "127.0.0.1",
-                       "allow_degradation": true});
-    let build = Build { host: &host, parent: "/apisix/routes/1", metadata: None };
-    let built = test::build_in(&SPEC, &build, redis).err();
-    assert_eq!(built.as_deref(), Some("policy redis is not served yet"));
-
     let mut host = test::host();
     Rc::get_mut(&mut host).unwrap().counters = Arc::new(Counters::new(1, Instant::now()));
     let conf = json!({"count": 9, "time_window": 60, "key": "http_a"});
@@ -251,4 +245,102 @@ fn fails_closed() {
     let mut lenient = conf;
     lenient["allow_degradation"] = json!(true);
     assert_eq!(ask(&test::build(&SPEC, &host, lenient), &host, "a: 10"), "200");
+}
+
+/// A Redis that says to each command what `script` says, and counts commands. Gives its port.
+fn redis_server(script: fn(usize) -> &'static str) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = asked.clone();
+    std::thread::spawn(move || {
+        let Ok((mut peer, _)) = listener.accept() else { return };
+        let mut buffer = [0; 4096];
+        while let Ok(1..) = peer.read(&mut buffer) {
+            let number = seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let _ = peer.write_all(script(number).as_bytes());
+        }
+    });
+    (port, asked)
+}
+
+fn on_redis(port: u16, more: Value) -> Value {
+    let mut conf = json!({"count": 5, "time_window": 60, "policy": "redis", "redis_host": "127.0.0.1",
+        "redis_port": port, "redis_timeout": 500});
+    conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    conf
+}
+
+async fn ask_waiting(plugin: &Rc<dyn Plugin>, host: &Host) -> String {
+    let mut ex = test::exchange("GET / HTTP/1.1\nHost: a");
+    let reply = match plugin.access(&mut ex, host) {
+        Step::Wait(future) => future.await,
+        Step::Reply(reply) => Some(reply),
+        Step::Next => None,
+    };
+    let status = reply.map_or(200, |reply| reply.status);
+    format!("{status} {}", test::values(ex.resp_headers(), "X-RateLimit-Remaining"))
+}
+
+#[test]
+fn counts_on_redis_and_fails_as_allow_degradation_says() {
+    let (port, asked) = redis_server(|at| match at {
+        0 => "-NOSCRIPT no\r\n",
+        1 => "*2\r\n:5\r\n:60000\r\n",
+        2 => "*2\r\n:6\r\n:59990\r\n",
+        _ => "-ERR out of memory\r\n",
+    });
+    crate::reactor::block_on(Default::default(), |_| async move {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, on_redis(port, json!({})));
+        assert_eq!(ask_waiting(&plugin, &host).await, "200 0");
+        assert_eq!(ask_waiting(&plugin, &host).await, "503 0");
+        assert_eq!(ask_waiting(&plugin, &host).await, "500 -");
+        let lenient = test::build(&SPEC, &host, on_redis(port, json!({"allow_degradation": true})));
+        assert_eq!(ask_waiting(&lenient, &host).await, "200 -");
+        assert_eq!(
+            asked.load(std::sync::atomic::Ordering::SeqCst),
+            5,
+            "one round trip each, but for the script"
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn redis_is_told_later() {
+    // 3 of 5 are left; what the second telling says holds from then on
+    let (port, asked) = redis_server(|at| match at {
+        0 => "*2\r\n:2\r\n:60000\r\n",
+        _ => "*2\r\n:5\r\n:60000\r\n",
+    });
+    crate::reactor::block_on(Default::default(), |_| async move {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, on_redis(port, json!({"sync_interval": 0.1})));
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(ask_waiting(&plugin, &host).await);
+        }
+        assert_eq!(seen, ["200 2", "200 1", "200 0", "503 0"]);
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+        crate::reactor::sleep(150).await;
+        assert_eq!(ask_waiting(&plugin, &host).await, "503 0");
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+    })
+    .unwrap();
+}
+
+#[test]
+fn without_redis_a_delayed_limit_is_the_nodes_own() {
+    crate::reactor::block_on(Default::default(), |_| async move {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, on_redis(1, json!({"sync_interval": 30, "count": 2})));
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(ask_waiting(&plugin, &host).await);
+        }
+        assert_eq!(seen, ["200 1", "200 0", "503 0"]);
+    })
+    .unwrap();
 }

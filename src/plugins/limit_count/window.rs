@@ -21,9 +21,10 @@ pub fn fixed(
     key: &[u8],
     limit: u64,
     window_ms: u64,
+    cost: u32,
     now: Instant,
 ) -> Result<Verdict, Full> {
-    let (count, left_ms) = counters.add(key, 1, window_ms, now)?;
+    let (count, left_ms) = counters.add(key, cost, window_ms, now)?;
     let remaining = limit as i64 - i64::from(count);
     Ok(Verdict { accepted: remaining >= 0, remaining: remaining.max(0), reset_cs: left_ms / 10 })
 }
@@ -44,21 +45,24 @@ pub fn sliding(
     let last = u64::from(counters.get(key, now)).min(limit);
     key.truncate(end);
 
-    let rate = last as f64 / window_ms as f64;
-    let carried = rate * left_ms;
+    let carried = last as f64 / window_ms as f64 * left_ms;
     let below = |count: u32| u64::from(count) < limit && carried + f64::from(count) < limit as f64;
     key.extend_from_slice(&number.to_le_bytes());
     let added = counters.add_if(key, 1, window_ms.saturating_mul(2), now, below);
     key.truncate(end);
     let (accepted, count, _) = added?;
+    Ok(slid(accepted, f64::from(count), last as f64, limit as f64, window_ms as f64, left_ms))
+}
 
-    let free = limit as f64 - f64::from(count);
+/// What a sliding window says: `count` in this window, of which `left_ms` are left, and `last` in the one before.
+pub fn slid(accepted: bool, count: f64, last: f64, limit: f64, window_ms: f64, left_ms: f64) -> Verdict {
+    let (free, rate) = (limit - count, last / window_ms);
     let reset_ms = match accepted || free <= 0.0 || rate == 0.0 {
         true => left_ms,
         false => (left_ms - free / rate).max(0.0),
     };
-    let remaining = if accepted { (free - carried).floor() as i64 } else { 0 };
-    Ok(Verdict { accepted, remaining, reset_cs: (reset_ms / 10.0).ceil() as u64 })
+    let remaining = if accepted { (free - rate * left_ms).floor() as i64 } else { 0 };
+    Verdict { accepted, remaining, reset_cs: (reset_ms / 10.0).ceil() as u64 }
 }
 
 #[cfg(test)]
@@ -72,7 +76,7 @@ mod tests {
         let began = Instant::now();
         let counters = Counters::new(16, began);
         let at = |ms| {
-            let verdict = fixed(&counters, b"k", 2, 1000, began + Duration::from_millis(ms)).unwrap();
+            let verdict = fixed(&counters, b"k", 2, 1000, 1, began + Duration::from_millis(ms)).unwrap();
             (verdict.accepted, verdict.remaining, verdict.reset_cs)
         };
         assert_eq!(at(100), (true, 1, 100));
