@@ -16,7 +16,7 @@ WARM_UP = 300
 REQUESTS = 200
 MORE_HEADERS = 20
 # Where allocations enter, and the register that holds the bytes asked for: Rust's by way of mimalloc, C code's by way
-# of libc. None of these calls another one of the list.
+# of libc (of calloc, the size of one element). None of these calls another one of the list.
 RUST = {"mi_malloc_aligned": "di", "mi_zalloc_aligned": "di", "mi_realloc_aligned": "si"}
 LIBC = {"__libc_malloc": "di", "__libc_calloc": "si", "__libc_realloc": "si", "posix_memalign": "dx"}
 SITE_FRAMES = 3
@@ -71,7 +71,7 @@ def record(house, gateway, events, path, headers):
 
 
 def site(symbols, stack):
-    """The innermost functions of ours that led to an allocation, with their lines; those of others where none is ours."""
+    """The innermost functions of ours that led to an allocation, with their lines; others' where none is ours."""
     frames = [frame for frame in symbols.named(stack) if "__rust_" not in frame[0]]
     own = [frame for frame in frames if frame[1].startswith("src/")]
     return " < ".join(f"{line} {name}" for name, line in (own or frames)[:SITE_FRAMES])

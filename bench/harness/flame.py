@@ -91,7 +91,8 @@ def svg(root, title):
     place(root, 0, 0)
     height = TOP + deepest * ROW
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="monospace" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"',
+        ' font-family="monospace" font-size="11">',
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="8" y="18" font-size="14">{html.escape(title)}</text>',
     ]
@@ -134,4 +135,5 @@ def flame(house, options):
     house.stop(gateway)
     kernel = sum("[" in stack[0][2] for _, _, stack in found)
     shares = {"kernel": round(kernel / len(found), 3), "user": round(1 - kernel / len(found), 3)}
-    return [{"case": "flame", "peer": "ringway", "conns": CONNECTIONS, "samples": len(found), **shares, "svg": options.svg}]
+    row = {"case": "flame", "peer": "ringway", "conns": CONNECTIONS, "samples": len(found), **shares}
+    return [{**row, "svg": options.svg}]

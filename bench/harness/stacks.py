@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import subprocess
-import time
 
 from . import machine
 
@@ -20,7 +19,8 @@ class Recording:
         take, control = os.pipe()
         acks, give = os.pipe()
         command = ["perf", "record", "-q", "-D", "-1", "--control", f"fd:{take},{give}", "-o", file, *target, *events]
-        self.process = subprocess.Popen(command, pass_fds=(take, give), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, pass_fds=(take, give), **quiet)
         os.close(take)
         os.close(give)
         self.control, self.acks = os.fdopen(control, "w"), os.fdopen(acks)
