@@ -19,7 +19,7 @@ def started(house):
     """A gateway under callgrind that counts nothing yet."""
     machine.need(["valgrind"])
     out = os.path.join(tempfile.mkdtemp(dir=house.directory), "callgrind.out")
-    under = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+    under = ["valgrind", "--tool=callgrind", "--fair-sched=try", "--instr-atstart=no", f"--callgrind-out-file={out}"]
     gateway = house.ringway(name="ringway-callgrind", under=under, environment={"RINGWAY_REACTOR": "epoll"})
     gateway.counts = out
     return gateway

@@ -9,6 +9,8 @@ from . import machine
 
 # As much of the stack as perf copies with each event, in bytes: deep enough for the poll of a request.
 STACK_BYTES = 16384
+# What waits for perf to write it; where perf gets too little time, events are lost beyond it.
+BUFFER = "64M"
 
 
 class Recording:
@@ -18,9 +20,9 @@ class Recording:
         self.file = file
         take, control = os.pipe()
         acks, give = os.pipe()
-        command = ["perf", "record", "-q", "-D", "-1", "--control", f"fd:{take},{give}", "-o", file, *target, *events]
+        command = ["perf", "record", "-q", "-m", BUFFER, "-D", "-1", "--control", f"fd:{take},{give}", "-o", file]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, pass_fds=(take, give), **quiet)
+        self.process = subprocess.Popen([*command, *target, *events], pass_fds=(take, give), **quiet)
         os.close(take)
         os.close(give)
         self.control, self.acks = os.fdopen(control, "w"), os.fdopen(acks)
@@ -58,8 +60,10 @@ def recording(file, target, events):
 def samples(file):
     """(event, its printed arguments, [(address, symbol, object)] innermost first) for each event of a recording."""
     fields = "event,trace,ip,sym,dso"
-    command = ["perf", "script", "-i", file, "-F", fields, "--no-inline", "--no-demangle", "--full-source-path"]
+    command = ["perf", "script", "-i", file, "-F", fields, "--no-inline", "--no-demangle", "--show-lost-events"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "PERF_RECORD_LOST" in text:
+        raise RuntimeError("perf lost events: what is left is no count")
     event = None
     for line in text.split("\n"):
         frame = re.match(r"\s+([0-9a-f]+) (.*) \((.*)\)$", line)
