@@ -23,11 +23,11 @@ class Client:
                 head += self.piece()
             head, body = head.split(b"\r\n\r\n", 1)
             length = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
-            if not head.startswith(b"HTTP/1.1 200") or not length:
+            if not head.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"a request of known cost was answered with {head[:200]!r}")
-            left = int(length[1]) - len(body)
-            while left > 0:
-                left -= len(self.piece())
+            # with no length the body is chunked, and its last chunk is empty
+            while len(body) < int(length[1]) if length else not body.endswith(b"0\r\n\r\n"):
+                body += self.piece()
             if re.search(rb"(?i)^connection: *close", head, re.MULTILINE):
                 self.close()
 
