@@ -138,6 +138,8 @@ pub const COPY_BODY: usize = 2 << 10;
 /// Bytes queued towards a client before more of a body is asked for, or a further (pipelined) answer is
 /// written: below it, waiting for each piece to leave costs more than the memory is worth.
 pub const QUEUED_BYTES: usize = 64 << 10;
+/// Compressed bytes that one step of a brotli decoder takes: those of one read.
+pub const DECODE_BUFFER: usize = 4 << 10;
 /// Of a request's body, kept to send it again with a retry, and awaited to give it a Content-Length.
 pub const REPLAY_BODY: usize = 64 << 10;
 /// What is read and dropped of a body that nobody wanted, to keep the connection; beyond it closing is cheaper.

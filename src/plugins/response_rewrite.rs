@@ -21,9 +21,11 @@
 //! upstream's at its first piece, so that the client does not wait for the rest; filters hold the body
 //! back to its end, or to `max_resp_body_size`, where it is cut.
 //!
-//! Known differences: `filters` decode no `gzip` and `br` bodies yet: what is encoded passes unchanged, with its
-//! `Content-Encoding`, and an error is logged (so does APISIX log for encodings that it does not know).
-//! A filter that fails leaves the body as it was.
+//! Filters read `gzip` and `br` answers, too, which then leave as plain text; what is decoded is bounded by
+//! `max_resp_body_size` as well.
+//!
+//! Known differences: an answer in another encoding passes unchanged, with its `Content-Encoding`; APISIX drops
+//! the header. A filter that fails leaves the body as it was.
 
 use std::rc::Rc;
 
@@ -37,6 +39,7 @@ use crate::exchange::{BodyPiece, Exchange};
 use crate::expr::{Expr, Pattern, Replacement, Template};
 use crate::model::schema::{is_secret_ref, number_text};
 use crate::plugin::{Build, Host, Phase, Phases, Plugin, SchemaType, Spec};
+use crate::plugins::kit::content_coding::{self, decode};
 use crate::reactor::Chunk;
 use crate::wire::Name;
 
@@ -122,8 +125,11 @@ struct Headers {
 enum State {
     Untouched,
     Replaced,
-    /// What has come of it.
-    Held(Vec<u8>),
+    /// What has come of it, and its `Content-Encoding`, which its head has no longer.
+    Held {
+        body: Vec<u8>,
+        coding: Option<Box<[u8]>>,
+    },
 }
 
 fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
@@ -297,16 +303,19 @@ impl Plugin for ResponseRewrite {
                 forget_body(ex);
                 *ex.slot(slot, || State::Untouched) = State::Replaced;
             }
-            NewBody::Filtered(_) => match ex.resp_headers().get(Name::ContentEncoding) {
-                Some(encoding) => log::error!(
-                    "filters may not work as expected due to unsupported compression encoding type: {}",
-                    String::from_utf8_lossy(encoding)
-                ),
-                None => {
-                    forget_body(ex);
-                    *ex.slot(slot, || State::Untouched) = State::Held(Vec::new());
+            NewBody::Filtered(_) => {
+                let coding = ex.resp_headers().get(Name::ContentEncoding).map(Box::from);
+                match coding {
+                    Some(coding) if !content_coding::is_known(&coding) => log::error!(
+                        "filters may not work as expected due to unsupported compression encoding type: {}",
+                        String::from_utf8_lossy(&coding)
+                    ),
+                    coding => {
+                        forget_body(ex);
+                        *ex.slot(slot, || State::Untouched) = State::Held { body: Vec::new(), coding };
+                    }
                 }
-            },
+            }
         }
         self.headers.apply(ex);
     }
@@ -317,21 +326,36 @@ impl Plugin for ResponseRewrite {
                 piece.data = body.clone();
                 piece.last = true;
             }
-            (State::Held(held), NewBody::Filtered(filters)) => {
-                held.extend_from_slice(&piece.data);
+            (State::Held { body, coding }, NewBody::Filtered(filters)) => {
+                body.extend_from_slice(&piece.data);
                 piece.data = Chunk::empty();
-                if held.len() >= self.max_body_bytes {
-                    held.truncate(self.max_body_bytes);
+                if body.len() >= self.max_body_bytes {
+                    body.truncate(self.max_body_bytes);
                     piece.last = true;
                 }
                 if piece.last {
-                    let mut body = std::mem::take(held);
-                    filters.iter().for_each(|filter| filter.apply(&mut body));
-                    piece.data = Chunk::from_vec(body);
+                    let body = std::mem::take(body);
+                    piece.data = Chunk::from_vec(self.filtered(filters, body, coding.as_deref()));
                 }
             }
             _ => {}
         }
+    }
+}
+
+impl ResponseRewrite {
+    /// A body that cannot be decoded passes as it came, as in APISIX.
+    fn filtered(&self, filters: &[Filter], body: Vec<u8>, coding: Option<&[u8]>) -> Vec<u8> {
+        let mut plain = match coding.map(|coding| decode(coding, &body, self.max_body_bytes)) {
+            None => body,
+            Some(Ok(plain)) => plain,
+            Some(Err(error)) => {
+                log::error!("filters may not work as expected: {error}");
+                return body;
+            }
+        };
+        filters.iter().for_each(|filter| filter.apply(&mut plain));
+        plain
     }
 }
 
@@ -347,6 +371,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plugins::kit::content_coding::tests::{BROTLI, gzip};
     use crate::plugins::kit::test;
 
     const ANSWER: [(&str, &str); 4] =
@@ -467,7 +492,25 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_body_is_not_filtered() {
+    fn an_encoded_body_is_decoded_and_filtered() {
+        let conf = || json!({ "filters": [{ "regex": "hello", "replace": "HELLO" }] });
+        let gzip = gzip(b"hello world");
+        for (coding, body) in [("gzip", &*gzip), ("br", BROTLI)] {
+            let (first, second) = body.split_at(4);
+            let (mut ex, text) = rewritten(conf(), &[("Content-Encoding", coding)], &[first, second]);
+            assert_eq!(text, "HELLO world", "{coding}");
+            assert_eq!(test::values(ex.resp_headers(), "Content-Encoding"), "-");
+            let mut short = conf();
+            short["max_resp_body_size"] = json!(body.len() + 1);
+            let (_, text) = rewritten(short, &[("Content-Encoding", coding)], &[body]);
+            assert!(text.starts_with("HELLO"), "{coding}");
+        }
+        let (_, text) = rewritten(conf(), &[("Content-Encoding", "gzip")], &[b"hello"]);
+        assert_eq!(text, "hello", "not what it says: it passes as it came");
+    }
+
+    #[test]
+    fn a_body_in_an_unknown_encoding_is_not_filtered() {
         let encoded = [("Content-Encoding", "x-unknown")];
         let conf = json!({ "filters": [{ "regex": "hello", "replace": "HELLO" }] });
         let (mut ex, body) = rewritten(conf, &encoded, &[b"hel", b"lo"]);

@@ -2,16 +2,15 @@
 //! (apisix/utils/log-util.lua). All loggers share it.
 
 use std::borrow::Cow;
-use std::io::Read;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
 
 use crate::exchange::{Body, BodyPiece, Exchange, Vars};
 use crate::expr::Expr;
 use crate::limits;
 use crate::plugin::{Phase, Phases, Step};
+use crate::plugins::kit::content_coding::{Undecoded, decode};
 use crate::wire::Name;
 use crate::wire::headers::Headers;
 use crate::wire::uri;
@@ -187,18 +186,14 @@ impl LogEntry {
     fn decoded(&self, ex: &Exchange, body: Vec<u8>) -> Vec<u8> {
         let coding = ex.resp.head.headers.get(Name::ContentEncoding);
         let Some(coding) = coding.filter(|_| ex.encoder.is_none()) else { return body };
-        if !coding.eq_ignore_ascii_case(b"gzip") {
-            log::warn!("unsupported compression encoding type: {}", String::from_utf8_lossy(coding));
-            return body;
-        }
-        let mut plain = Vec::new();
-        match GzDecoder::new(&*body).take(self.response.most as u64).read_to_end(&mut plain) {
-            Ok(_) => plain,
-            Err(error) => {
-                log::warn!("try decode compressed data err: {error}");
-                body
+        match decode(coding, &body, self.response.most) {
+            Ok(plain) => return plain,
+            Err(Undecoded::Unknown) => {
+                log::warn!("unsupported compression encoding type: {}", String::from_utf8_lossy(coding));
             }
+            Err(Undecoded::Broken(error)) => log::warn!("try decode compressed data err: {error}"),
         }
+        body
     }
 
     /// The entry, once the answer has left.

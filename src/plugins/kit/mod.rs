@@ -4,6 +4,7 @@ pub mod auth;
 pub mod base64;
 pub mod batch;
 pub mod collector;
+pub mod content_coding;
 pub mod http;
 pub mod log_entry;
 pub mod log_files;
