@@ -144,6 +144,55 @@ fn retries_end_with_retry_timeout() {
     });
 }
 
+#[test]
+fn a_listed_status_leads_to_the_next_node() {
+    on_both_drivers(|driver| {
+        let sick = Upstream::answering("HTTP/1.1 503 Sick\r\nContent-Length: 4\r\nX-Sick: yes\r\n\r\nsick");
+        let well = Upstream::answering(ok("well"));
+        let routes = |first: &Upstream, second: &Upstream| {
+            let [first, second] = [first, second].map(|server| server.port);
+            format!(
+                "routes:\n- {{id: 1, uri: /*, upstream: {{nodes: [{{host: 127.0.0.1, port: {first}, weight: 1, priority: 1}}, \
+                 {{host: 127.0.0.1, port: {second}, weight: 1, priority: 0}}]}}}}"
+            )
+        };
+        let start = |routes: String, listed: &str| {
+            let snippet = format!("http_configuration_snippet: \"proxy_next_upstream {listed};\"");
+            let setup = Setup::new(driver, Source::Yaml(routes)).nginx(&snippet);
+            setup.apisix("show_upstream_status_in_response_header: true").start()
+        };
+        let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+        let post = put.replace("PUT", "POST");
+
+        let gateway = start(routes(&sick, &well), "error timeout http_503");
+        let answer = ask(gateway.port(), put.as_bytes());
+        assert_eq!((answer.status, answer.text().as_str()), (200, "well"), "{answer}");
+        assert_eq!(answer.header("x-apisix-upstream-status"), Some("503, 200"));
+        assert_eq!(answer.header("x-sick"), None, "nothing is left of the first answer: {answer}");
+        assert_eq!((sick.last().body, well.last().body), (b"body".to_vec(), b"body".to_vec()));
+        let answer = ask(gateway.port(), post.as_bytes());
+        assert_eq!((answer.status, answer.text().as_str()), (503, "sick"), "a POST may have had its effect");
+        // more than is kept for another try
+        let large = "x".repeat(200_000);
+        let answer = ask(
+            gateway.port(),
+            format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{large}", large.len()).as_bytes(),
+        );
+        assert_eq!(answer.status, 503, "{answer}");
+
+        let gateway = start(routes(&sick, &well), "http_503 non_idempotent");
+        assert_eq!(ask(gateway.port(), post.as_bytes()).text(), "well");
+
+        let gateway = start(routes(&sick, &sick), "http_500 http_503");
+        let answer = gateway.get("/");
+        assert_eq!((answer.status, answer.text().as_str()), (503, "sick"), "the last answer is the client's");
+        assert_eq!(answer.header("x-apisix-upstream-status"), Some("503, 503"));
+
+        let gateway = start(routes(&sick, &well), "error http_500");
+        assert_eq!(gateway.get("/").text(), "sick", "503 is not listed");
+    });
+}
+
 /// The checks of the one upstream, as the Control API shows them: port → (status, counters).
 fn checks(gateway: &Gateway) -> HashMap<u64, (String, Value)> {
     let shown = get(gateway.ports.control, "/v1/healthcheck/routes/1").json();

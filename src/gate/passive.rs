@@ -18,10 +18,15 @@ pub fn ended(core: &Core, ex: &Exchange) {
     report(core, upstream, last.node, Report::Http(status));
 }
 
-/// A try has failed and another node gets the request.
+/// A try has failed and another node gets the request. To nginx all answers that lead on are failures but
+/// for 403 and 404, and APISIX takes failures for timeouts or failed connections.
 pub fn failed(core: &Core, upstream: &LiveUpstream, node: usize, failure: Failure) {
-    let report_as = if failure == Failure::Timeout { Report::Timeout } else { Report::TcpFailure };
-    report(core, upstream, node, report_as);
+    let seen = match failure {
+        Failure::Timeout | Failure::Status(504) => Report::Timeout,
+        Failure::Status(status @ (403 | 404)) => Report::Http(status),
+        _ => Report::TcpFailure,
+    };
+    report(core, upstream, node, seen);
 }
 
 fn report(core: &Core, upstream: &LiveUpstream, node: usize, report: Report) {

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use super::{Core, handle, passive};
 use crate::conn::h1::client::{self, NoAnswer, SendBody};
-use crate::exchange::{Body, BodyError, Exchange, Reply, UpstreamChoice};
+use crate::exchange::{Body, BodyError, Exchange, Reply, Source, UpstreamChoice};
 use crate::limits;
 use crate::live::plan::Destination;
 use crate::live::{LiveUpstream, Picked, Plan};
@@ -75,8 +75,13 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
             }
             Err(Missed::Try(failed)) => failed,
         };
-        upstream.finished(picked.node, None, reactor::now_ms());
-        match retries.after(failed, reactor::now_ms()) {
+        let decision = retries.after(failed, reactor::now_ms());
+        if decision != Decision::Pass {
+            forget_answer(ex);
+            upstream.finished(picked.node, None, reactor::now_ms());
+        }
+        match decision {
+            Decision::Pass => return Ok(()),
             Decision::GiveUp(status) => {
                 note_failure(ex, failed, status);
                 return Err(Reply::page(status));
@@ -229,7 +234,11 @@ async fn attempt(
             }
             ex.keep_upstream = keep;
             ex.lease = Some(lease);
-            Ok(())
+            let status = ex.resp.head.status;
+            match core.config.http.proxy.next_upstream.statuses.contains(&status) {
+                true => Err(Missed::Try(Try { failure: Failure::Status(status), ..state })),
+                false => Ok(()),
+            }
         }
         Err(Unsent::Body(error)) => Err(Missed::Body(error)),
         Err(Unsent::Upstream(NoAnswer::ClientGone)) => Err(Missed::ClientGone),
@@ -431,9 +440,21 @@ fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> 
     if ex.resp.client_gone { Ok(()) } else { Err(reply) }
 }
 
+/// Another answer takes the place of the one that came, if one came; its connection is closed, as nginx does.
+fn forget_answer(ex: &mut Exchange) {
+    ex.lease = None;
+    ex.keep_upstream = false;
+    ex.resp.body = Body::Empty;
+    ex.resp.head.clear();
+    ex.resp.source = Source::Gateway;
+    ex.resp.answered = false;
+    ex.resp.upgrade = false;
+}
+
 /// Writes a failed try down, for `$upstream_status`.
 fn note_failure(ex: &mut Exchange, failed: Try, status: u16) {
     let status = match (failed.failure, status) {
+        (Failure::Status(answered), _) => answered,
         (_, 1..) => status,
         (Failure::Timeout, 0) => 504,
         _ => 502,

@@ -2,8 +2,8 @@
 //!
 //! The rules are nginx's `proxy_next_upstream`, whose default is `error timeout`, with its tries and timeout,
 //! and APISIX's `retries` and `retry_timeout` (apisix/balancer.lua): an error or a timeout before an answer
-//! came leads to the next node, a status never does. POST, LOCK and PATCH are not repeated once a byte of them
-//! was sent, unless `non_idempotent` is set.
+//! came leads to the next node, a status only if it is listed (`http_503`). POST, LOCK and PATCH are not
+//! repeated once a byte of them was sent, unless `non_idempotent` is set.
 
 use crate::config::Proxy;
 use crate::model::Upstream;
@@ -17,6 +17,8 @@ pub enum Failure {
     Timeout,
     /// The answer's head was no HTTP.
     InvalidHead,
+    /// An answer whose status is listed in `proxy_next_upstream`.
+    Status(u16),
 }
 
 /// A failed try as the decision sees it.
@@ -43,6 +45,8 @@ pub enum Decision {
     NextNode,
     /// Answer the client with this status.
     GiveUp(u16),
+    /// The client gets the answer that came, whatever its status.
+    Pass,
 }
 
 /// The tries that one request has left.
@@ -87,13 +91,17 @@ impl<'a> Retries<'a> {
             Failure::Timeout => (on.timeout, 504),
             Failure::Error => (on.error, 502),
             Failure::InvalidHead => (on.invalid_header, 502),
+            Failure::Status(status) => (on.statuses.contains(&status), status),
         };
         let once = failed.sent && (!failed.replayable || (failed.non_idempotent && !on.non_idempotent));
         // nginx gives a try back when a kept connection turns out closed
         let stale = failed.reused && failed.failure == Failure::Error;
         let late = self.next_deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
         if !listed || once || late || (self.left == 0 && !stale) {
-            return Decision::GiveUp(status);
+            return match failed.failure {
+                Failure::Status(_) => Decision::Pass,
+                _ => Decision::GiveUp(status),
+            };
         }
         if self.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms) {
             return Decision::GiveUp(502);
@@ -108,8 +116,8 @@ impl<'a> Retries<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::Decision::{GiveUp, NextNode, SameNode};
-    use super::Failure::{Error, InvalidHead, Timeout};
+    use super::Decision::{GiveUp, NextNode, Pass, SameNode};
+    use super::Failure::{Error, InvalidHead, Status, Timeout};
     use super::*;
     use crate::config::NextUpstream;
 
@@ -170,6 +178,31 @@ mod tests {
             assert_eq!(retries(Some(2), 0, 3).after(failed, 0), with_retries, "{name}");
             assert_eq!(retries(Some(0), 0, 3).after(failed, 0), without, "{name}, no retries");
         }
+    }
+
+    #[test]
+    fn a_listed_status_leads_on_while_there_are_tries() {
+        let next_upstream = NextUpstream { statuses: vec![500, 503], ..NGINX.next_upstream };
+        let listed = Proxy { next_upstream, ..NGINX };
+        let upstream = Upstream { retry_timeout_ms: 200, ..Upstream::default() };
+        let answered = |status| Try { failure: Status(status), sent: true, reused: true, ..CONNECT };
+        let post = Try { non_idempotent: true, ..answered(503) };
+        for (failed, now_ms, decision) in [
+            (answered(503), 0, NextNode),
+            (answered(404), 0, Pass),
+            (post, 0, Pass),
+            (Try { replayable: false, ..answered(500) }, 0, Pass),
+            (answered(500), 201, GiveUp(502)),
+        ] {
+            let mut retries = Retries::new(&upstream, &listed, 3, 0);
+            assert_eq!(retries.after(failed, now_ms), decision, "{failed:?} after {now_ms} ms");
+        }
+        let mut retries = Retries::new(&upstream, &listed, 2, 0);
+        let decisions = [500, 503].map(|status| retries.after(answered(status), 0));
+        assert_eq!(decisions, [NextNode, Pass], "the last answer is the client's");
+        let next_upstream = NextUpstream { non_idempotent: true, ..listed.next_upstream.clone() };
+        let too = Proxy { next_upstream, ..NGINX };
+        assert_eq!(Retries::new(&upstream, &too, 3, 0).after(post, 0), NextNode);
     }
 
     #[test]

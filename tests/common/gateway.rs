@@ -35,6 +35,7 @@ pub struct Setup {
     source: Source,
     apisix: String,
     http: String,
+    nginx: String,
     rest: String,
     workers: usize,
 }
@@ -43,7 +44,7 @@ impl Setup {
     /// On `driver`, with objects from `source`.
     pub fn new(driver: &'static str, source: Source) -> Self {
         let empty = String::new;
-        Setup { driver, source, apisix: empty(), http: empty(), rest: empty(), workers: 2 }
+        Setup { driver, source, apisix: empty(), http: empty(), nginx: empty(), rest: empty(), workers: 2 }
     }
 
     /// More lines of the section `apisix`.
@@ -55,6 +56,12 @@ impl Setup {
     /// More lines of the section `nginx_config.http`.
     pub fn http(mut self, lines: &str) -> Self {
         self.http.push_str(&indented(lines, 4));
+        self
+    }
+
+    /// More lines of the section `nginx_config`.
+    pub fn nginx(mut self, lines: &str) -> Self {
+        self.nginx.push_str(&indented(lines, 2));
         self
     }
 
@@ -97,13 +104,14 @@ impl Setup {
             "apisix:\n  node_listen: [{{ip: 127.0.0.1, port: {port}}}]\n  enable_admin: {}\n  \
              control: {{ip: 127.0.0.1, port: {control}}}\n  ssl: {{enable: false}}\n{}\
              nginx_config:\n  worker_processes: {}\n  error_log_level: info\n  http:\n    \
-             access_log_buffer: 1\n{}\
+             access_log_buffer: 1\n{}{}\
              plugin_attr:\n  prometheus:\n    export_addr: {{ip: 127.0.0.1, port: {metrics}}}\n\
              deployment:\n",
             !is_yaml,
             self.apisix.replace("$PROXIED", &ports.proxied.to_string()),
             self.workers,
             self.http,
+            self.nginx,
         );
         let provider = match &self.source {
             Source::Yaml(_) => {
