@@ -175,3 +175,31 @@ fn two_gateways_share_one_etcd() {
         assert_eq!(two.admin("GET", "/routes/r", "").json()["value"]["uri"], json!("/r"));
     });
 }
+
+#[test]
+fn an_etcd_behind_certificates_and_a_password() {
+    let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests");
+    let upstream = Upstream::answering(ok("served"));
+    let mut etcd = Etcd::start();
+    etcd.put("/apisix/routes/1", &route("1", "/before", &upstream));
+    etcd.secure("secret");
+    let access = format!(
+        "user: root, password: secret, tls: {{cert: {certs}/client.pem, key: {certs}/client.key.pem, verify: true, \
+         sni: server.example}}"
+    );
+    let trusted = format!("ssl: {{enable: false, ssl_trusted_certificate: {certs}/ca.pem}}");
+    for (driver, access) in [
+        (drivers()[0], access.clone()),
+        // nobody vouches for the certificate, and nobody asks
+        (drivers()[0], access.replace("verify: true, sni: server.example", "verify: false")),
+    ] {
+        let source = Source::SecuredEtcd(etcd.port, access);
+        let gateway = Setup::new(driver, source).apisix(&trusted).start();
+        assert_eq!(gateway.get("/before").text(), "served");
+        let after =
+            json!({"uri": "/after", "upstream": {"nodes": {format!("127.0.0.1:{}", upstream.port): 1}}});
+        gateway.put("/routes/2", &after);
+        eventually("the watch", || gateway.get("/after").status == 200);
+        gateway.delete("/routes/2");
+    }
+}

@@ -26,6 +26,8 @@ pub enum Source {
     Embedded,
     /// etcd on this port, with the Admin API.
     Etcd(u16),
+    /// etcd with TLS on this port, and more of `deployment.etcd`: `tls: {…}, user: …`.
+    SecuredEtcd(u16, String),
 }
 
 /// What a gateway is started with.
@@ -102,12 +104,13 @@ impl Setup {
         let _ = write!(
             text,
             "apisix:\n  node_listen: [{{ip: 127.0.0.1, port: {port}}}]\n  enable_admin: {}\n  \
-             control: {{ip: 127.0.0.1, port: {control}}}\n  ssl: {{enable: false}}\n{}\
+             control: {{ip: 127.0.0.1, port: {control}}}\n{}{}\
              nginx_config:\n  worker_processes: {}\n  error_log_level: info\n  http:\n    \
              access_log_buffer: 1\n{}{}\
              plugin_attr:\n  prometheus:\n    export_addr: {{ip: 127.0.0.1, port: {metrics}}}\n\
              deployment:\n",
             !is_yaml,
+            if self.apisix.contains("  ssl: ") { "" } else { "  ssl: {enable: false}\n" },
             self.apisix.replace("$PROXIED", &ports.proxied.to_string()),
             self.workers,
             self.http,
@@ -120,7 +123,7 @@ impl Setup {
                 return text;
             }
             Source::Embedded => "embedded",
-            Source::Etcd(_) => "etcd",
+            Source::Etcd(_) | Source::SecuredEtcd(..) => "etcd",
         };
         let _ = write!(
             text,
@@ -128,11 +131,13 @@ impl Setup {
              admin_key: [{{name: admin, key: {KEY}, role: admin}}]\n    \
              admin_listen: {{ip: 127.0.0.1, port: {admin}}}\n"
         );
-        if let Source::Etcd(etcd) = self.source {
-            let _ = writeln!(
-                text,
-                "  etcd: {{host: [\"http://127.0.0.1:{etcd}\"], prefix: /apisix, timeout: 5}}"
-            );
+        let etcd = match &self.source {
+            Source::Etcd(etcd) => format!("host: [\"http://127.0.0.1:{etcd}\"]"),
+            Source::SecuredEtcd(etcd, more) => format!("host: [\"https://127.0.0.1:{etcd}\"], {more}"),
+            _ => String::new(),
+        };
+        if !etcd.is_empty() {
+            let _ = writeln!(text, "  etcd: {{{etcd}, prefix: /apisix, timeout: 5}}");
         }
         text.push_str(&self.rest);
         text

@@ -90,26 +90,51 @@ impl Drop for Nginx {
     }
 }
 
+/// The certificates of the unit tests, as etcd takes them.
+const TLS: [&str; 7] = [
+    "--cert-file",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests/server.pem"),
+    "--key-file",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests/server.key.pem"),
+    "--client-cert-auth",
+    "--trusted-ca-file",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests/ca.pem"),
+];
+
+/// While etcd starts it may refuse, reset or say 503.
+fn is_healthy(port: u16) -> io::Result<bool> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200 "))
+}
+
 /// One etcd.
 pub struct Etcd {
     pub port: u16,
     peer: u16,
     folder: PathBuf,
     child: Option<Child>,
+    /// Over TLS alone, and for clients with a certificate.
+    secured: bool,
 }
 
 impl Etcd {
     pub fn start() -> Etcd {
         let port = free_port();
-        let mut etcd = Etcd { port, peer: free_port(), folder: folder("etcd", port), child: None };
+        let mut etcd =
+            Etcd { port, peer: free_port(), folder: folder("etcd", port), child: None, secured: false };
         etcd.start_again();
         etcd
     }
 
     /// After [`Etcd::kill`], with what it had on disk.
     pub fn start_again(&mut self) {
+        let scheme = if self.secured { "https" } else { "http" };
         let (client, peer) =
-            (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer));
+            (format!("{scheme}://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer));
+        let health = free_port();
         let log = fs::File::create(self.folder.join("log")).unwrap();
         let child = Command::new("etcd")
             .arg("--data-dir")
@@ -117,13 +142,26 @@ impl Etcd {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{health}")])
+            .args(if self.secured { &TLS[..] } else { &[] })
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .expect("etcd is installed (tests/run does it)");
         self.child = Some(child);
         wait_for(self.port);
-        eventually("etcd's leader", || self.is_up().unwrap_or(false));
+        eventually("etcd's leader", || is_healthy(health).unwrap_or(false));
+    }
+
+    /// From now on it talks TLS, to clients with a certificate, and to those that know the password of `root`.
+    pub fn secure(&mut self, password: &str) {
+        self.call("/v3/auth/user/add", &json!({"name": "root", "password": password}));
+        self.call("/v3/auth/role/add", &json!({"name": "root"}));
+        self.call("/v3/auth/user/grant", &json!({"user": "root", "role": "root"}));
+        self.call("/v3/auth/enable", &json!({}));
+        self.kill(false);
+        self.secured = true;
+        self.start_again();
     }
 
     /// Kills it, and with `wipe` loses all it knew.
@@ -135,17 +173,6 @@ impl Etcd {
         if wipe {
             fs::remove_dir_all(self.folder.join("data")).unwrap();
         }
-    }
-
-    /// While it starts it may refuse, reset or say 503.
-    fn is_up(&self) -> io::Result<bool> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        stream.write_all(
-            b"POST /v3/kv/range HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: 14\r\n\r\n{\"key\":\"eA==\"}",
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.starts_with("HTTP/1.1 200 "))
     }
 
     fn try_call(&self, path: &str, body: &Value) -> Response {
