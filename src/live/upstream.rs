@@ -254,3 +254,73 @@ pub fn scheme_name(scheme: Scheme) -> &'static str {
         Scheme::Kafka => "kafka",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    /// A hash key.
+    struct Key(String);
+
+    impl Vars for Key {
+        fn var(&self, _: &str) -> Option<Cow<'_, [u8]>> {
+            Some(Cow::Borrowed(self.0.as_bytes()))
+        }
+    }
+
+    const HOSTS: [&str; 3] = ["2001:DB8::1", "2001:db8:0:0::2", "192.0.2.3"];
+
+    /// An upstream with these nodes on port 80.
+    fn live(balance: Balance) -> LiveUpstream {
+        let node =
+            |host: &str| Node { host: host.into(), port: None, weight: 1, priority: 0, metadata: None };
+        let nodes = HOSTS.map(node).into();
+        let conf = Upstream { balance, key: Some("remote_addr".into()), nodes, ..Upstream::default() };
+        let keep = KeepalivePool { size: 1, idle_timeout_ms: 1, requests: 1 };
+        LiveUpstream::new(Arc::new(conf), "/u", &Pools::new(), keep, None, None, |_| None)
+    }
+
+    /// The node of each of 50 keys in a balancer over these hosts.
+    fn places(hosts: [&str; 3]) -> Vec<Option<usize>> {
+        let peers = hosts.map(|host| Peer { host: host.into(), port: 80, weight: 1, priority: 0 });
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut balancer = Balancer::new(Balance::Chash, &peers, None, &mut rng);
+        let (tried, unhealthy) = (NodeSet::new(), NodeSet::new());
+        let mut place = |n: u32| {
+            let key = n.to_string();
+            let pick = Pick { key: key.as_bytes(), tried: &tried, unhealthy: &unhealthy, now_ms: 0 };
+            balancer.pick(&pick, &mut rng)
+        };
+        (0..50).map(&mut place).collect()
+    }
+
+    /// APISIX hashes the text, which may be an uncommon spelling of an address.
+    #[test]
+    fn chash_places_addresses_as_they_are_written() {
+        let up = live(Balance::Chash);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let tried = NodeSet::new();
+        let picked = (0..50).map(|n| up.pick(&Key(n.to_string()), &tried, 0, &mut rng).map(|p| p.node));
+        let picked: Vec<_> = picked.collect();
+        assert_eq!(picked, places(HOSTS));
+        assert_ne!(picked, places(["2001:db8::1", "2001:db8::2", "192.0.2.3"]), "the spelling matters");
+    }
+
+    #[test]
+    fn health_is_what_control_says_and_what_is_under_way() {
+        let up = live(Balance::RoundRobin);
+        let known = || [0, 1, 2].map(|node| up.health_of(node));
+        assert_eq!(known(), [Status::Healthy; 3]);
+        up.unsettle(1);
+        assert_eq!(known(), [Status::Healthy, Status::MostlyHealthy, Status::Healthy]);
+        let verdicts = [(HOSTS[0], 80, Status::Unhealthy), (HOSTS[2], 80, Status::MostlyUnhealthy)];
+        up.set_health(verdicts.into_iter());
+        assert_eq!(known(), [Status::Unhealthy, Status::Healthy, Status::MostlyUnhealthy]);
+        up.unsettle(0);
+        assert_eq!(up.health_of(0), Status::MostlyUnhealthy);
+        up.set_health([].into_iter());
+        assert_eq!(known(), [Status::Healthy; 3]);
+    }
+}
