@@ -99,7 +99,7 @@ fn ewma_prefers_the_faster_node() {
     on_both_drivers(|driver| {
         let slow = Upstream::start(|conn| {
             while conn.request().is_some() {
-                std::thread::sleep(Duration::from_millis(60));
+                std::thread::sleep(Duration::from_millis(400));
                 if conn.send(ok("slow")).is_err() {
                     return;
                 }
@@ -113,7 +113,7 @@ fn ewma_prefers_the_faster_node() {
             assert_eq!(client.send(GET).response().status, 200);
         }
         let slow = slow.requests().len();
-        assert!(slow <= 4, "{slow} of 40 requests went to the slow node");
+        assert!(slow <= 2, "{slow} of 40 requests went to the slow node");
     });
 }
 
