@@ -13,6 +13,7 @@ pub mod nodes;
 pub mod outbox;
 pub mod plugins;
 pub mod probe;
+pub mod rotation;
 pub mod run;
 pub mod scrape;
 pub mod store;

@@ -15,6 +15,7 @@ use super::encryption::Keyring;
 use super::feed::Feed;
 use super::outbox::Outbox;
 use super::plugins::{Plugins, Unknown};
+use super::rotation;
 use super::scrape::Scrape;
 use super::store::{Embedded, Etcd, File, Store, etcd, etcd_tls};
 use super::switchboard::Switchboard;
@@ -75,6 +76,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let outbox = Arc::new(Outbox::new(cores.clone()));
     let plugins = Arc::new(plugins(&config, registry));
     let listed = plugins.clone();
+    rotation::start(&config, plugins.clone(), log_file.clone());
     let (unknown, follow) = match config.deployment.provider {
         Provider::Etcd | Provider::Embedded { .. } => (Unknown::Skip, config.admin.is_none()),
         _ => (Unknown::RefuseDisabled, true),
@@ -296,11 +298,7 @@ async fn obey_signals(
             _ = term.recv() => drain(limits::TERM_MS.min(config.worker_shutdown_timeout_ms)),
             _ = int.recv() => drain(limits::TERM_MS.min(config.worker_shutdown_timeout_ms)),
             _ = usr1.recv() => {
-                crate::telemetry::log::reopen();
-                crate::plugins::kit::log_files::reopen();
-                if let Some(file) = &log_file {
-                    file.reopen();
-                }
+                rotation::reopen(log_file.as_ref());
             }
             _ = &mut ended => return Ok(()),
         }

@@ -21,6 +21,7 @@ pub mod kit;
 pub mod limit_conn;
 pub mod limit_count;
 pub mod limit_req;
+pub mod log_rotate;
 pub mod mocking;
 pub mod multi_auth;
 pub mod node_status;
@@ -92,6 +93,7 @@ pub const ALL: &[&Spec] = &[
     &syslog::SPEC,               // 401
     &udp_logger::SPEC,           // 400
     &file_logger::SPEC,          // 399
+    &log_rotate::SPEC,           // 100
 ];
 
 /// The registry that control and the cores share.

@@ -12,13 +12,14 @@
 //!
 //! Phase: log (apisix/plugins/prometheus/exporter.lua `http_log`). Series: `http_status`, `http_latency`
 //! (types `request`, `upstream`, `apisix`) and `bandwidth` (`ingress`, `egress`). Plugin metadata
-//! `disabled_labels` empties labels, `plugin_attr` gives extra ones.
+//! `disabled_labels` empties labels, `plugin_attr` gives extra ones. A route with `public-api` shows the metrics to
+//! clients, too. A scrape reads the cores' pages in memory: no disk, and no core is asked.
 //!
 //! The labels of a request follow from its route, consumer, node and status. Their series are looked up once
 //! and kept under these few words, so a request that was seen before builds no label.
 //!
 //! Known differences: `upstream` latency is the sum of all tries; the `llm_*` and `ai_cache_*` families
-//! have no series, since no plugin that feeds them is there; the endpoint by `public-api` is not served yet.
+//! have no series, since no plugin that feeds them is there.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

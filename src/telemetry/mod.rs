@@ -10,6 +10,7 @@ pub mod file;
 pub mod format;
 pub mod log;
 pub mod metrics;
+pub mod rotate;
 
 use std::sync::OnceLock;
 

@@ -1,0 +1,196 @@
+//! Rotation of log files: renamed by the clock or by their size, compressed, and the oldest removed
+//! (apisix/plugins/log-rotate.lua).
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// `plugin_attr.log-rotate`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Between two rotations, seconds; they begin at multiples of it.
+    pub interval_s: u64,
+    /// Rotated files that stay, of each log.
+    pub max_kept: usize,
+    /// A log is rotated when it has so many bytes, too.
+    pub max_size: Option<u64>,
+    /// Rotated files become `.tar.gz`.
+    pub compress: bool,
+}
+
+/// The logs of a node, and when they are due.
+#[derive(Debug)]
+pub struct Rotator {
+    rules: Rules,
+    logs: Vec<PathBuf>,
+    /// `None` until the first look at the clock.
+    due_s: Option<u64>,
+}
+
+/// What a look at the clock brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rotated {
+    /// Their new names. The logs must be opened anew before they are compressed.
+    pub files: Vec<PathBuf>,
+    /// The logs, whose oldest files are to be removed.
+    pub logs: Vec<PathBuf>,
+}
+
+impl Rotator {
+    /// For these files.
+    pub fn new(rules: Rules, logs: Vec<PathBuf>) -> Self {
+        Rotator { rules, logs, due_s: None }
+    }
+
+    /// Renames what is due at `now_s` (since 1970); `stamp` is the time as it stands in the names.
+    pub fn look(&mut self, now_s: u64, stamp: &str) -> Rotated {
+        let interval_s = self.rules.interval_s.max(1);
+        let due_s = *self.due_s.get_or_insert(now_s + interval_s - now_s % interval_s);
+        let by_time = now_s >= due_s;
+        if by_time {
+            self.due_s = Some(now_s + interval_s - now_s % interval_s);
+        }
+        let large = |log: &Path| {
+            self.rules.max_size.is_some_and(|most| fs::metadata(log).is_ok_and(|data| data.len() >= most))
+        };
+        let mut rotated = Rotated::default();
+        for log in self.logs.iter().filter(|log| by_time || large(log)) {
+            let name = log.file_name().unwrap_or_default().to_string_lossy();
+            let to = log.with_file_name(format!("{stamp}__{name}"));
+            match if to.exists() { Ok(()) } else { fs::rename(log, &to) } {
+                Ok(()) => {
+                    rotated.files.push(to);
+                    rotated.logs.push(log.clone());
+                }
+                Err(error) => {
+                    log::error!("move file from {} to {}: {error}", log.display(), to.display());
+                }
+            }
+        }
+        rotated
+    }
+
+    /// Compresses what was rotated, if the rules say so, and removes what is too old.
+    pub fn tidy(&self, rotated: &Rotated) {
+        for file in rotated.files.iter().filter(|_| self.rules.compress) {
+            if let Err(error) = compress(file) {
+                log::error!("compress log file {}: {error}", file.display());
+            }
+        }
+        for log in &rotated.logs {
+            for old in kept(log).into_iter().skip(self.rules.max_kept) {
+                if let Err(error) = fs::remove_file(&old) {
+                    log::error!("remove old log file: {} err: {error}", old.display());
+                }
+            }
+        }
+    }
+}
+
+/// The rotated files of a log, the newest first.
+fn kept(log: &Path) -> Vec<PathBuf> {
+    let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let packed = format!("{name}.tar.gz");
+    let Some(Ok(entries)) = log.parent().map(fs::read_dir) else { return Vec::new() };
+    let is_one = |path: &PathBuf| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        file.rsplit_once("__").is_some_and(|(_, of)| of == name || of == packed)
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_one).collect();
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    files
+}
+
+/// Makes `FILE.tar.gz` of `FILE`.
+fn compress(path: &Path) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let packed = path.with_file_name(format!("{name}.tar.gz"));
+    let mut from = File::open(path)?;
+    let length = from.metadata()?.len();
+    let mut to = GzEncoder::new(File::create(packed)?, Compression::default());
+    to.write_all(&tar_header(&name, length))?;
+    let copied = io::copy(&mut Read::by_ref(&mut from).take(length), &mut to)?;
+    // blocks of 512 bytes, and two empty ones at the end
+    let padding = (512 - copied % 512) % 512 + 1024;
+    to.write_all(&vec![0; padding as usize])?;
+    to.finish()?;
+    fs::remove_file(path)
+}
+
+/// The header of one plain file (POSIX ustar).
+fn tar_header(name: &str, length: u64) -> [u8; 512] {
+    let mut header = [0; 512];
+    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, name.get(..100).unwrap_or(name.get(..name.len().min(99)).unwrap_or("log")));
+    put(100, "0000644\0");
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, &format!("{length:011o}\0"));
+    put(136, "00000000000\0");
+    put(148, "        "); // counts as blanks in its own sum
+    put(156, "0");
+    put(257, "ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("ringway-rotate-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        dir.join("error.log")
+    }
+
+    fn names(log: &Path) -> Vec<String> {
+        let names = fs::read_dir(log.parent().unwrap()).unwrap().flatten();
+        let mut names: Vec<String> = names.map(|e| e.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    const RULES: Rules = Rules { interval_s: 60, max_kept: 2, max_size: None, compress: false };
+
+    #[test]
+    fn by_the_clock_and_only_some_are_kept() {
+        let log = scratch("clock");
+        let mut rotator = Rotator::new(RULES, vec![log.clone()]);
+        fs::write(&log, "zero").unwrap();
+        assert_eq!(rotator.look(100, "a"), Rotated::default());
+        assert_eq!(rotator.look(119, "a"), Rotated::default());
+        for (now_s, stamp) in [(120, "1"), (180, "2"), (245, "3")] {
+            fs::write(&log, stamp).unwrap();
+            let rotated = rotator.look(now_s, stamp);
+            assert_eq!(rotated.files, [log.with_file_name(format!("{stamp}__error.log"))]);
+            rotator.tidy(&rotated);
+            assert_eq!(rotator.look(now_s + 1, "never"), Rotated::default());
+        }
+        assert_eq!(names(&log), ["2__error.log", "3__error.log"]);
+        assert_eq!(rotator.look(600, "4"), Rotated::default(), "a log that is not there");
+    }
+
+    #[test]
+    fn by_size_and_compressed() {
+        let log = scratch("size");
+        let rules = Rules { interval_s: 1 << 40, max_size: Some(5), compress: true, ..RULES };
+        let mut rotator = Rotator::new(rules, vec![log.clone()]);
+        fs::write(&log, "four").unwrap();
+        assert_eq!(rotator.look(1, "1"), Rotated::default());
+        fs::write(&log, "fiver").unwrap();
+        let rotated = rotator.look(2, "2");
+        rotator.tidy(&rotated);
+        assert_eq!(names(&log), ["2__error.log.tar.gz"]);
+        let packed = File::open(log.with_file_name("2__error.log.tar.gz")).unwrap();
+        let mut tar = Vec::new();
+        flate2::read::GzDecoder::new(packed).read_to_end(&mut tar).unwrap();
+        assert_eq!(tar.len(), 512 + 512 + 1024);
+        assert!(tar.starts_with(b"2__error.log\0") && tar[512..].starts_with(b"fiver\0"));
+    }
+}
