@@ -417,7 +417,7 @@ mod tests {
             );
             let port = local.port();
             let sent = server.join().unwrap();
-            let first = "GET /b?own=a%20b&all=1 HTTP/1.1\r\nW: own\r\nBoth: whole\r\nHost: a\r\nOuter: o\r\nX-Real-IP: 127.0.0.1\r\n\r\n";
+            let first = "GET /b?own=a%20b&all=1 HTTP/1.1\r\nW: own\r\nBoth: whole\r\nHost: a\r\nOuter: o\r\nx-real-ip: 127.0.0.1\r\n\r\n";
             assert!(sent.starts_with(first), "{port} {sent}");
             assert!(sent.contains("PUT /c?all=1&own=x HTTP/1.1\r\n"), "{sent}");
             assert!(sent.contains("Content-Length: 4\r\n\r\ndata"), "{sent}");

@@ -189,8 +189,7 @@ mod tests {
     #[test]
     fn lines_of_those_that_match() {
         on_both(async || {
-            let path = std::env::temp_dir().join(format!("ringway-file-logger-{}.log", std::process::id()));
-            let _ = std::fs::remove_file(&path);
+            let path = std::env::temp_dir().join(format!("ringway-file-logger-{:x}.log", fastrand::u64(..)));
             let host = test::host();
             let metadata = json!({ "path": path, "log_format": { "n": "$arg_n" } });
             let build = Build { host: &host, parent: "/apisix/routes/1", metadata: Some(&metadata) };

@@ -215,25 +215,37 @@ pub async fn read_answer(stream: &Rc<Stream>, method: Method, timeout_ms: u32) -
     let mut head = ResponseHead::default();
     let mut gathered: Vec<u8> = Vec::new();
     let rest = loop {
+        if !gathered.is_empty() {
+            let parsed = http::parse_response(&gathered, limits::RESPONSE_HEAD, &mut head);
+            match parsed.map_err(|bad| invalid(bad.reason))? {
+                Progress::Partial => {}
+                Progress::Done(consumed) if (100..200).contains(&head.status) => {
+                    drop(gathered.drain(..consumed));
+                    continue;
+                }
+                Progress::Done(consumed) => {
+                    let mut rest = Chunk::from_vec(gathered);
+                    rest.advance(consumed);
+                    break rest;
+                }
+            }
+        }
         stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(timeout_ms)));
         let chunk = stream.recv().await?;
         if chunk.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         gathered.extend_from_slice(&chunk);
-        let parsed = http::parse_response(&gathered, limits::RESPONSE_HEAD, &mut head);
-        match parsed.map_err(|bad| invalid(bad.reason))? {
-            Progress::Partial => {}
-            Progress::Done(consumed) if (100..200).contains(&head.status) => drop(gathered.drain(..consumed)),
-            Progress::Done(consumed) => {
-                let mut rest = Chunk::from_vec(gathered);
-                rest.advance(consumed);
-                break rest;
-            }
-        }
     };
     let framing = response_framing(&head, method).map_err(|bad| invalid(bad.reason))?;
     let mut reusable = response_keep_alive(&head) && framing != Framing::UntilClose;
+    if framing == Framing::None {
+        if !rest.is_empty() {
+            reusable = false;
+            stream.unrecv(rest);
+        }
+        return Ok((Answer { head, body: Vec::new() }, reusable));
+    }
     let rest = (!rest.is_empty()).then_some(rest);
     let mut body = Body::H1(Box::new(H1Body::new(stream.clone(), framing, rest, Side::Upstream, timeout_ms)));
     let mut bytes = Vec::new();
@@ -315,6 +327,7 @@ mod tests {
             let (url, server) = server(&[
                 "HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\n\r\nok",
                 "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbad\r\n0\r\n\r\n",
+                "HTTP/1.1 204 No Content\r\n\r\n",
             ]);
             let port = url.port;
             let client = HttpClient::new(url, true, KEEP, 2000, &host).unwrap();
@@ -327,11 +340,15 @@ mod tests {
             let post = Call { method: "POST", headers: &Headers::default(), body: Some(b"body") };
             let answer = client.call(&host, &post).await.unwrap();
             assert_eq!((answer.head.status, &*answer.body), (403, &b"bad"[..]));
+            // no body: nothing is waited for
+            let get = Call { method: "GET", headers: &Headers::default(), body: None };
+            assert_eq!(client.call(&host, &get).await.unwrap().head.status, 204);
             assert_eq!(
                 server.join().unwrap(),
                 format!(
                     "GET /auth?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-B: 2\r\n\r\n\
-                     POST /auth?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 4\r\n\r\nbody"
+                     POST /auth?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 4\r\n\r\nbody\
+                     GET /auth?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"
                 )
             );
         });
