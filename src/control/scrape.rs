@@ -12,6 +12,8 @@ use super::feed::Feed;
 use super::probe::{Checker, Order};
 use super::store::Store;
 use crate::config::Config;
+use crate::model::Kind;
+use crate::model::delta::Object;
 use crate::plugins::kit::{batch, log_files};
 use crate::telemetry::exporter::{Exporter, Node};
 use crate::telemetry::metrics::Metrics;
@@ -65,7 +67,8 @@ impl Scrape {
             })
         });
         let upstream_status: Vec<_> = nodes.collect();
-        let revision = self.feed.revision();
+        let with_etcd = matches!(self.store, Store::Etcd(_));
+        let modify_indexes = if with_etcd { self.modify_indexes() } else { Vec::new() };
         let batches = batch::gathered().into_iter();
         let batch_entries: Vec<_> = batches.map(|b| (b.name, b.route_id, b.server_addr, b.entries)).collect();
         let mut dropped_lines =
@@ -75,14 +78,36 @@ impl Scrape {
             batch_entries: &batch_entries,
             hostname: crate::telemetry::hostname(),
             version: "3.18.0",
-            etcd_reachable: matches!(self.store, Store::Etcd(_)).then(|| self.store.health().reachable),
-            modify_indexes: &[("max_modify_index", revision)],
+            etcd_reachable: with_etcd.then(|| self.store.health().reachable),
+            modify_indexes: &modify_indexes,
             upstream_status: &upstream_status,
             tables: &[],
             dropped_lines: &dropped_lines,
             now_ms: self.began.elapsed().as_millis() as u64,
         };
         self.exporter.lock().unwrap_or_else(PoisonError::into_inner).text(&node)
+    }
+
+    /// Highest revisions by kind. What the cores have no use for is 0.
+    fn modify_indexes(&self) -> Vec<(&'static str, i64)> {
+        let revision = self.feed.revision();
+        let model = self.feed.model();
+        let newest = |kind| model.of_kind(kind).map(Object::modify_revision).max().unwrap_or(0);
+        let kinds = [
+            ("routes", Kind::Route),
+            ("services", Kind::Service),
+            ("ssls", Kind::Ssl),
+            ("consumers", Kind::Consumer),
+            ("global_rules", Kind::GlobalRule),
+            ("upstreams", Kind::Upstream),
+            ("stream_routes", Kind::StreamRoute),
+            ("protos", Kind::Proto),
+        ];
+        let mut indexes: Vec<_> = kinds.into_iter().map(|(name, kind)| (name, newest(kind))).collect();
+        let most = indexes.iter().map(|(_, index)| *index).max().unwrap_or(0);
+        let global = newest(Kind::GlobalRule);
+        indexes.extend([("prev_index", global), ("max_modify_index", most), ("x_etcd_index", revision)]);
+        indexes
     }
 
     async fn checkers(&self) -> Vec<Checker> {

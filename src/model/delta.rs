@@ -42,6 +42,18 @@ impl Object {
             Object::PluginMetadata(o) => (Kind::PluginMetadata, &o.id),
         }
     }
+
+    /// The store's revision of its last change.
+    pub fn modify_revision(&self) -> i64 {
+        match self {
+            Object::Route(o) => o.modify_revision,
+            Object::Service(o) => o.modify_revision,
+            Object::Upstream(o) => o.modify_revision,
+            Object::Consumer(o) => o.modify_revision,
+            Object::ConsumerGroup(o) | Object::GlobalRule(o) | Object::PluginConfig(o) => o.modify_revision,
+            Object::PluginMetadata(o) => o.modify_revision,
+        }
+    }
 }
 
 /// One change.
