@@ -119,6 +119,7 @@ impl Plugin for BatchRequests {
 
 /// Serves one batch.
 pub async fn serve(ex: &mut Exchange, host: &Host) -> Reply {
+    ex.resp_headers().set(b"Content-Type", b"application/json");
     match batch(ex, host).await {
         Ok(answers) => Reply { status: 200, body: ReplyBody::Json(answers) },
         Err((status, error)) => Reply::error_msg(status, &error),

@@ -13,8 +13,7 @@
 //! }
 //! ```
 //!
-//! `path` is taken from the gateway's home directory if it is relative; the metadata's `path` holds where the
-//! plugin has none. `match` is a list of conditions, of which one must hold. Signal USR1 opens the files anew.
+//! A relative `path` begins where the gateway was started; the metadata's `path` holds where the plugin has none. `match` is a list of conditions, of which one must hold. Signal USR1 opens the files anew.
 //!
 //! An entry is APISIX's full one (request, response, server, latencies, …), or what `log_format` says: a table
 //! whose values are constants or `$variable`s, of the plugin or of its metadata; `log_format_extra` adds fields
@@ -88,7 +87,7 @@ fn build(conf: &Value, build: &Build) -> Built {
     Ok(Rc::new(FileLogger {
         conditions: conditions(conf)?,
         entry: LogEntry::compile(conf, build.metadata)?,
-        path: path.map(|path| build.host.config.path(path)),
+        path: path.map(PathBuf::from),
         file: RefCell::default(),
         retry_ms: Cell::new(0),
     }))

@@ -228,7 +228,7 @@ impl Headers {
         Ok(Headers {
             add: add.collect::<Result<_, String>>()?,
             set: conf.get("set").and_then(Value::as_object).map(fields).unwrap_or_default(),
-            remove: texts("remove").into_iter().map(|name| name.as_bytes().into()).collect(),
+            remove: texts("remove").into_iter().map(dashed).collect(),
         })
     }
 
@@ -260,12 +260,18 @@ fn drop_refused(written: bool, name: &[u8]) {
     }
 }
 
+/// A name as it is written: OpenResty makes `-` of `_` in the names of headers that Lua sets on an answer
+/// (`lua_transform_underscores_in_response_headers`).
+fn dashed(name: &str) -> Box<[u8]> {
+    name.replace('_', "-").into_bytes().into()
+}
+
 /// `Name: value`, where the value has no colon.
 fn field(line: &str) -> Option<(Box<[u8]>, Template)> {
     let (name, value) = line.split_once(':')?;
     let (name, value) = (name.trim_end(), value.trim_start());
     let right = !name.is_empty() && !name.contains(char::is_whitespace) && !value.is_empty();
-    (right && !value.contains(':')).then(|| (name.as_bytes().into(), Template::compile(value)))
+    (right && !value.contains(':')).then(|| (dashed(name), Template::compile(value)))
 }
 
 fn fields(conf: &Map<String, Value>) -> Vec<(Box<[u8]>, Template)> {
@@ -273,7 +279,7 @@ fn fields(conf: &Map<String, Value>) -> Vec<(Box<[u8]>, Template)> {
         Value::String(text) => Template::compile(text),
         value => Template::compile(&number_text(value.as_f64().unwrap_or_default())),
     };
-    conf.iter().map(|(name, value)| (name.as_bytes().into(), template(value))).collect()
+    conf.iter().map(|(name, value)| (dashed(name), template(value))).collect()
 }
 
 fn rendered(template: &Template, ex: &Exchange) -> Vec<u8> {
@@ -440,7 +446,7 @@ mod tests {
     fn headers_and_status() {
         let conf = json!({ "status_code": 302, "headers": {
             "add": ["X-Up: $arg_name", "Cache-Control : max-age=1, must-revalidate", "X-No: $arg_none"],
-            "set": { "X-N": 1.5, "Location": "/$uri", "X-Old": "$arg_none" }, "remove": ["etag"] } });
+            "set": { "X_N": 1.5, "Location": "/$uri", "X-Old": "$arg_none" }, "remove": ["etag"] } });
         let (mut ex, body) = rewritten(conf, &ANSWER, &[b"hello"]);
         assert_eq!((ex.resp.head.status, &*body), (302, "same"));
         let mut header = |name| test::values(ex.resp_headers(), name);
