@@ -1,0 +1,175 @@
+//! Plugins that speak to others, in a running gateway: an auth server, log collectors, files, the gateway itself.
+
+mod common;
+
+use std::io::Read;
+use std::time::Duration;
+
+use common::*;
+use serde_json::{Value, json};
+
+/// A route in apisix.yaml, as a line of JSON.
+fn route(uri: &str, upstream: u16, plugins: Value) -> String {
+    let nodes = json!({ format!("127.0.0.1:{upstream}"): 1 });
+    let route =
+        json!({ "uri": uri, "plugins": plugins, "upstream": { "type": "roundrobin", "nodes": nodes } });
+    format!("- {route}\n")
+}
+
+/// The auth server is found by its name, which control resolves, and asked on kept connections.
+#[test]
+fn forward_auth_asks_another_server() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let auth = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                conn.remember(&request);
+                let answer = match request.header("authorization") {
+                    Some("good") => "HTTP/1.1 200 OK\r\nX-User: anna\r\nContent-Length: 0\r\n\r\n",
+                    _ => "HTTP/1.1 401 No\r\nX-Why: who\r\nContent-Length: 2\r\n\r\nno",
+                };
+                if conn.send(answer).is_err() {
+                    return;
+                }
+            }
+        });
+        let plugins = json!({ "forward-auth": { "uri": format!("http://localhost:{}/auth", auth.port),
+            "request_headers": ["Authorization"], "upstream_headers": ["X-User"], "client_headers": ["X-Why"] } });
+        let gateway =
+            Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+        for _ in 0..2 {
+            let answer = request(
+                gateway.port(),
+                "GET",
+                "/a?b",
+                "Host: x\r\nAuthorization: good\r\nX-User: forged\r\n",
+            );
+            assert_eq!(answer.status, 200, "{answer}");
+            assert_eq!(upstream.last().all("x-user"), ["anna"]);
+            let asked = auth.last();
+            assert_eq!((asked.target.as_str(), asked.header("x-forwarded-uri")), ("/auth", Some("/a?b")));
+        }
+        let answer = request(gateway.port(), "GET", "/a", "Host: x\r\nAuthorization: bad\r\n");
+        assert_eq!((answer.status, answer.header("x-why"), &*answer.text()), (401, Some("who"), "no"));
+    });
+}
+
+#[test]
+fn gzip_compresses_what_the_upstream_streams() {
+    on_both_drivers(|driver| {
+        let text = "a line that comes again\n".repeat(10_000);
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: \"1\"\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        );
+        let upstream = Upstream::answering(answer);
+        let plugins = json!({ "gzip": { "vary": true } });
+        let gateway =
+            Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+        let answer = request(gateway.port(), "GET", "/", "Host: x\r\nAccept-Encoding: gzip\r\n");
+        assert_eq!(answer.header("content-encoding"), Some("gzip"));
+        assert_eq!(
+            (answer.header("etag"), answer.header("vary")),
+            (Some("W/\"1\""), Some("Accept-Encoding"))
+        );
+        assert!(answer.body.len() < text.len() / 20, "{} bytes", answer.body.len());
+        let mut plain = String::new();
+        flate2::read::GzDecoder::new(&*answer.body).read_to_string(&mut plain).unwrap();
+        assert!(plain == text);
+        let plain = gateway.get("/");
+        assert_eq!((plain.header("content-encoding"), plain.body.len()), (None, text.len()));
+    });
+}
+
+#[test]
+fn public_endpoints() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let routes = [
+            route("/batch", 1, json!({ "public-api": { "uri": "/apisix/batch-requests" } })),
+            route("/metrics", 1, json!({ "public-api": { "uri": "/apisix/prometheus/metrics" } })),
+            route("/apisix/status", 1, json!({ "public-api": {} })),
+            route("/to/*", upstream.port, json!({})),
+        ];
+        let gateway = Setup::new(driver, Source::Yaml(format!("routes:\n{}", routes.concat())))
+            .rest("plugins: [public-api, batch-requests, prometheus, node-status]")
+            .start();
+        let batch = r#"{"headers":{"X-All":"1"},"pipeline":[{"path":"/to/a"},{"path":"/none"},{"path":"/to/b","method":"POST","body":"x"}]}"#;
+        let mut client = gateway.connect();
+        let length = batch.len();
+        let answer = client
+            .send(format!("POST /batch HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{batch}"))
+            .response();
+        assert_eq!(answer.status, 200, "{answer}");
+        let answers = answer.json();
+        let statuses: Vec<_> = answers.as_array().unwrap().iter().map(|one| one["status"].as_u64()).collect();
+        assert_eq!(statuses, [Some(200), Some(404), Some(200)]);
+        assert!(answers[0]["body"].as_str().unwrap().to_ascii_lowercase().contains("x-all: 1"), "{answers}");
+        let metrics = gateway.get("/metrics");
+        assert!(metrics.text().contains("apisix_node_info"), "{metrics}");
+        let status = gateway.get("/apisix/status").json();
+        assert!(
+            status["status"]["total"].is_string() && status["id"].as_str().unwrap().len() > 30,
+            "{status}"
+        );
+    });
+}
+
+/// What was asked and answered stands in the file, and a rotated file is left alone.
+#[test]
+fn file_logger_writes_and_reopens() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("answer"));
+        let file = std::env::temp_dir().join(format!("ringway-outputs-{}-{driver}.log", std::process::id()));
+        let _ = std::fs::remove_file(&file);
+        let plugins =
+            json!({ "file-logger": { "path": file, "include_req_body": true, "include_resp_body": true } });
+        let gateway =
+            Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        let mut client = gateway.connect();
+        client.send("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nasked").response();
+        assert_eq!(upstream.requests().len(), 1);
+        eventually("a line", || lines().ends_with('\n'));
+        let entry: Value = serde_json::from_str(&lines()).unwrap();
+        assert_eq!(
+            (&entry["request"]["body"], &entry["response"]["body"]),
+            (&json!("asked"), &json!("answer"))
+        );
+        assert_eq!(entry["upstream"], format!("127.0.0.1:{}", upstream.port));
+        std::fs::remove_file(&file).unwrap();
+        gateway.signal("USR1");
+        eventually("the file anew", || {
+            gateway.get("/b");
+            lines().contains("\"/b\"")
+        });
+        let _ = std::fs::remove_file(&file);
+    });
+}
+
+/// Entries that wait for a full batch leave when the gateway ends.
+#[test]
+fn the_last_batch_leaves_with_the_gateway() {
+    on_both_drivers(|driver| {
+        let (upstream, collector) = (
+            Upstream::mirror(),
+            Upstream::start(|conn| {
+                while let Some(request) = conn.request() {
+                    conn.remember(&request);
+                    let _ = conn.send(ok(""));
+                }
+            }),
+        );
+        let uri = format!("http://127.0.0.1:{}/logs", collector.port);
+        let plugins = json!({ "http-logger": { "uri": uri, "log_format": { "path": "$uri" } } });
+        let mut gateway =
+            Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+        gateway.get("/a");
+        gateway.get("/b");
+        gateway.signal("TERM");
+        gateway.wait(Duration::from_secs(10));
+        let batch: Value = serde_json::from_slice(&collector.last().body).unwrap();
+        let paths: Vec<_> = batch.as_array().unwrap().iter().map(|entry| &entry["path"]).collect();
+        assert_eq!(paths, ["/a", "/b"]);
+    });
+}
