@@ -167,6 +167,8 @@ pub struct Outgoing {
     pub scheme: Option<&'static str>,
     /// The upstream in place of the route's.
     pub upstream: Option<UpstreamChoice>,
+    /// The host of the node that was picked, as the operator wrote it.
+    pub node_host: Option<Rc<str>>,
 }
 
 /// One request and its answer.

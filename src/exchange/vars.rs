@@ -150,6 +150,9 @@ impl Exchange {
             "upstream_host" => {
                 return Some(Cow::Borrowed(self.out.host.as_deref().unwrap_or(&self.req.http_host)));
             }
+            "upstream_unresolved_host" => {
+                return Some(Cow::Borrowed(self.out.node_host.as_deref()?.as_bytes()));
+            }
             "upstream_uri" => return Some(Cow::Borrowed(self.out.uri.as_deref().unwrap_or_default())),
             "response_source" => return Some(Cow::Borrowed(self.response_source().as_bytes())),
             _ => None,

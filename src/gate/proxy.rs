@@ -173,6 +173,7 @@ fn pick(core: &Core, ex: &Exchange, upstream: &LiveUpstream, tried: &NodeSet) ->
 
 fn set_host(ex: &mut Exchange, upstream: &LiveUpstream, node: usize) {
     ex.out.scheme.get_or_insert(upstream.scheme);
+    ex.out.node_host = upstream.nodes.get(node).map(|node| node.name.clone());
     if let Some(host) = upstream.host_header(node) {
         ex.out.host = Some(host.to_vec());
     }

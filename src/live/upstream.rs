@@ -18,6 +18,8 @@ use crate::upstream::{Balancer, HashKey, NodeSet, Peer, Pick};
 pub struct LiveNode {
     /// As written: a name or an address.
     pub host: Box<str>,
+    /// The same, for exchanges to hold: `$upstream_unresolved_host`.
+    pub name: Rc<str>,
     /// As written, or the scheme's.
     pub port: u16,
     /// What `pass_host: node` sends.
@@ -234,6 +236,7 @@ impl LiveNode {
         let host_header = if port == default_port { shown } else { format!("{shown}:{port}") };
         (!places.is_empty()).then(|| LiveNode {
             host: node.host.clone(),
+            name: Rc::from(&*node.host),
             port,
             host_header: host_header.into_bytes().into(),
             places,

@@ -223,6 +223,8 @@ impl LogEntry {
                 Some(body) if **name == *REQUEST_BODY => {
                     Some(text(&body[..body.len().min(self.request.most)]))
                 }
+                // the status is a number in Lua, too
+                Some(_) if &**name == "status" => Some(ex.status().into()),
                 Some(value) => Some(text(&value)),
                 None => (**name == *RESPONSE_BODY).then(|| "".into()),
             },
@@ -381,12 +383,12 @@ mod tests {
 
     #[test]
     fn a_format_of_ones_own() {
-        let conf = json!({ "log_format": { "host": "$host", "none": "$arg_none", "text": "plain $host", "n": 1,
+        let conf = json!({ "log_format": { "host": "$host", "status": "$status", "none": "$arg_none", "text": "plain $host", "n": 1,
             "body": "$request_body", "in": { "deep": { "er": "$arg_y" } } }, "max_req_body_bytes": 2 });
         let entry = LogEntry::compile(&conf, Some(&json!({ "log_format": { "other": "$host" } }))).unwrap();
         let mut ex = exchange();
         with_request_body(&entry, &mut ex, "asked");
-        let expected = json!({ "host": "a.com", "text": "plain $host", "n": 1, "body": "as",
+        let expected = json!({ "host": "a.com", "status": 201, "text": "plain $host", "n": 1, "body": "as",
             "in": { "deep": {} }, "route_id": "r1" });
         assert_eq!(Value::Object(entry.entry(&ex)), expected);
         let metadata = json!({ "log_format": { "other": "$host" } });
