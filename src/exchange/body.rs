@@ -51,7 +51,7 @@ pub enum Body {
     /// In memory.
     Buffered(VecDeque<Chunk>),
     /// Arriving on an HTTP/1.1 connection.
-    H1(Box<H1Body>),
+    H1(H1Body),
 }
 
 /// A body that arrives on an HTTP/1.1 connection.

@@ -14,6 +14,7 @@ pub mod trace;
 pub mod vars;
 
 use std::any::Any;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -361,6 +362,14 @@ impl Exchange {
         self.req.args = args;
     }
 
+    /// Appends the client's address as text. Most often it is the connection's peer, whose text is made once.
+    pub fn write_remote_addr(&self, out: &mut Vec<u8>) {
+        match self.remote_addr == self.facts.peer.ip() {
+            true => out.extend_from_slice(&self.facts.peer_text),
+            false => drop(write!(out, "{}", self.remote_addr)), // a Vec takes all
+        }
+    }
+
     /// The method of the request as it goes upstream.
     pub fn out_method(&self) -> Method {
         self.out.method.as_deref().map_or(self.req.head.method, Method::of)
@@ -392,10 +401,7 @@ impl Exchange {
             return;
         }
         let Response { head, early, .. } = &mut self.resp;
-        for (name, value, _) in early.iter() {
-            head.headers.add(name, value);
-        }
-        early.clear();
+        head.headers.append(early);
     }
 
     /// Sets `$name` for the rest of the exchange.

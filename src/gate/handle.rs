@@ -31,10 +31,10 @@ async fn road(core: &Core, ex: &mut Exchange) -> Road {
     let global = core.live.borrow().global_chain().map_err(Reply::page)?;
     let mut plan = match_route(core, ex);
     if ex.wants_body.take() {
-        prepare::read_body(core, ex).await?;
+        Box::pin(prepare::read_body(core, ex)).await?;
         plan = match_route(core, ex);
     }
-    let Some(plan) = plan else { return no_route(core, ex, global).await };
+    let Some(plan) = plan else { return Box::pin(no_route(core, ex, global)).await };
     hold(ex, Some(&plan), &global);
     refuse_unserved(&plan)?;
     read_ahead(core, ex, &global, Some(&plan)).await?;
@@ -118,7 +118,7 @@ async fn join_consumer(
     }
     hold(ex, Some(&joined), global);
     refuse_unserved(&joined)?;
-    match joined.chain.run_rewrite_in_consumer(ex, &core.host).await {
+    match Box::pin(joined.chain.run_rewrite_in_consumer(ex, &core.host)).await {
         Some(reply) => Err(reply),
         None => Ok(joined),
     }

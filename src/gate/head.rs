@@ -52,7 +52,7 @@ fn upstream_status(core: &Core, ex: &mut Exchange) {
 
 /// nginx's charset filter: `; charset=utf-8` behind the text types that have none.
 fn charset(core: &Core, ex: &mut Exchange) {
-    let Some(charset) = &core.config.http.charset else { return };
+    let Some(charset) = &core.charset else { return };
     let Some(value) = ex.resp.head.headers.get(Name::ContentType) else { return };
     const TEXT: [&[u8]; 6] = [
         b"text/html",
@@ -64,8 +64,7 @@ fn charset(core: &Core, ex: &mut Exchange) {
     ];
     // a value with parameters is longer than all of these, or not one of them
     if value.len() <= 24 && TEXT.iter().any(|known| value.eq_ignore_ascii_case(known)) {
-        let value = [value, b"; charset=", charset.as_bytes()].concat();
-        ex.resp.head.headers.put(Name::ContentType, &value);
+        ex.resp.head.headers.lengthen(Name::ContentType, charset);
     }
 }
 

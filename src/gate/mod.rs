@@ -41,6 +41,8 @@ pub struct Core {
     pub rng: RefCell<fastrand::Rng>,
     settings: Settings,
     server_header: &'static [u8],
+    /// `; charset=…` as it is put behind text types.
+    charset: Option<Box<[u8]>>,
     real_ip_from: IpNets,
     trusted: Option<IpNets>,
     add_headers: Vec<(Box<[u8]>, Template, bool)>,
@@ -74,6 +76,7 @@ impl Core {
             host,
             settings: settings(&config),
             server_header: config.server_name().as_bytes(),
+            charset: config.http.charset.as_ref().map(|name| format!("; charset={name}").into_bytes().into()),
             real_ip_from: IpNets::new(&config.http.real_ip.from),
             trusted: config.trusted_addresses.as_deref().map(IpNets::new),
             add_headers,

@@ -25,7 +25,8 @@ fn set_host(ex: &mut Exchange) {
         req.http_host.extend_from_slice(host);
     }
     if let Some(host) = req.head.host() {
-        req.host.extend(host.name.iter().map(u8::to_ascii_lowercase));
+        req.host.extend_from_slice(host.name);
+        req.host.make_ascii_lowercase();
     }
 }
 
@@ -135,6 +136,7 @@ fn address(text: &[u8]) -> Option<(IpAddr, Option<u16>)> {
 /// `Forwarded` goes (APISIX init.lua `handle_trusted_x_forwarded_headers`).
 fn forwarded(core: &Core, ex: &mut Exchange) {
     let trusted = core.trusted.as_ref().map(|nets| nets.contains(ex.facts.peer.ip()));
+    let port = ex.req.head.host().and_then(|host| host.port).unwrap_or(ex.facts.local.port());
     let headers = &mut ex.req.head.headers;
     let keeps = |headers: &crate::wire::headers::Headers, name: Name| {
         trusted == Some(true) && headers.get(name).is_some_and(|value| !value.is_empty())
@@ -144,7 +146,6 @@ fn forwarded(core: &Core, ex: &mut Exchange) {
     }
     if !keeps(headers, Name::XForwardedPort) {
         let mut text = itoa::Buffer::new();
-        let port = host_port(&ex.req.http_host).unwrap_or(ex.facts.local.port());
         headers.put(Name::XForwardedPort, text.format(port).as_bytes());
     }
     if !keeps(headers, Name::XForwardedHost) && !ex.req.http_host.is_empty() {
@@ -156,11 +157,6 @@ fn forwarded(core: &Core, ex: &mut Exchange) {
     if trusted == Some(false) && headers.has(Name::XForwardedFor) {
         headers.remove(Name::XForwardedFor);
     }
-}
-
-fn host_port(host: &[u8]) -> Option<u16> {
-    let colon = memchr::memrchr(b':', host)?;
-    std::str::from_utf8(&host[colon + 1..]).ok()?.parse().ok()
 }
 
 /// Reads the body ahead of everything, for conditions that look into it.
@@ -204,7 +200,7 @@ pub async fn own_endpoint(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
     if admin.is_some_and(|admin| admin.listen.port() == ex.facts.local.port())
         && (ex.req.path == b"/apisix/admin" || ex.req.path.starts_with(b"/apisix/admin/"))
     {
-        return Err(admin_call(core, ex).await);
+        return Err(Box::pin(admin_call(core, ex)).await);
     }
     Ok(())
 }

@@ -365,7 +365,8 @@ async fn send(
     }
     held.whole = false;
     held.bytes = Vec::new();
-    stream_body(ex, lease, chunked, times).await
+    // boxed: most requests have no body that streams, and their road is smaller for it
+    Box::pin(stream_body(ex, lease, chunked, times)).await
 }
 
 /// Passes the rest of the body on, one piece in flight, while watching for an early answer.

@@ -12,6 +12,7 @@ use super::Registry;
 use crate::exchange::{Exchange, Known};
 use crate::model::schema::is_secret_ref;
 use crate::model::{Consumer, Id, Stored};
+use crate::wire::Name;
 
 /// A consumer found by its credential.
 #[derive(Clone)]
@@ -152,15 +153,15 @@ pub fn attach_anonymous(ex: &mut Exchange, known: Rc<Known>) {
 
 fn attach_as(ex: &mut Exchange, known: &Known, custom_id: Option<&str>) {
     let fields = [
-        ("X-Consumer-Username", Some(&*known.consumer.value.username)),
-        ("X-Credential-Identifier", known.credential.as_deref()),
-        ("X-Consumer-Custom-ID", custom_id),
+        (Name::XConsumerUsername, Some(&*known.consumer.value.username)),
+        (Name::XCredentialIdentifier, known.credential.as_deref()),
+        (Name::XConsumerCustomId, custom_id),
     ];
     let headers = &mut ex.req.head.headers;
     for (name, value) in fields {
         match value {
-            Some(value) => _ = headers.set(name.as_bytes(), value.as_bytes()),
-            None => headers.remove_named(name.as_bytes()),
+            Some(value) => _ = headers.set(name.text(), value.as_bytes()),
+            None => headers.remove(name),
         }
     }
 }

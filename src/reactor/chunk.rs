@@ -204,6 +204,9 @@ pub(super) struct Buffers {
 }
 
 const PAGE: usize = 4096;
+/// Bytes between two receive buffers. Most hold one short head: were they a power of two apart, all heads would
+/// compete for the same few sets of the processor's caches. An odd number of cache lines spreads them over all.
+const COLOUR: usize = 5 * 64;
 const LARGE: Layout = match Layout::from_size_align(limits::BULK_BUFFER, PAGE) {
     Ok(layout) => layout,
     Err(_) => panic!("BULK_BUFFER is a sane size"),
@@ -224,14 +227,15 @@ impl Buffers {
         if !count.is_power_of_two() || bytes == 0 {
             return Err(wrong());
         }
-        let size = usize::from(count).checked_mul(bytes as usize).ok_or_else(wrong)?;
+        let stride = (bytes as usize).checked_add(COLOUR).ok_or_else(wrong)?;
+        let size = usize::from(count).checked_mul(stride).ok_or_else(wrong)?;
         let layout = Layout::from_size_align(size, PAGE).map_err(|_| wrong())?;
         let memory = allocate(layout);
         let headers = (0..count)
             .map(|number| Header {
                 refs: Cell::new(0),
                 // SAFETY: number < count, so the offset is inside the allocation.
-                data: unsafe { memory.add(usize::from(number) * bytes as usize) },
+                data: unsafe { memory.add(usize::from(number) * stride) },
                 core: Cell::new(std::ptr::null()),
                 owner: Owner::Ring(number),
             })

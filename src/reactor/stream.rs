@@ -183,6 +183,17 @@ impl TcpStream {
         slot.has_received()
     }
 
+    /// True when a receive is parked and nothing has come: no bytes, no end, no error. False also means that only a
+    /// [`TcpStream::poll_recv`] can tell.
+    pub fn is_silent(&self) -> bool {
+        let slot = self.slot();
+        let parked = match slot.core.backend {
+            Backend::Uring(_) => slot.recv_op.get() == RecvOp::Multi && !slot.recv_cancelled.get(),
+            Backend::Epoll(_) => !slot.readable.get(),
+        };
+        parked && !slot.has_received() && !slot.recv_ended() && !slot.hung_up.get()
+    }
+
     /// True: from now on receive into 64 KiB buffers, one at a time, and only while somebody asks: that is the
     /// back-pressure of a streaming body. False: back to the parked receive into small buffers.
     pub fn expect_bulk(&self, bulk: bool) {

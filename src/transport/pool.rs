@@ -76,7 +76,8 @@ impl Lease {
         let kept = if fresh { None } else { pool.take(now_ms) };
         let connection = match kept {
             Some(connection) => connection,
-            None => Connection::new(connect(pool.target(), timeout_ms).await?),
+            // boxed: a future is as large as its largest wait, and most requests do not wait here
+            None => Connection::new(Box::pin(connect(pool.target(), timeout_ms)).await?),
         };
         Ok(Lease { connection, pool: pool.clone(), rules, read_timeout_ms: 0 })
     }
@@ -193,7 +194,7 @@ impl Pool {
 /// Anything but silence is wrong on an idle connection: an end, an error, bytes that no request asked for.
 /// With TLS this also takes in the tickets that follow a handshake.
 fn silent(stream: &Stream) -> bool {
-    stream.poll_recv(&mut Context::from_waker(Waker::noop())).is_pending()
+    stream.is_silent() || stream.poll_recv(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
 impl Drop for Pool {

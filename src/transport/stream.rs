@@ -55,6 +55,15 @@ impl Stream {
         }
     }
 
+    /// True when the socket watches and has heard nothing: see [`TcpStream::is_silent`]. With TLS it takes a
+    /// receive to know.
+    pub fn is_silent(&self) -> bool {
+        match self {
+            Stream::Plain(tcp) => tcp.is_silent(),
+            Stream::Tls(_) => false,
+        }
+    }
+
     /// Whether the body of a message streams in: see [`TcpStream::expect_bulk`].
     pub fn expect_bulk(&self, bulk: bool) {
         self.tcp().expect_bulk(bulk);

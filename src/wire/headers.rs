@@ -156,6 +156,11 @@ impl Headers {
         list.iter().filter(move |field| field.id == name).map(|field| field.value.of(&self.text))
     }
 
+    /// Where the values of a known name stand, in order.
+    pub(super) fn spans(&self, name: Name) -> impl Iterator<Item = Span> {
+        self.list.iter().filter(move |field| field.id == name).map(|field| field.value)
+    }
+
     /// Every value of the name spelled `name`, in any case, in order.
     pub fn all_named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let wanted = Wanted::new(name);
@@ -170,6 +175,30 @@ impl Headers {
         self.list.iter().map(|field| (field.name(&self.text), field.value.of(&self.text), field.id))
     }
 
+    /// Appends every field whose name is not in `left_out` to `out`, as lines. Fields that stand behind each other in
+    /// the text as they came, which is most of a message, are copied together, line ends and all.
+    pub fn write(&self, left_out: NameSet, out: &mut Vec<u8>) {
+        let text = &self.text[..];
+        let mut run = 0..0;
+        for field in &self.list {
+            if left_out.0 & bit(field.id) != 0 {
+                continue;
+            }
+            let (start, value) = (field.name.start(), field.value.start());
+            let as_it_came = text.get(start + field.name.len()..value) == Some(b": ");
+            if as_it_came && !run.is_empty() && text.get(run.end..start) == Some(b"\r\n") {
+                run.end = value + field.value.len();
+                continue;
+            }
+            write_run(text, std::mem::replace(&mut run, 0..0), out);
+            match as_it_came {
+                true => run = start..value + field.value.len(),
+                false => super::http::write::header(out, field.name(text), field.value.of(text)),
+            }
+        }
+        write_run(text, run, out);
+    }
+
     /// Whether a comma-separated list of this name has the token, in any case (RFC 9110 section 5.6.1).
     pub fn contains_token(&self, name: Name, token: &[u8]) -> bool {
         self.all(name).any(|value| has_token(value, token))
@@ -178,13 +207,45 @@ impl Headers {
     /// Appends a field. A name above 65,535 bytes or with bytes that no name may have, and a value with CR, LF or NUL,
     /// would change what follows on the wire: such a field is not added, and the answer is false.
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> bool {
-        if !is_name(name) || !is_value(value) {
+        let id = Name::of(name);
+        if !is_name(name, id) || !is_value(value) {
             return false;
         }
+        self.push(name, value, id);
+        true
+    }
+
+    /// Appends a field that is known to be one.
+    fn push(&mut self, name: &[u8], value: &[u8], id: Name) {
         let name = self.append_text(name);
         let value = self.append_text(value);
-        self.push_span(name, value);
-        true
+        self.seen |= bit(id);
+        self.list.push(Field { name, value, id });
+    }
+
+    /// Moves all fields of `other` behind these. What is in a list was checked when it came there.
+    pub fn append(&mut self, other: &mut Headers) {
+        let moved = |span: Span, by: usize| Span::new(span.start() + by, span.len());
+        let by = self.text.len();
+        self.text.append(&mut other.text);
+        self.list.extend(other.list.drain(..).map(|field| Field {
+            name: if field.name.is_empty() { Span::EMPTY } else { moved(field.name, by) },
+            value: moved(field.value, by),
+            id: field.id,
+        }));
+        self.seen |= std::mem::take(&mut other.seen);
+    }
+
+    /// Makes the first value of a known name longer by `suffix`, if that may stand in a value.
+    pub fn lengthen(&mut self, name: Name, suffix: &[u8]) {
+        if !is_value(suffix) {
+            return;
+        }
+        let Some(field) = self.list.iter_mut().find(|field| field.id == name) else { return };
+        let start = self.text.len();
+        self.text.extend_from_within(field.value.start()..field.value.start() + field.value.len());
+        self.text.extend_from_slice(suffix);
+        field.value = Span::new(start, self.text.len() - start);
     }
 
     /// [`set`](Headers::set) for a known name in its usual spelling, and a value that is known to be one: what the gateway writes into
@@ -216,12 +277,16 @@ impl Headers {
     /// Gives the name exactly one value, at the place of its first field if it had one. False, and
     /// nothing is changed, where [`add`](Headers::add) would refuse.
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
-        if !is_name(name) || !is_value(value) {
+        let wanted = Wanted::new(name);
+        if !is_name(name, wanted.id) || !is_value(value) {
             return false;
         }
-        let wanted = Wanted::new(name);
-        let Some(first) = self.list.iter().position(|field| wanted.is(field, &self.text)) else {
-            return self.add(name, value);
+        let absent = wanted.id != Name::Other && !self.has(wanted.id);
+        let first =
+            if absent { None } else { self.list.iter().position(|field| wanted.is(field, &self.text)) };
+        let Some(first) = first else {
+            self.push(name, value, wanted.id);
+            return true;
         };
         let name = self.append_text(name);
         let value = self.append_text(value);
@@ -265,6 +330,35 @@ impl Headers {
     }
 }
 
+/// Appends lines that stand in `text` as they came, and the end of the last.
+fn write_run(text: &[u8], run: std::ops::Range<usize>, out: &mut Vec<u8>) {
+    if !run.is_empty() {
+        out.extend_from_slice(text.get(run).unwrap_or_default());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A set of known names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NameSet(u128);
+
+impl NameSet {
+    /// These names; [`Name::Other`] is in no set.
+    pub const fn of(names: &[Name]) -> NameSet {
+        let (mut set, mut at) = (0, 0);
+        while at < names.len() {
+            set |= bit(names[at]);
+            at += 1;
+        }
+        NameSet(set)
+    }
+
+    /// The set with one name more.
+    pub const fn with(self, name: Name) -> NameSet {
+        NameSet(self.0 | bit(name))
+    }
+}
+
 /// The bit of a name in [`Headers::seen`]; none for [`Name::Other`].
 #[inline]
 const fn bit(name: Name) -> u128 {
@@ -304,16 +398,18 @@ pub fn trim_blanks(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Whether these bytes may stand as a field name that we write: visible ASCII without a colon.
-fn is_name(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name.len() <= u16::MAX as usize
-        && name.iter().all(|&b| matches!(b, 0x21..=0x7e) && b != b':')
+/// Whether these bytes may stand as a field name that we write: visible ASCII without a colon. Known names are.
+fn is_name(name: &[u8], id: Name) -> bool {
+    id != Name::Other
+        || (!name.is_empty()
+            && name.len() <= u16::MAX as usize
+            && name.iter().all(|&b| matches!(b, 0x21..=0x7e) && b != b':'))
 }
 
-/// Whether these bytes may stand as a field value that we write.
+/// Whether these bytes may stand as a field value that we write. Most are a few bytes long: a plain loop without
+/// an early end beats the set-up of a search.
 fn is_value(value: &[u8]) -> bool {
-    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
+    !value.iter().fold(false, |bad, &b| bad | (b == b'\r') | (b == b'\n') | (b == 0))
 }
 
 #[cfg(test)]
@@ -399,6 +495,42 @@ mod tests {
         ] {
             assert_eq!(headers.contains_token(name, token.as_bytes()), there, "{token}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_every_field_but_those_left_out_edited_or_not() {
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\nA: 1\r\nTE: x\r\nB:2\r\nC: 3  \r\nD: \r\nE: 5\r\n\r\n";
+        let mut headers = Headers::default();
+        headers.append_text(head);
+        for line in [(16, 4, 22, 1), (25, 1, 28, 1), (31, 2, 35, 1), (38, 1, 40, 1), (43, 1, 46, 1)] {
+            headers.push_span(Span::new(line.0, line.1), Span::new(line.2, line.3));
+        }
+        headers.push_span(Span::new(51, 1), Span::new(54, 0));
+        headers.push_span(Span::new(56, 1), Span::new(59, 1));
+        assert!(headers.add(b"X", b"ab"));
+        headers.put(Name::Server, b"s");
+        let written = |headers: &Headers, left_out: &[Name]| {
+            let mut out = Vec::new();
+            headers.write(NameSet::of(left_out), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let tail = "B: 2\r\nC: 3\r\nD: \r\nE: 5\r\nX: ab\r\nServer: s\r\n";
+        assert_eq!(written(&headers, &[]), format!("Host: h\r\nA: 1\r\nTE: x\r\n{tail}"));
+        assert_eq!(written(&headers, &[Name::Te, Name::Host]), format!("A: 1\r\n{tail}"));
+        assert!(headers.set(b"A", b"9"));
+        headers.lengthen(Name::Te, b"; q");
+        assert_eq!(written(&headers, &[]), format!("Host: h\r\nA: 9\r\nTE: x; q\r\n{tail}"));
+    }
+
+    #[test]
+    fn appended_fields_are_the_same_as_before() {
+        let mut fields = headers(&[("a", "1")]);
+        let mut early = headers(&[("X-Y", "2"), ("via", "3")]);
+        early.put(Name::Date, b"now");
+        fields.append(&mut early);
+        assert_eq!(written(&fields), "a: 1\nX-Y: 2\nvia: 3\nDate: now\n");
+        assert!(fields.has(Name::Via) && fields.get_named(b"x-y") == Some(b"2"));
+        assert!(early.is_empty() && !early.has(Name::Via));
     }
 
     #[test]

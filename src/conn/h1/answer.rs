@@ -9,6 +9,7 @@ use crate::limits;
 use crate::reactor::{self, Chunk, Out};
 use crate::transport::Stream;
 use crate::wire::Name;
+use crate::wire::headers::NameSet;
 use crate::wire::http::chunked;
 use crate::wire::http::{Method, write};
 
@@ -175,6 +176,16 @@ fn choose_frame(ex: &Exchange, filtered: bool) -> Frame {
     }
 }
 
+/// What [`write_head`] says itself, or must not pass on.
+const WRITTEN: NameSet = NameSet::of(&[
+    Name::Connection,
+    Name::KeepAlive,
+    Name::TransferEncoding,
+    Name::ProxyConnection,
+    Name::ContentType,
+    Name::ContentLength,
+]);
+
 /// The head in nginx's order: date, type, framing, connection, then all others as they were given. Hop-by-hop
 /// fields are ours (RFC 9110 section 7.6.1).
 fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) {
@@ -200,14 +211,13 @@ fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) 
         (false, true) => b"Connection: keep-alive\r\n",
         (false, false) => b"Connection: close\r\n".as_slice(),
     });
-    for (name, value, id) in head.headers.iter() {
-        match id {
-            Name::Connection | Name::KeepAlive | Name::TransferEncoding | Name::ProxyConnection => continue,
-            Name::ContentType | Name::ContentLength => continue,
-            Name::Upgrade if !ex.resp.upgrade => continue,
-            Name::Trailer if matches!(frame, Frame::Length(_) | Frame::Close) => continue,
-            _ => write::header(out, name, value),
-        }
+    let mut written = WRITTEN;
+    if !ex.resp.upgrade {
+        written = written.with(Name::Upgrade);
     }
+    if matches!(frame, Frame::Length(_) | Frame::Close) {
+        written = written.with(Name::Trailer);
+    }
+    head.headers.write(written, out);
     out.extend_from_slice(b"\r\n");
 }

@@ -10,6 +10,7 @@ use crate::limits;
 use crate::reactor::{self, Chunk};
 use crate::transport::Stream;
 use crate::wire::Name;
+use crate::wire::headers::NameSet;
 use crate::wire::http::{self, Framing, Progress, write};
 
 /// How the request's body goes upstream.
@@ -36,6 +37,21 @@ pub enum NoAnswer {
     ClientGone,
 }
 
+/// What [`write_request`] says itself, or must not pass on.
+const WRITTEN: NameSet = NameSet::of(&[
+    Name::Host,
+    Name::Connection,
+    Name::KeepAlive,
+    Name::ProxyConnection,
+    Name::ContentLength,
+    Name::TransferEncoding,
+    Name::Te,
+    Name::Upgrade,
+    Name::Expect,
+    Name::XRealIp,
+    Name::XForwardedFor,
+]);
+
 /// Writes the head of the request as it goes upstream: what nginx's `proxy_set_header` lines of APISIX's
 /// template make of it, then the client's own headers in their order (ngx_tpl.lua).
 pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut Vec<u8>) {
@@ -53,7 +69,8 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
         }
     }
     out.extend_from_slice(b"X-Real-IP: ");
-    write_ip(ex, out);
+    ex.write_remote_addr(out);
+    out.extend_from_slice(b"\r\n");
     write_forwarded_for(ex, out);
     match body {
         SendBody::Nothing if head.headers.has(Name::ContentLength) => {
@@ -63,15 +80,8 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
         SendBody::Length(length) => write::header_number(out, b"Content-Length", length),
         SendBody::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
-    for (name, value, id) in head.headers.iter() {
-        match id {
-            Name::Host | Name::Connection | Name::KeepAlive | Name::ProxyConnection => continue,
-            Name::ContentLength | Name::TransferEncoding | Name::Te => continue,
-            Name::Trailer if body != SendBody::Chunked => continue,
-            Name::Upgrade | Name::Expect | Name::XRealIp | Name::XForwardedFor => continue,
-            _ => write::header(out, name, value),
-        }
-    }
+    let announced = body == SendBody::Chunked;
+    head.headers.write(if announced { WRITTEN } else { WRITTEN.with(Name::Trailer) }, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -113,16 +123,7 @@ fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
         out.extend_from_slice(&before);
         out.extend_from_slice(b", ");
     }
-    write_ip(ex, out);
-}
-
-/// The client's address and the line's end. Most often it is the connection's peer, whose text is made once.
-fn write_ip(ex: &Exchange, out: &mut Vec<u8>) {
-    use std::io::Write;
-    match ex.remote_addr == ex.facts.peer.ip() {
-        true => out.extend_from_slice(&ex.facts.peer_text),
-        false => drop(write!(out, "{}", ex.remote_addr)),
-    }
+    ex.write_remote_addr(out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -185,7 +186,7 @@ fn settle(stream: &Rc<Stream>, ex: &mut Exchange, rest: Chunk, timeout_ms: u32) 
     }
     let rest = Some(rest).filter(|rest| !rest.is_empty());
     let body = H1Body::new(stream.clone(), framing, rest, Side::Upstream, timeout_ms);
-    ex.resp.body = Body::H1(Box::new(body));
+    ex.resp.body = Body::H1(body);
     Ok(keep)
 }
 

@@ -1,7 +1,8 @@
 //! The server role: one connection, one exchange after the other.
 //!
 //! While a connection is idle its task holds only [`serve`]'s few words; everything an exchange needs
-//! lives in a box that is made when the first byte of a head has come.
+//! lives in a box that is made when the first byte of a head has come. A future is as large as the largest
+//! wait in it, and is moved whole into its box: waits that are rare on this road have boxes of their own.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -24,6 +25,8 @@ use crate::wire::http::{self, Framing, Progress, Reject};
 enum Next {
     /// The next request may come.
     KeepAlive,
+    /// The client has said all: nothing that it sends can be lost.
+    Close,
     /// Say goodbye properly: the client may still be sending.
     Linger,
     /// It is over: the client is gone, or a tunnel has ended.
@@ -35,16 +38,14 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
     let mut served = 0;
     loop {
         let Some(first) = first_bytes(&*gate, &stream, served).await else {
-            // the last answer may still be queued
-            stream.set_send_deadline(Some(reactor::now_ms() + u64::from(gate.settings().send_ms)));
-            let _ = stream.flush().await;
-            return;
+            return close(&*gate, &stream).await; // the last answer may still be queued
         };
         let mut ex = gate.take(&facts, Client::H1(stream.clone()));
         let next = guarded(&gate, &stream, &mut ex, first, served).await;
         gate.give_back(ex);
         match next {
             Next::KeepAlive => served += 1,
+            Next::Close => return close(&*gate, &stream).await,
             Next::Linger => return linger(&stream).await,
             Next::Drop => return,
         }
@@ -90,7 +91,7 @@ async fn guarded<G: Gate>(
             gate.panicked();
             log::error!("a panic ended the exchange of connection {}", ex.facts.serial);
             match ex.resp.bytes {
-                0 => refuse(&**gate, stream, ex, 500).await,
+                0 => Box::pin(refuse(&**gate, stream, ex, 500)).await,
                 _ => Next::Drop,
             }
         }
@@ -110,12 +111,12 @@ async fn exchange<G: Gate>(
         Err(HeadError::Gone) => return Next::Drop,
         Err(HeadError::Reject(reject)) => {
             log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
-            return refuse(gate, stream, ex, reject.page).await;
+            return Box::pin(refuse(gate, stream, ex, reject.page)).await;
         }
     };
     if let Err(reject) = attach_body(gate, stream, ex, rest) {
         log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
-        return refuse(gate, stream, ex, reject.page).await;
+        return Box::pin(refuse(gate, stream, ex, reject.page)).await;
     }
     let settings = gate.settings();
     let keep_alive = http::request_keep_alive(&ex.req.head)
@@ -131,13 +132,15 @@ async fn exchange<G: Gate>(
     let keep_alive = keep_alive && !ex.close_client && !gate.is_draining();
     let sent = answer::write(gate, stream, ex, keep_alive).await;
     if ex.resp.upgrade && sent.is_ok() {
-        tunnel::run(stream, ex).await;
+        Box::pin(tunnel::run(stream, ex)).await;
         gate.finish(ex);
         return Next::Drop;
     }
     gate.finish(ex);
     match sent {
         Err(_) => Next::Drop,
+        // as nginx: who has sent nothing behind its request needs no lingering
+        Ok(answer::After::Close) if ex.req.body.is_done() && !stream.has_buffered() => Next::Close,
         Ok(answer::After::Close) => Next::Linger,
         Ok(answer::After::Keep) => drain_body(stream, &mut ex.req.body).await,
     }
@@ -208,7 +211,7 @@ fn attach_body<G: Gate>(
     let body = H1Body::new(stream.clone(), framing, rest, Side::Client, settings.body_ms)
         .expects_continue(expects)
         .at_most(settings.max_body_bytes);
-    ex.req.body = Body::H1(Box::new(body));
+    ex.req.body = Body::H1(body);
     Ok(())
 }
 
@@ -237,6 +240,12 @@ async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
     }
     *body = Body::Empty;
     Next::KeepAlive
+}
+
+/// Sends what is queued and closes.
+async fn close<G: Gate>(gate: &G, stream: &Stream) {
+    stream.set_send_deadline(Some(reactor::now_ms() + u64::from(gate.settings().send_ms)));
+    let _ = stream.flush().await;
 }
 
 /// nginx's lingering close: our end is closed, and what the client still sends is read and dropped for

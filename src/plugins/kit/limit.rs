@@ -1,6 +1,5 @@
 //! What limiters share: whose requests are counted together, numbers that may be variables, and the refusal.
 
-use std::io::Write;
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -107,7 +106,7 @@ impl Key {
         };
         if !found {
             out.truncate(begin);
-            let _ = write!(out, "{}", ex.remote_addr); // a Vec takes all
+            ex.write_remote_addr(out);
         }
     }
 }

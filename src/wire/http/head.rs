@@ -47,6 +47,8 @@ pub struct RequestHead {
     pub(super) target: Span,
     pub(super) line: Span,
     path: Span,
+    host: Span,
+    port: Option<u16>,
     search: Search,
 }
 
@@ -80,44 +82,43 @@ impl RequestHead {
 
     /// The host asked for: the authority of an absolute-form target, else the `Host` field, which HTTP/1.0 may lack.
     pub fn host(&self) -> Option<Host<'_>> {
-        Host::parse(self.headers.get(Name::Host)?)
-    }
-
-    /// Writes a request line as if it had been parsed: for requests that come by HTTP/2, and those that we make.
-    /// `target` is in origin-form. The head must be [clear](RequestHead::clear).
-    pub fn begin(&mut self, method: &[u8], target: &[u8], version: u8) {
-        let line = self.headers.append_text(method);
-        self.headers.append_text(b" ");
-        self.target = self.headers.append_text(target);
-        self.headers.append_text(if version == 10 { b" HTTP/1.0" } else { b" HTTP/1.1" });
-        self.method = Method::of(method);
-        self.method_text = line;
-        self.line = Span::new(line.start(), self.headers.text().len() - line.start());
-        self.path = self.target;
-        self.version = version;
+        let name = self.host.of(self.headers.text());
+        (!name.is_empty()).then_some(Host { name, port: self.port })
     }
 
     /// The checks that need the whole head, in nginx's order: target, host, method.
     fn settle(&mut self) -> Result<(), Reject> {
         let authority = self.settle_target()?;
-        let mut hosts = self.headers.all(Name::Host);
-        match (hosts.next(), hosts.next()) {
-            (_, Some(_)) => return Err(Reject::bad("several Host headers")),
-            (None, _) if self.version > 10 => {
-                return Err(Reject::bad("HTTP/1.1 request without Host header"));
-            }
-            (Some(host), None) if Host::parse(host).is_none() => {
-                return Err(Reject::bad("invalid Host header"));
-            }
-            _ => drop(hosts),
+        let mut hosts = self.headers.spans(Name::Host);
+        let (sent, second) = (hosts.next(), hosts.next());
+        drop(hosts);
+        if second.is_some() {
+            return Err(Reject::bad("several Host headers"));
+        }
+        if sent.is_none() && self.version > 10 {
+            return Err(Reject::bad("HTTP/1.1 request without Host header"));
+        }
+        if let Some(sent) = sent
+            && !self.settle_host(sent)
+        {
+            return Err(Reject::bad("invalid Host header"));
         }
         if let Some(authority) = authority {
             self.headers.set_span(Name::Host, authority);
+            self.settle_host(authority);
         }
         match self.method {
             Method::Trace | Method::Connect => Err(Reject::new(405, "method not allowed")),
             _ => Ok(()),
         }
+    }
+
+    /// Takes the host and port out of `text`; false if it is none.
+    fn settle_host(&mut self, text: Span) -> bool {
+        let Some(host) = Host::parse(text.of(self.headers.text())) else { return false };
+        // a name begins where the text does
+        (self.host, self.port) = (Span::new(text.start(), host.name.len()), host.port);
+        true
     }
 
     /// Finds path and authority in the target (RFC 9112 section 3.2). `OPTIONS *` is a 400, as in nginx.

@@ -38,21 +38,29 @@ impl<'a> Host<'a> {
 
 /// No empty label inside, and only bytes that may stand in a name.
 fn is_reg_name(name: &[u8]) -> bool {
-    let mut after_dot = false;
+    let (mut allowed, mut after_dot) = (true, false);
     for &b in name {
-        let allowed = match b {
+        let dot = b == b'.';
+        allowed &= IN_NAME[b as usize] && !(dot && after_dot);
+        after_dot = dot;
+    }
+    allowed && !after_dot
+}
+
+/// The bytes that may stand in a name.
+const IN_NAME: [bool; 256] = {
+    let mut set = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        set[b] = match b as u8 {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'%' | 0x80.. => true,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => true,
-            b'.' => !after_dot,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b'.' => true,
             _ => false,
         };
-        if !allowed {
-            return false;
-        }
-        after_dot = b == b'.';
+        b += 1;
     }
-    !after_dot
-}
+    set
+};
 
 /// A port number in digits.
 fn port(digits: &[u8]) -> Option<u16> {
