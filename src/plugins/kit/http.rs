@@ -247,7 +247,7 @@ pub async fn read_answer(stream: &Rc<Stream>, method: Method, timeout_ms: u32) -
         return Ok((Answer { head, body: Vec::new() }, reusable));
     }
     let rest = (!rest.is_empty()).then_some(rest);
-    let mut body = Body::H1(Box::new(H1Body::new(stream.clone(), framing, rest, Side::Upstream, timeout_ms)));
+    let mut body = Body::H1(H1Body::new(stream.clone(), framing, rest, Side::Upstream, timeout_ms));
     let mut bytes = Vec::new();
     while let Some(piece) = body.piece().await.map_err(broken)? {
         bytes.extend_from_slice(&piece);
