@@ -93,7 +93,7 @@ pub const DNS_IN_FLIGHT: usize = 64;
 /// Names of nodes that are kept fresh. 10,000 with a TTL of 30 s are 333 questions a second already.
 pub const DNS_NAMES: usize = 10_000;
 
-/// A body streams through buffers of this size: a 64 KiB body costs a third of what it does with 4 KiB reads.
+/// A large body streams through buffers of this size.
 pub const BULK_BUFFER: usize = 64 << 10;
 
 /// Large receive buffers that a core keeps for reuse: 64 × 64 KiB = 4 MiB.
@@ -112,8 +112,8 @@ pub const TURN_POLLS: usize = 4096;
 /// Runtimes (cores) alive at once in a process: the core has eight bits of a waker.
 pub const RUNTIMES: usize = 256;
 
-/// Chunks that may wait unread in a stream before its receive is stopped: 16 × 4 KiB, one large buffer's worth.
-pub const RECV_QUEUE: usize = 16;
+/// Chunks that may wait unread in a stream before its receive is stopped: 8 × 16 KiB.
+pub const RECV_QUEUE: usize = 8;
 
 /// Wake-ups from other threads that may be under way to a core; beyond it, it polls all of its tasks once.
 pub const REMOTE_WAKES: usize = 4096;
@@ -130,8 +130,9 @@ pub const SEND_PIECES: usize = 64;
 /// Send buffers (and send queues) that a core keeps for reuse: 256 × 16 KiB = 4 MiB at most.
 pub const SEND_POOL: usize = 256;
 
-/// A body with more than this to come is received in large buffers: below it, two small reads cost less.
-pub const BULK_BODY: u64 = 12 << 10;
+/// A body with more than this to come is received in large buffers, one at a time: below it, what they save is
+/// less than the change of the parked receive and back.
+pub const BULK_BODY: u64 = 256 << 10;
 /// A piece of an answer's body up to this size is copied behind its head, so that one plain send carries
 /// both; beyond it, gathering two pieces costs less than the copy.
 pub const COPY_BODY: usize = 2 << 10;
