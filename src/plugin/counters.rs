@@ -118,30 +118,37 @@ impl Counters {
         Ok(count.value)
     }
 
-    /// Makes the counter of `key` be `value` for `window_ms` from now; 0 ms is its end.
+    /// Makes the counter of `key` be `value` for `window_ms` from now.
     pub fn set(&self, key: &[u8], value: u32, window_ms: u64, now: Instant) -> Result<(), Full> {
         let now_tick = self.tick(now);
-        let window = if window_ms == 0 { 0 } else { window_ticks(window_ms) };
-        self.update(key, now_tick, |_| Count { value, ends: now_tick.wrapping_add(window) }).map(|_| ())
+        let ends = now_tick.wrapping_add(window_ticks(window_ms));
+        self.update(key, now_tick, |_| Count { value, ends }).map(|_| ())
+    }
+
+    /// Ends the counter of `key`, if there is one.
+    pub fn forget(&self, key: &[u8], now: Instant) {
+        let (print, ends) = (self.print(key), self.tick(now));
+        self.bucket(print).change(print, ends, &|_| Count { value: 0, ends });
     }
 
     /// Takes a place among at most `most`, until [`Counters::leave`]. Returns how many are taken now;
     /// `Ok(None)`: all are. Taken places are kept for 248 days.
     pub fn enter(&self, key: &[u8], most: u32, now: Instant) -> Result<Option<u32>, Full> {
+        if most == 0 {
+            return Ok(None); // a counter begins with somebody
+        }
         let now_tick = self.tick(now);
+        let ends = now_tick.wrapping_add(LONGEST_WINDOW);
         let accepted = Cell::new(false);
         let count = self.update(key, now_tick, |count| {
             let taken = count.map_or(0, |count| count.value);
             accepted.set(taken < most);
-            let value = if accepted.get() { taken + 1 } else { taken };
-            // a counter of nobody ends at once: a new key may have its place
-            let window = if value == 0 { 0 } else { LONGEST_WINDOW };
-            Count { value, ends: now_tick.wrapping_add(window) }
+            Count { value: if accepted.get() { taken + 1 } else { taken }, ends }
         })?;
         Ok(accepted.get().then_some(count.value))
     }
 
-    /// Gives a place back. The last one gives the counter up.
+    /// Gives a place back. The last one ends the counter, so that a new key may have its room.
     pub fn leave(&self, key: &[u8], now: Instant) {
         let now_tick = self.tick(now);
         let print = self.print(key);
@@ -432,7 +439,7 @@ mod tests {
         assert_eq!(counters.get(b"k", at(1900)), 0);
         counters.set(b"k", 7, 1000, at(2000)).unwrap();
         assert_eq!(counters.get(b"k", at(2500)), 7);
-        counters.set(b"k", 0, 0, at(2500)).unwrap();
+        counters.forget(b"k", at(2500));
         assert_eq!(counters.get(b"k", at(2500)), 0);
     }
 

@@ -186,10 +186,7 @@ impl ApiBreaker {
 }
 
 fn forget(host: &Host, counter: Counter, ex: &Exchange) {
-    let (key, now) = (key(counter, ex), (host.now)());
-    if host.counters.get(&key, now) != 0 {
-        let _ = host.counters.set(&key, 0, 0, now); // it is there, so there is room
-    }
+    host.counters.forget(&key(counter, ex), (host.now)());
 }
 
 #[cfg(test)]

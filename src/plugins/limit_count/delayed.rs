@@ -145,7 +145,7 @@ impl Delayed {
         let remaining = u32::try_from(remaining).unwrap_or(u32::MAX - 2) + 1;
         self.counters.set(&suffixed(REMOTE), remaining, (said.reset_cs * 10).max(1), now)?;
         self.counters.take(&suffixed(DELTA), delta, now);
-        self.counters.set(&lock, 0, 0, now)?;
+        self.counters.forget(&lock, now);
         Ok(true)
     }
 }
