@@ -47,11 +47,14 @@ pub const SPEC: Spec = Spec {
     build,
 };
 
+type Bytes = Box<[u8]>;
+
 struct Echo {
-    before: Option<Box<[u8]>>,
-    body: Option<Box<[u8]>>,
-    after: Option<Box<[u8]>>,
-    headers: Vec<(Box<[u8]>, Box<[u8]>)>,
+    before: Option<Bytes>,
+    body: Option<Bytes>,
+    after: Option<Bytes>,
+    /// Names and values.
+    headers: Vec<(Bytes, Bytes)>,
 }
 
 fn build(conf: &Value, _: &Build) -> Built {
