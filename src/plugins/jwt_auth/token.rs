@@ -56,7 +56,7 @@ impl Token {
 /// What verifies a consumer's tokens.
 pub enum Key {
     /// HS256, HS384, HS512.
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     /// The others. Two of the same key where a signature may be made in two ways.
     Public(Vec<ParsedPublicKey>),
     /// The configuration holds no key that can be used, and why.
@@ -86,7 +86,7 @@ impl Key {
     /// The key of a consumer's configuration.
     pub fn of(conf: &Value) -> Key {
         let secret = |algorithm| match secret(conf) {
-            Some(secret) => Key::Secret(hmac::Key::new(algorithm, &secret)),
+            Some(secret) => Key::Secret(Box::new(hmac::Key::new(algorithm, &secret))),
             None => Key::Broken("no secret"),
         };
         let public = |ways: &[&'static dyn VerificationAlgorithm]| {

@@ -324,8 +324,7 @@ mod tests {
         while kind.pending.load(Ordering::Relaxed) > 0 && Clock::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
-        let got = got.lock().unwrap().clone();
-        got
+        std::mem::take(&mut *got.lock().unwrap())
     }
 
     #[test]

@@ -52,12 +52,14 @@ const IN_NAME: [bool; 256] = {
     let mut set = [false; 256];
     let mut b = 0;
     while b < 256 {
-        set[b] = match b as u8 {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'%' | 0x80.. => true,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b'.' => true,
-            _ => false,
-        };
+        set[b] = (b as u8).is_ascii_alphanumeric() || b >= 0x80;
         b += 1;
+    }
+    let others = b"-_~%!$&'()*+,;=.";
+    let mut at = 0;
+    while at < others.len() {
+        set[others[at] as usize] = true;
+        at += 1;
     }
     set
 };
