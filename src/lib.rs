@@ -25,3 +25,4 @@ pub mod gate;
 pub mod plugins;
 pub mod control;
 pub mod shard;
+pub mod verbs;

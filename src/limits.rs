@@ -36,6 +36,10 @@ pub const STORE_BATCH: usize = 256;
 /// a thread's start.
 pub const READ_BY_ONE_THREAD: usize = 1_000;
 
+/// Changes that the control thread takes in before it looks after its other work: what waits for it, an answer of the
+/// Admin API say, waits 20 ms longer while a whole load of objects is read.
+pub const FEED_SLICE: usize = 4 * READ_BY_ONE_THREAD;
+
 /// Events waiting for the reader of a store's watch. Each is a batch already.
 pub const WATCH_QUEUE: usize = 256;
 
@@ -170,6 +174,8 @@ pub const COUNTER_BUCKETS: usize = 16 << 10;
 pub const LIMIT_COUNT_GROUPS: usize = 1024;
 /// The body of an Admin API call: 1.5 MiB (apisix/admin/init.lua).
 pub const ADMIN_BODY_BYTES: usize = 1536 << 10;
+/// A whole configuration in one call, in the API-driven standalone mode: 100,000 routes of 600 bytes.
+pub const STANDALONE_BODY_BYTES: usize = 64 << 20;
 /// Messages that may wait for a core.
 pub const CORE_MAIL: usize = 1024;
 /// Messages that may wait for control.
@@ -213,6 +219,11 @@ pub const ADMIN_WAIT_MS: u64 = 60_000;
 /// How long the Admin API waits for the feed before it looks for references to an object, ms. The feed is
 /// milliseconds behind a store that is well.
 pub const ADMIN_CATCH_UP_MS: u64 = 1_000;
+
+
+/// How long `start` waits for a gateway to be up, ms: it may have to wait for its etcd.
+pub const START_MS: u64 = 60_000;
+
 /// How long TERM and INT let requests go on, ms: process managers kill after some tens of seconds.
 pub const TERM_MS: u64 = 10_000;
 /// How often an exchange looks whether the name of its upstream has been resolved, ms: once in the life of a

@@ -5,41 +5,52 @@ use std::process::ExitCode;
 
 use ringway::config::args::{self, Verb};
 use ringway::config::{self, Level, Loaded};
+use ringway::verbs;
 
 /// Each core allocates from a heap of its own; what few things cross cores are freed where they are dropped.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match args::parse(std::env::args_os().skip(1)) {
-        Ok(Verb::Run { config }) => match load(config.as_deref()) {
-            Some(mut loaded) => {
-                config::admin_key::fill(&mut loaded, &mut || fastrand::u32(..));
-                ringway::shard::boot::boot(loaded)
-            }
-            None => ExitCode::FAILURE,
-        },
-        Ok(Verb::Test { config }) => match load(config.as_deref()) {
-            Some(loaded) => {
-                tell(&loaded);
-                println!("configuration test is successful");
-                ExitCode::SUCCESS
-            }
-            None => ExitCode::FAILURE,
-        },
-        Ok(Verb::Version) => {
+    let args = match args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(line) => {
+            eprintln!("ringway: {line}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let config = args.config.as_deref();
+    match args.verb {
+        Verb::Run => run(config),
+        Verb::Start => verbs::start(config),
+        Verb::Stop => verbs::stop(config),
+        Verb::Quit => verbs::quit(config),
+        Verb::Reload => tested(config, verbs::reload),
+        Verb::Restart => tested(config, verbs::restart),
+        Verb::Test => tested(config, |_| ExitCode::SUCCESS),
+        Verb::Version => {
             println!("ringway {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        Ok(Verb::Help) => {
+        Verb::Help => {
             print!("{}", args::HELP);
             ExitCode::SUCCESS
         }
-        Err(line) => {
-            eprintln!("ringway: {line}");
-            ExitCode::FAILURE
-        }
     }
+}
+
+fn run(path: Option<&Path>) -> ExitCode {
+    let Some(mut loaded) = load(path) else { return ExitCode::FAILURE };
+    config::admin_key::fill(&mut loaded, &mut || fastrand::u32(..));
+    ringway::shard::boot::boot(loaded)
+}
+
+/// Goes on only with a configuration that could be started.
+fn tested(path: Option<&Path>, then: impl FnOnce(Option<&Path>) -> ExitCode) -> ExitCode {
+    let Some(loaded) = load(path) else { return ExitCode::FAILURE };
+    tell(&loaded);
+    println!("configuration test is successful");
+    then(path)
 }
 
 /// The configuration, or all that is wrong with it on standard error.

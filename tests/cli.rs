@@ -38,3 +38,64 @@ fn wrong_words_are_refused() {
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8(out.stderr).unwrap().contains("unknown command \"frobnicate\""));
 }
+
+/// A folder with a gateway's configuration, on free ports; the gateway in it is stopped at the end.
+struct Home(std::path::PathBuf, Vec<String>);
+
+impl Home {
+    fn new() -> Home {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listeners = [free(), free()];
+        let [port, admin] = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
+        let home = std::env::temp_dir().join(format!("ringway-verbs-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(home.join("conf")).unwrap();
+        let text = format!(
+            "apisix:\n  node_listen: [{{ip: 127.0.0.1, port: {port}}}]\n  enable_control: false\n  \
+             ssl: {{enable: false}}\nnginx_config: {{worker_processes: 1}}\nplugin_attr:\n  prometheus: \
+             {{enable_export_server: false}}\ndeployment:\n  role: traditional\n  role_traditional: \
+             {{config_provider: embedded}}\n  admin:\n    admin_listen: {{ip: 127.0.0.1, port: {admin}}}\n"
+        );
+        let file = home.join("conf/config.yaml");
+        std::fs::write(&file, text).unwrap();
+        Home(home, vec!["-c".into(), file.to_string_lossy().into_owned()])
+    }
+
+    fn ringway(&self, verb: &str) -> Output {
+        let mut args = vec![verb];
+        args.extend(self.1.iter().map(String::as_str));
+        ringway(&args)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        std::fs::read_to_string(self.0.join("logs/ringway.pid")).ok()?.trim().parse().ok()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.ringway("stop");
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_gateway_in_the_background() {
+    let home = Home::new();
+    let out = home.ringway("start");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success() && text.contains("is up"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    let first = home.pid().expect("a pid file");
+    let again = home.ringway("start");
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stdout).contains("the old ringway is still running"));
+    assert!(home.ringway("restart").status.success());
+    let second = home.pid().expect("a pid file");
+    assert_ne!(first, second);
+    assert!(home.ringway("reload").status.success());
+    assert_eq!(home.pid(), Some(second), "a reload keeps the process");
+    assert!(home.ringway("stop").status.success());
+    assert_eq!(home.pid(), None);
+    let nobody = home.ringway("quit");
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no gateway runs"));
+}

@@ -26,6 +26,9 @@ pub use types::*;
 
 use yaml::{Data, Node};
 
+/// The pid file, from [`Config::home`].
+pub const PID_FILE: &str = "logs/ringway.pid";
+
 /// The defaults, laid under every user's file.
 pub const DEFAULTS: &str = include_str!("defaults.yaml");
 
@@ -99,12 +102,7 @@ impl fmt::Display for Failure {
 /// Reads the configuration: the file at `path`, else `conf/config.yaml` (`conf/config-<profile>.yaml` if
 /// APISIX_PROFILE is set), else, where no file is, the defaults with the embedded store in `data/`.
 pub fn load(path: Option<&Path>, env: Environment<'_>) -> Result<Loaded, Failure> {
-    let profile = env("APISIX_PROFILE").filter(|p| !p.is_empty());
-    let named = path.is_some() || profile.is_some();
-    let path = path.map(Path::to_owned).unwrap_or_else(|| match &profile {
-        Some(profile) => PathBuf::from(format!("conf/config-{profile}.yaml")),
-        None => PathBuf::from("conf/config.yaml"),
-    });
+    let (path, named) = file_in_use(path, env);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let place = Place::of(&path).map_err(|e| unreadable(&path, &e))?;
@@ -115,6 +113,22 @@ pub fn load(path: Option<&Path>, env: Environment<'_>) -> Result<Loaded, Failure
             assemble(None, Place { file: None, conf: home.join("conf"), home }, env)
         }
         Err(e) => Err(unreadable(&path, &e)),
+    }
+}
+
+/// Where the pid file of a gateway with this configuration is, whatever the file says.
+pub fn pid_file(path: Option<&Path>, env: Environment<'_>) -> std::io::Result<PathBuf> {
+    let (path, _) = file_in_use(path, env);
+    Ok(Place::of(&path)?.home.join(PID_FILE))
+}
+
+/// The configuration file, and whether the user named it.
+fn file_in_use(path: Option<&Path>, env: Environment<'_>) -> (PathBuf, bool) {
+    let profile = env("APISIX_PROFILE").filter(|profile| !profile.is_empty());
+    match (path, &profile) {
+        (Some(path), _) => (path.to_owned(), true),
+        (None, Some(profile)) => (format!("conf/config-{profile}.yaml").into(), true),
+        (None, None) => ("conf/config.yaml".into(), false),
     }
 }
 

@@ -102,7 +102,7 @@ pub(super) fn config(
 ) -> (Config, Vec<Empty>) {
     let mut r = Reader { tree, notes };
     let deployment = deployment(&mut r, &place, env);
-    let (admin, empty_keys) = admin(&mut r, deployment.role);
+    let (admin, empty_keys) = admin(&mut r, deployment.role, &place.conf);
     let mut http = read_http::http(&mut r, &place.home);
     read_http::snippets(&mut r, source, &mut http);
     let ports = listen::read(&mut r, admin.as_ref());
@@ -125,6 +125,7 @@ pub(super) fn config(
         max_post_args_readable_bytes: r.number::<u64>("apisix.max_post_args_readable_size", 64) << 20,
         graphql_max_bytes: r.number("graphql.max_size", limits::GRAPHQL_BYTES),
         show_upstream_status_in_response_header: r.is("apisix.show_upstream_status_in_response_header"),
+        stream: r.text("apisix.proxy_mode").is_some_and(|mode| mode.contains("stream")),
         enable_ipv6: r.is("apisix.enable_ipv6"),
         enable_server_tokens: r.is("apisix.enable_server_tokens"),
         trusted_addresses: r.at("apisix.trusted_addresses").map(|_| r.nets("apisix.trusted_addresses")),
@@ -267,7 +268,7 @@ fn etcd(r: &mut Reader<'_>, in_use: bool, home: &Path) -> Etcd {
 }
 
 /// The Admin API with apisix/cli/ops.lua's check of its keys.
-fn admin(r: &mut Reader<'_>, role: Role) -> (Option<Admin>, Vec<Empty>) {
+fn admin(r: &mut Reader<'_>, role: Role, conf: &Path) -> (Option<Admin>, Vec<Empty>) {
     let enabled = match role {
         Role::Traditional => r.is("apisix.enable_admin"),
         Role::ControlPlane => true,
@@ -310,12 +311,6 @@ fn admin(r: &mut Reader<'_>, role: Role) -> (Option<Admin>, Vec<Empty>) {
             "ERROR: missing valid Admin API token.\nPlease modify \"admin_key\" in conf/config.yaml .",
         );
     }
-    if r.is("deployment.admin.https_admin") {
-        r.notes.error(
-            r.line("deployment.admin.https_admin"),
-            "https_admin is not supported yet; the Admin API would answer in plain text",
-        );
-    }
     let admin = Admin {
         listen: r.address("deployment.admin.admin_listen", "0.0.0.0", 9180),
         on_node_port: false,
@@ -324,8 +319,27 @@ fn admin(r: &mut Reader<'_>, role: Role) -> (Option<Admin>, Vec<Empty>) {
         allow: r.nets("deployment.admin.allow_admin"),
         cors: r.is("deployment.admin.enable_admin_cors"),
         version_2: r.text("deployment.admin.admin_api_version").is_some_and(|version| version != "v3"),
+        tls: if r.is("deployment.admin.https_admin") { admin_tls(r, conf) } else { None },
     };
     (Some(admin), empty)
+}
+
+/// nginx takes these paths from where its own configuration is.
+fn admin_tls(r: &mut Reader<'_>, conf: &Path) -> Option<AdminTls> {
+    let path = |name: &str| {
+        let path = r.text(&format!("deployment.admin.admin_api_mtls.{name}"))?;
+        (!path.is_empty()).then(|| conf.join(path))
+    };
+    let (cert, key, client_ca) =
+        (path("admin_ssl_cert"), path("admin_ssl_cert_key"), path("admin_ssl_ca_cert"));
+    match (cert, key) {
+        (Some(cert), Some(key)) => Some(AdminTls { cert, key, client_ca }),
+        _ => {
+            let line = r.line("deployment.admin.https_admin");
+            r.notes.error(line, "missing ssl cert for https admin");
+            None
+        }
+    }
 }
 
 fn prometheus(r: &mut Reader<'_>) -> Prometheus {

@@ -46,6 +46,8 @@ pub struct Config {
     pub graphql_max_bytes: u64,
     /// `apisix.show_upstream_status_in_response_header`
     pub show_upstream_status_in_response_header: bool,
+    /// `apisix.proxy_mode` includes `stream`.
+    pub stream: bool,
     /// `apisix.enable_ipv6`
     pub enable_ipv6: bool,
     /// `apisix.enable_server_tokens`: the version in the `Server` header.
@@ -126,6 +128,19 @@ pub struct Admin {
     pub cors: bool,
     /// `admin_api_version` is not `v3`: the older answer shapes.
     pub version_2: bool,
+    /// `https_admin`
+    pub tls: Option<AdminTls>,
+}
+
+/// `admin_api_mtls`: PEM files, relative to the directory of the configuration file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdminTls {
+    /// `admin_ssl_cert`
+    pub cert: PathBuf,
+    /// `admin_ssl_cert_key`
+    pub key: PathBuf,
+    /// `admin_ssl_ca_cert`: clients need a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// One entry of `admin_key`.

@@ -40,6 +40,9 @@ pub trait Gate: 'static {
 
     /// The core is draining: no connection is kept alive.
     fn is_draining(&self) -> bool;
+
+    /// Connections between two requests are to be closed.
+    fn closes_idle(&self) -> bool;
 }
 
 /// Timeouts and limits of client connections, from `nginx_config.http`.

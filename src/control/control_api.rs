@@ -12,6 +12,7 @@ use super::admin::message::{self, AdminRequest, AdminResponse};
 use super::admin::{page, plugin_api};
 use super::applied::{Applied, NOTHING};
 use super::feed::Feed;
+use super::plugin_lists::PluginLists;
 use super::plugins::{Plugins, Unknown};
 use super::probe::{Checker, Order};
 use super::store::{Entry, Store};
@@ -29,6 +30,8 @@ pub struct ControlState {
     pub feed: Arc<Feed>,
     /// The plugins of this node.
     pub plugins: Arc<Plugins>,
+    /// The lists of plugins in config.yaml.
+    pub plugin_lists: Arc<PluginLists>,
     /// How far the cores are.
     pub applied: Arc<Applied>,
     /// The prober; `None` where health checks are switched off.
@@ -42,7 +45,10 @@ pub async fn handle(state: &ControlState, request: AdminRequest) -> AdminRespons
     let ["v1", steps @ ..] = &*steps else { return page(404) };
     let mut response = match (&request.method, steps) {
         (&Method::POST, ["gc"]) => return AdminResponse::empty(200),
-        (&Method::PUT, ["plugins", "reload"]) => return AdminResponse::text(200, "done"),
+        (&Method::PUT, ["plugins", "reload"]) => {
+            state.feed.enable_plugins(&state.plugin_lists.read_again().http);
+            return AdminResponse::text(200, "done");
+        }
         (&Method::GET, steps) => match get(state, &request, steps).await {
             Some(response) => response,
             None => return page(404),
@@ -128,6 +134,9 @@ fn shown_object(state: &ControlState, kind: Kind, entry: Entry) -> Option<Value>
     if let Some(Value::Object(plugins)) = value.get_mut("plugins") {
         state.plugins.decrypt(plugins, SchemaType::Plain);
         let _ = state.plugins.check(plugins, SchemaType::Plain, Unknown::Skip); // it runs, so it was right
+        for conf in plugins.values_mut().filter_map(Value::as_object_mut) {
+            conf.entry("_meta").or_insert_with(|| json!({}));
+        }
     }
     for pointer in ["/nodes", "/upstream/nodes"] {
         value.pointer_mut(pointer).into_iter().for_each(list_nodes);
@@ -337,6 +346,7 @@ mod tests {
 
     use super::*;
     use crate::control::encryption::Keyring;
+    use crate::control::plugin_lists::Lists;
     use crate::control::store::Embedded;
     use crate::control::store::tests::{TempDir, block_on};
     use crate::plugin::Registry;
@@ -376,7 +386,8 @@ mod tests {
             feed.take(events.recv().await.unwrap());
             let applied = Arc::new(Applied::new(2));
             applied.set(0, 2);
-            let state = ControlState { store, feed, plugins, applied, probes: None };
+            let plugin_lists = Arc::new(Lists::default().into());
+            let state = ControlState { store, feed, plugins, plugin_lists, applied, probes: None };
             let get = async |target: &str| {
                 let response = handle(&state, request(Method::GET, target)).await;
                 (response.status, response)

@@ -1,19 +1,20 @@
 //! From the store's changes to what the cores are told: every object is decrypted, checked and made into its
 //! typed form here, once a process. What is wrong with one is logged and leaves the others working.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::plugins::{Plugins, Unknown};
+use super::secrets;
 use super::store::{Change, Event, is_placeholder};
 use crate::limits;
-use crate::model::check::PluginFault;
+use crate::model::check::{PluginFault, unique_keys};
 use crate::model::delta::{Batch, Delta, Object};
 use crate::model::{Id, Kind, Stored, parse};
 use crate::plugin::SchemaType;
@@ -31,6 +32,9 @@ pub struct Feed {
     follow_plugin_list: bool,
     model: Mutex<Model>,
     revision: watch::Sender<i64>,
+    /// A list of plugins that the cores have not been told yet.
+    new_list: Mutex<Option<Arc<[Box<str>]>>>,
+    list_is_new: Notify,
 }
 
 /// All valid objects.
@@ -41,6 +45,8 @@ pub struct Model {
     /// revisions come from. 64 bits under a random key: nobody can aim at a collision.
     known: HashMap<Box<str>, u64>,
     hasher: RandomState,
+    /// Who has which unique key of an auth plugin: a write of one of 100,000 consumers looks here.
+    key_holders: HashMap<&'static str, HashMap<Box<str>, BTreeSet<Id>>>,
     /// At most so many errors were logged; for the status page.
     rejected: HashSet<Box<str>>,
 }
@@ -54,6 +60,40 @@ impl Model {
     /// One object.
     pub fn get(&self, kind: Kind, id: &str) -> Option<&Object> {
         self.objects.get(&kind)?.get(id)
+    }
+
+    /// The consumers and credentials that have this unique key of an auth plugin.
+    pub fn key_holders(&self, plugin: &str, key: &str) -> impl Iterator<Item = &str> {
+        let holders = self.key_holders.get(plugin).and_then(|keys| keys.get(key));
+        holders.into_iter().flatten().map(|id| &**id)
+    }
+
+    fn insert(&mut self, place: Kind, id: Id, object: Object) {
+        if let Object::Consumer(consumer) = &object {
+            self.forget_keys(place, &id);
+            for (plugin, _, key) in unique_keys(&consumer.value.plugins) {
+                let keys = self.key_holders.entry(plugin).or_default();
+                keys.entry(key.into()).or_default().insert(id.clone());
+            }
+        }
+        self.objects.entry(place).or_default().insert(id, object);
+    }
+
+    fn remove(&mut self, place: Kind, id: &Id) -> Option<Object> {
+        self.forget_keys(place, id);
+        self.objects.get_mut(&place)?.remove(id)
+    }
+
+    fn forget_keys(&mut self, place: Kind, id: &Id) {
+        let Some(Object::Consumer(old)) = self.objects.get(&place).and_then(|objects| objects.get(id)) else {
+            return;
+        };
+        for (plugin, _, key) in unique_keys(&old.value.plugins) {
+            let Some(keys) = self.key_holders.get_mut(plugin) else { continue };
+            if keys.get_mut(key).is_some_and(|holders| holders.remove(id) && holders.is_empty()) {
+                keys.remove(key);
+            }
+        }
     }
 
     /// Keys whose objects are wrong, and so not in use.
@@ -80,10 +120,9 @@ impl Model {
     /// Takes in what a change said; gives what the cores must know of it.
     fn place(&mut self, change: Change, read: Read) -> Option<Delta> {
         let Read { kind, id, object } = read;
-        let objects = self.objects.entry(kind).or_default();
         match object {
             Some(Ok(Some(object))) => {
-                objects.insert(id, object.clone());
+                self.insert(kind, id, object.clone());
                 Some(Delta::Put(object))
             }
             Some(Ok(None)) => None,
@@ -91,9 +130,9 @@ impl Model {
                 log::error!("failed to check item data of [{}] err: {why}", change.key);
                 self.rejected.insert(change.key);
                 // An object that was right and now is wrong is gone, as in APISIX.
-                objects.remove(&id).map(|_| Delta::Delete(kind, id))
+                self.remove(kind, &id).map(|_| Delta::Delete(kind, id))
             }
-            None => objects.remove(&id).map(|_| Delta::Delete(kind, id)),
+            None => self.remove(kind, &id).map(|_| Delta::Delete(kind, id)),
         }
     }
 }
@@ -121,7 +160,23 @@ impl Feed {
     /// An empty configuration.
     pub fn new(plugins: Arc<Plugins>, unknown: Unknown, follow_plugin_list: bool) -> Feed {
         let (revision, _) = watch::channel(0);
-        Feed { plugins, unknown, follow_plugin_list, model: Mutex::default(), revision }
+        Feed {
+            plugins,
+            unknown,
+            follow_plugin_list,
+            model: Mutex::default(),
+            revision,
+            new_list: Mutex::default(),
+            list_is_new: Notify::new(),
+        }
+    }
+
+    /// All there is, for cores that know nothing yet. `model` is this feed's own, held: what is published later comes
+    /// on top.
+    pub fn everything(&self, model: &Model) -> Batch {
+        let plugins = Delta::Plugins(self.plugins.list());
+        let objects = Kind::ALL.into_iter().flat_map(|kind| model.of_kind(kind)).cloned().map(Delta::Put);
+        Batch { revision: self.revision(), deltas: std::iter::once(plugins).chain(objects).collect() }
     }
 
     /// The configuration as it is now. Not to be held over an await.
@@ -140,19 +195,51 @@ impl Feed {
         let _ = self.revision.subscribe().wait_for(|published| *published >= revision).await;
     }
 
-    /// Takes events in until the store ends.
+    /// Replaces the operator's list of plugins, here and on the cores.
+    pub fn enable_plugins(&self, names: &[String]) {
+        let names: Arc<[Box<str>]> = names.iter().map(|name| name.as_str().into()).collect();
+        self.plugins.enable(names.iter().cloned());
+        *self.new_list.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+        self.list_is_new.notify_one();
+    }
+
+    /// Takes events in until the store ends. A whole load of 100,000 objects must not keep the control thread from
+    /// its other work: it is taken in by slices.
     pub async fn run(&self, mut events: mpsc::Receiver<Event>, publish: Publish) {
-        while let Some(event) = events.recv().await {
-            let batch = self.take(event);
-            let revision = batch.revision;
-            publish(batch);
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = self.list_is_new.notified() => {
+                    let list = self.new_list.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let deltas = list.map(Delta::Plugins).into_iter().collect();
+                    publish(Batch { revision: self.revision(), deltas });
+                    continue;
+                }
+            };
+            let Some(event) = event else { return };
+            let (changes, mut deltas, revision) = self.news(event);
+            let mut changes = changes.into_iter();
+            while changes.len() > 0 {
+                self.apply(changes.by_ref().take(limits::FEED_SLICE).collect(), &mut deltas);
+                tokio::task::yield_now().await;
+            }
+            publish(Batch { revision, deltas: deltas.into() });
             // A wiped etcd counts from the beginning again, so this may go down.
             self.revision.send_replace(revision);
         }
     }
 
-    /// Takes one event in.
+    /// Takes one event in at once.
+    #[cfg(test)]
     pub fn take(&self, event: Event) -> Batch {
+        let (changes, mut deltas, revision) = self.news(event);
+        self.apply(changes, &mut deltas);
+        Batch { revision, deltas: deltas.into() }
+    }
+
+    /// What an event says that is new, and the store's revision after it. A list of plugins decides how the other
+    /// objects are judged: it counts from now on.
+    fn news(&self, event: Event) -> (Vec<Change>, Vec<Delta>, i64) {
         let mut model = self.model();
         let (mut changes, revision) = match event {
             Event::Changes { changes, revision } => (changes, revision),
@@ -174,14 +261,17 @@ impl Feed {
             }
         };
         changes.retain(|change| model.is_news(change));
-        // The list of plugins decides how the other objects are judged.
         let (lists, changes): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|change| &*change.key == PLUGIN_LIST);
-        let mut deltas: Vec<Delta> =
-            lists.iter().filter_map(|change| self.plugin_list(change.value.as_deref())).collect();
+        let lists = lists.iter().filter_map(|change| self.plugin_list(change.value.as_deref()));
+        (changes, lists.collect(), revision)
+    }
+
+    /// Takes changes in.
+    fn apply(&self, changes: Vec<Change>, deltas: &mut Vec<Delta>) {
         let read = self.read_all(&changes);
+        let mut model = self.model();
         deltas.extend(changes.into_iter().zip(read).filter_map(|(change, read)| model.place(change, read?)));
-        Batch { revision, deltas: deltas.into() }
     }
 
     /// Reads the objects of all changes. Many, as at the start, are shared out among threads; what these start
@@ -216,7 +306,8 @@ impl Feed {
         }
         match kind {
             Kind::PluginMetadata => {
-                if !self.plugins.usable(id) {
+                // It may be enabled later, without its metadata being written again.
+                if self.plugins.registry().get(id).is_none() {
                     return Ok(None);
                 }
                 self.plugins.decrypt_one(id, &mut value, SchemaType::Metadata);
@@ -241,8 +332,20 @@ impl Feed {
             }
         }
         let decrypt = |key: &mut Value| self.plugins.keyring().decrypt_private_key(key);
-        client_key(&mut value).into_iter().for_each(decrypt);
-        value.get_mut("upstream").and_then(client_key).into_iter().for_each(decrypt);
+        let mut resolve = |conf: &mut Value| {
+            secrets::resolve(conf, &change.key, &|name| std::env::var(name).ok());
+        };
+        if kind == Kind::Ssl {
+            value.get_mut("key").into_iter().for_each(decrypt);
+            value.get_mut("keys").and_then(Value::as_array_mut).into_iter().flatten().for_each(decrypt);
+            resolve(&mut value);
+        } else {
+            client_key(&mut value).into_iter().for_each(decrypt);
+            value.get_mut("upstream").and_then(client_key).into_iter().for_each(decrypt);
+            value.get_mut("plugins").into_iter().for_each(&mut resolve);
+            value.get_mut("tls").into_iter().for_each(&mut resolve);
+            value.pointer_mut("/upstream/tls").into_iter().for_each(&mut resolve);
+        }
         let place = Stored {
             id: id.clone(),
             create_revision: change.create_revision,
@@ -394,6 +497,25 @@ mod tests {
         assert_eq!(changes(&feed, batch), ["+consumers jack", "+consumers jack/credentials/c"]);
         let gone = vec![delete("/consumers/jack/credentials/c", 2)];
         assert_eq!(changes(&feed, gone), ["-consumers jack/credentials/c"]);
+    }
+
+    #[test]
+    fn holders_of_a_key_are_found_without_a_search() {
+        let feed = feed(Unknown::Skip, false);
+        let with = |key: &str| format!(r#"{{"username":"jack","plugins":{{"key-auth":{{"key":"{key}"}}}}}}"#);
+        let holders = |key: &str| -> Vec<String> {
+            feed.model().key_holders("key-auth", key).map(str::to_owned).collect()
+        };
+        let credential = r#"{"plugins":{"key-auth":{"key":"a"}}}"#;
+        changes(&feed, vec![put("/consumers/jack", &with("a"), 1)]);
+        changes(&feed, vec![put("/consumers/eve/credentials/c", credential, 2)]);
+        assert_eq!(holders("a"), ["eve/credentials/c", "jack"]);
+        changes(&feed, vec![put("/consumers/jack", &with("b"), 3)]);
+        assert_eq!((holders("a"), holders("b")), (vec!["eve/credentials/c".into()], vec!["jack".into()]));
+        changes(&feed, vec![delete("/consumers/jack", 4), put("/consumers/eve/credentials/c", "{}", 4)]);
+        assert!(holders("a").is_empty() && holders("b").is_empty());
+        changes(&feed, vec![put("/consumers/jack", &with("$env://KEY"), 5)]);
+        assert!(holders("$env://KEY").is_empty());
     }
 
     #[test]

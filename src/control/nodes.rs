@@ -138,6 +138,13 @@ impl Nodes {
         (ToCore::Name { name, addresses }, orders)
     }
 
+    /// What a core that has just started must hear of names.
+    pub fn known_names(&self) -> impl Iterator<Item = ToCore> {
+        self.names
+            .iter()
+            .map(|(name, addresses)| ToCore::Name { name: name.clone(), addresses: addresses.clone() })
+    }
+
     /// A request has met a node.
     pub fn passive(&self, key: &Arc<str>, host: &str, port: u16, seen: Seen) -> Option<Order> {
         let known = self.upstreams.get(key)?;

@@ -2,6 +2,7 @@
 //! order, and tried again; control never waits for a core, and no core for control.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,28 +13,71 @@ use crate::reactor::SendError;
 
 /// The way to the cores.
 pub struct Outbox {
-    cores: Arc<Cores>,
-    kept: Mutex<Vec<VecDeque<ToCore>>>,
+    /// The last ones are the cores of now; those before them end and hear nothing but that they must hurry.
+    generations: Mutex<Vec<Lines>>,
+    /// The basic debug mode is on: a state that new cores must know, too.
+    debug: AtomicBool,
     wake: Notify,
 }
 
+/// The cores of one generation, with what each could not take yet.
+struct Lines {
+    generation: u32,
+    cores: Arc<Cores>,
+    kept: Vec<VecDeque<ToCore>>,
+}
+
 impl Outbox {
-    /// Nothing kept yet.
+    /// To the first cores of the process, generation 0.
     pub fn new(cores: Arc<Cores>) -> Self {
-        let kept = (0..cores.count()).map(|_| VecDeque::new()).collect();
-        Outbox { cores, kept: Mutex::new(kept), wake: Notify::new() }
+        let generations = Mutex::new(vec![Lines::new(0, cores)]);
+        Outbox { generations, debug: AtomicBool::new(false), wake: Notify::new() }
     }
 
     /// Sends a message to all cores.
     pub fn send(&self, message: &ToCore) {
-        let mut kept = self.kept();
-        for (core, queue) in kept.iter_mut().enumerate() {
-            queue.extend(message.copy());
-            self.flush(core, queue);
+        if let ToCore::Debug { basic } = message {
+            self.debug.store(*basic, Ordering::Relaxed);
         }
-        if kept.iter().any(|queue| !queue.is_empty()) {
+        if self.generations().last_mut().is_some_and(|lines| lines.send(message)) {
             self.wake.notify_one();
         }
+    }
+
+    /// New cores take over: they are told `first`, then what is sent from now on. The old ones end within
+    /// `within_ms`, gently.
+    pub fn replace(
+        &self,
+        generation: u32,
+        cores: Arc<Cores>,
+        first: impl IntoIterator<Item = ToCore>,
+        within_ms: u64,
+    ) {
+        let mut new = Lines::new(generation, cores);
+        new.send(&ToCore::Debug { basic: self.debug.load(Ordering::Relaxed) });
+        for message in first {
+            new.send(&message);
+        }
+        let mut generations = self.generations();
+        if let Some(old) = generations.last_mut() {
+            old.send(&ToCore::Drain { within_ms, gently: true });
+        }
+        generations.push(new);
+        drop(generations);
+        self.wake.notify_one();
+    }
+
+    /// All cores end within `within_ms`, those of earlier generations, too.
+    pub fn drain(&self, within_ms: u64) {
+        for lines in &mut *self.generations() {
+            lines.send(&ToCore::Drain { within_ms, gently: false });
+        }
+        self.wake.notify_one();
+    }
+
+    /// The cores of a generation have ended.
+    pub fn forget(&self, generation: u32) {
+        self.generations().retain(|lines| lines.generation != generation);
     }
 
     /// Tries again what was kept, for ever.
@@ -47,25 +91,43 @@ impl Outbox {
     }
 
     fn flush_all(&self) -> bool {
-        let mut kept = self.kept();
-        for (core, queue) in kept.iter_mut().enumerate() {
-            self.flush(core, queue);
-        }
-        kept.iter().any(|queue| !queue.is_empty())
+        self.generations().iter_mut().fold(false, |left, lines| lines.flush_all() || left)
     }
 
-    fn flush(&self, core: usize, queue: &mut VecDeque<ToCore>) {
-        while let Some(message) = queue.pop_front() {
-            match self.cores.mail(core).try_send(message) {
-                Ok(()) => {}
-                Err(SendError::Full(message)) => return queue.push_front(message),
-                Err(SendError::Closed(_)) => return queue.clear(), // the core has ended
-            }
-        }
+    fn generations(&self) -> MutexGuard<'_, Vec<Lines>> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn new(generation: u32, cores: Arc<Cores>) -> Self {
+        let kept = (0..cores.count()).map(|_| VecDeque::new()).collect();
+        Lines { generation, cores, kept }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<VecDeque<ToCore>>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Is anything left to be tried again?
+    fn send(&mut self, message: &ToCore) -> bool {
+        for queue in &mut self.kept {
+            queue.extend(message.copy());
+        }
+        self.flush_all()
+    }
+
+    fn flush_all(&mut self) -> bool {
+        for (core, queue) in self.kept.iter_mut().enumerate() {
+            flush(&self.cores, core, queue);
+        }
+        self.kept.iter().any(|queue| !queue.is_empty())
+    }
+}
+
+fn flush(cores: &Cores, core: usize, queue: &mut VecDeque<ToCore>) {
+    while let Some(message) = queue.pop_front() {
+        match cores.mail(core).try_send(message) {
+            Ok(()) => {}
+            Err(SendError::Full(message)) => return queue.push_front(message),
+            Err(SendError::Closed(_)) => return queue.clear(), // the core has ended
+        }
     }
 }
 
@@ -80,10 +142,10 @@ mod tests {
         let (quick, quick_mail) = mailbox(16);
         let outbox = Outbox::new(Arc::new(Cores::new(vec![slow, quick])));
         for within_ms in 0..3 {
-            outbox.send(&ToCore::Drain { within_ms });
+            outbox.send(&ToCore::Drain { within_ms, gently: false });
         }
         let next = |mail: &crate::reactor::Receiver<ToCore>| match mail.try_recv() {
-            Some(ToCore::Drain { within_ms }) => Some(within_ms),
+            Some(ToCore::Drain { within_ms, .. }) => Some(within_ms),
             _ => None,
         };
         assert_eq!([next(&quick_mail), next(&quick_mail), next(&quick_mail)], [Some(0), Some(1), Some(2)]);
@@ -92,5 +154,30 @@ mod tests {
         assert_eq!(next(&slow_mail), Some(1));
         assert!(!outbox.flush_all());
         assert_eq!(next(&slow_mail), Some(2));
+    }
+
+    #[test]
+    fn new_cores_take_over_and_the_old_ones_end() {
+        let (first, old_mail) = mailbox(1);
+        let outbox = Outbox::new(Arc::new(Cores::new(vec![first])));
+        let name = || ToCore::Name { name: "a".into(), addresses: [].into() };
+        outbox.send(&name());
+        let (second, new_mail) = mailbox(16);
+        outbox.replace(1, Arc::new(Cores::new(vec![second])), [name()], 7);
+        outbox.send(&name());
+        assert!(matches!(new_mail.try_recv(), Some(ToCore::Debug { basic: false })));
+        assert!(matches!(new_mail.try_recv(), Some(ToCore::Name { .. })));
+        assert!(matches!(new_mail.try_recv(), Some(ToCore::Name { .. })));
+        // The old core's mailbox was full: it hears later that it is to end, and nothing else.
+        assert!(matches!(old_mail.try_recv(), Some(ToCore::Name { .. })));
+        assert!(!outbox.flush_all());
+        assert!(matches!(old_mail.try_recv(), Some(ToCore::Drain { within_ms: 7, gently: true })));
+        outbox.drain(3);
+        for mail in [&old_mail, &new_mail] {
+            assert!(matches!(mail.try_recv(), Some(ToCore::Drain { within_ms: 3, gently: false })));
+        }
+        outbox.forget(0);
+        outbox.send(&name());
+        assert!(old_mail.try_recv().is_none() && new_mail.try_recv().is_some());
     }
 }

@@ -66,6 +66,11 @@ impl Plugins {
         self.enabled.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
+    /// The operator's list.
+    pub fn list(&self) -> Arc<[Box<str>]> {
+        self.enabled.read().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// What the operator has enabled and this build has not, by name.
     pub fn missing(&self) -> Vec<Box<str>> {
         let enabled = self.enabled.read().unwrap_or_else(PoisonError::into_inner);
@@ -80,11 +85,6 @@ impl Plugins {
         for spec in self.registry.by_priority().iter().filter(|spec| self.enabled(spec.name)) {
             log::warn!("loaded plugin and sort by priority: {} name: {}", spec.priority, spec.name);
         }
-    }
-
-    /// Is it in the operator's list and in this build?
-    pub fn usable(&self, name: &str) -> bool {
-        self.enabled(name) && self.registry.get(name).is_some()
     }
 
     /// Whether a plugin accepts a configuration; its defaults are filled. Only what is enabled and built in

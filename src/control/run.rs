@@ -1,24 +1,28 @@
 //! The control thread from its start to its end: sources in, deltas out, services up, signals.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, RwLock};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::admin::{AdminState, plugin_list, server};
+use super::admin::server::{self, Service};
+use super::admin::tls::{self, AdminAcceptor};
+use super::admin::{AdminState, plugin_list};
 use super::applied::Applied;
 use super::control_api::{self, ControlState};
 use super::debug::DebugFile;
 use super::encryption::Keyring;
 use super::feed::Feed;
 use super::outbox::Outbox;
+use super::plugin_lists::PluginLists;
 use super::plugins::{Plugins, Unknown};
+use super::reload::{Reload, StartCores};
 use super::rotation;
 use super::scrape::Scrape;
-use super::store::{Embedded, Etcd, File, Store, etcd, etcd_tls};
-use super::switchboard::Switchboard;
+use super::store::{Embedded, Etcd, File, Standalone, Store, etcd, etcd_tls};
+use super::switchboard::{Heard, Switchboard};
 use crate::config::{Config, Provider};
 use crate::limits;
 use crate::mail::{Cores, ToControl, ToCore};
@@ -51,6 +55,8 @@ pub struct Parts {
     pub ports: Ports,
     /// What is printed when everything listens.
     pub banner: String,
+    /// Starts cores anew, for a reload.
+    pub start_cores: StartCores,
 }
 
 /// Runs until the gateway has ended. The error says why it could not start.
@@ -64,15 +70,26 @@ pub fn run(parts: Parts) -> Result<(), String> {
     };
     if result.is_err() {
         for core in 0..cores.count() {
-            let _ = cores.mail(core).try_send(ToCore::Drain { within_ms: 0 });
+            let _ = cores.mail(core).try_send(ToCore::Drain { within_ms: 0, gently: false });
         }
     }
     result
 }
 
 async fn serve(parts: Parts) -> Result<(), String> {
-    let Parts { config, registry, metrics, cores, applied, from_cores, log_file, trust, ports, banner } =
-        parts;
+    let Parts {
+        config,
+        registry,
+        metrics,
+        cores,
+        applied,
+        from_cores,
+        log_file,
+        trust,
+        ports,
+        banner,
+        start_cores,
+    } = parts;
     let outbox = Arc::new(Outbox::new(cores.clone()));
     let plugins = Arc::new(plugins(&config, registry));
     let listed = plugins.clone();
@@ -85,7 +102,8 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let store = open_store(&config).await?;
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
-    let admin = admin_state(&config, &store, &feed, &plugins, &applied);
+    let plugin_lists = Arc::new(PluginLists::new(&config));
+    let admin = admin_state(&config, &store, &feed, &plugins, &plugin_lists, &applied);
     if let Some(admin) = admin.clone() {
         tokio::spawn(async move { prepare(&admin).await });
     }
@@ -95,13 +113,14 @@ async fn serve(parts: Parts) -> Result<(), String> {
             store: store.clone(),
             feed: feed.clone(),
             plugins,
+            plugin_lists: plugin_lists.clone(),
             applied: applied.clone(),
             probes: (!config.disable_upstream_healthcheck).then(|| switchboard.probes()),
         }),
         scrape: Scrape::new(&config, &store, &feed, switchboard.probes(), metrics),
     };
     let scrape = services.scrape.clone();
-    services.start(ports, config.server_name())?;
+    services.start(ports, &config)?;
     tokio::spawn(outbox.clone().retry());
     tokio::spawn(DebugFile::new(config.deployment.debug.clone()).follow(listed, outbox.clone()));
     let (tell, batches) = mpsc::unbounded_channel();
@@ -110,10 +129,25 @@ async fn serve(parts: Parts) -> Result<(), String> {
         to_cores.send(&ToCore::Config(batch.clone()));
         let _ = tell.send(batch);
     });
+    let (reloads, new_cores) = mpsc::channel(1);
+    let reload = Reload {
+        config: config.clone(),
+        generation: 0,
+        start_cores,
+        reloads,
+        admin: admin.clone(),
+        plugin_lists,
+        feed: feed.clone(),
+        follows_store: follow,
+    };
+    let heard = Heard { mail: from_cores, batches, reloads: new_cores };
+    let ended = switchboard.run(admin, feed.clone(), scrape, heard, cores.count());
+    let ended = tokio::spawn(ended);
     tokio::spawn(async move { feed.run(events, publish).await });
-    let ended = tokio::spawn(switchboard.run(admin, scrape, from_cores, batches, cores.count()));
-    tokio::spawn(announce(banner, applied));
-    obey_signals(&config, &outbox, log_file, ended).await
+    // Standalone, there is nothing to run with before the first document comes.
+    let waits = config.deployment.provider != Provider::StandaloneApi;
+    tokio::spawn(announce(banner, waits.then_some(applied)));
+    obey_signals(reload, &outbox, log_file, ended).await
 }
 
 /// What an admin node does for the others on its etcd. A store that is down now is no reason not to start.
@@ -152,9 +186,7 @@ async fn open_store(config: &Config) -> Result<Store, String> {
         }
         Provider::Yaml { path } | Provider::Json { path } => Store::File(File::open(path.clone())),
         Provider::Etcd => Store::Etcd(Etcd::connect(etcd_options(config)).await.map_err(text)?),
-        Provider::StandaloneApi => {
-            return Err("config_provider yaml with enable_admin true (the API-driven mode) is not served yet: set apisix.enable_admin to false, or use etcd or embedded".into());
-        }
+        Provider::StandaloneApi => Store::Standalone(Standalone::default()),
     })
 }
 
@@ -183,6 +215,7 @@ fn admin_state(
     store: &Store,
     feed: &Arc<Feed>,
     plugins: &Arc<Plugins>,
+    plugin_lists: &Arc<PluginLists>,
     applied: &Arc<Applied>,
 ) -> Option<Arc<AdminState>> {
     let options = config.admin.clone()?;
@@ -191,10 +224,9 @@ fn admin_state(
         feed: feed.clone(),
         plugins: plugins.clone(),
         applied: applied.clone(),
-        options,
-        stream: false,
-        plugin_list: config.plugins.clone().unwrap_or_default(),
-        stream_plugin_list: config.stream_plugins.clone().unwrap_or_default(),
+        options: RwLock::new(options.into()),
+        stream: config.stream,
+        plugin_lists: plugin_lists.clone(),
         written: AtomicI64::new(0),
     }))
 }
@@ -210,6 +242,7 @@ struct Services {
 /// finds a proxy port open finds the others open, too, and waits in a backlog until the store is read.
 pub struct Ports {
     admin: Option<TcpListener>,
+    admin_tls: Option<AdminAcceptor>,
     status: Option<TcpListener>,
     control: Option<TcpListener>,
     metrics: Option<TcpListener>,
@@ -219,7 +252,9 @@ impl Ports {
     /// Binds them. The error names the address that cannot be had.
     pub fn bind(config: &Config) -> Result<Self, String> {
         let own_port = config.admin.as_ref().filter(|options| !options.on_node_port);
+        let tls = own_port.and_then(|options| options.tls.as_ref());
         Ok(Ports {
+            admin_tls: tls.map(tls::acceptor).transpose()?,
             admin: bind(own_port.map(|options| options.listen))?,
             status: bind(config.status)?,
             control: bind(config.control)?,
@@ -242,31 +277,37 @@ fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
 }
 
 impl Services {
-    fn start(self, ports: Ports, name: &'static str) -> Result<(), String> {
+    fn start(self, ports: Ports, config: &Config) -> Result<(), String> {
         let slots = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+        let service = Service::new(config.server_name());
         if let (Some(state), Some(listener)) = (self.admin, ports.admin) {
-            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), name, move |request| {
+            let body_bytes = match state.store.standalone() {
+                Some(_) => limits::STANDALONE_BODY_BYTES,
+                None => limits::ADMIN_BODY_BYTES,
+            };
+            let service = Service { body_bytes, tls: ports.admin_tls, ..service.clone() };
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), service, move |request| {
                 let state = state.clone();
                 async move { super::admin::handle(&state, request).await }
             }));
         }
         if let Some(listener) = ports.status {
             let applied = self.control.applied.clone();
-            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), name, move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), service.clone(), move |request| {
                 let applied = applied.clone();
                 async move { control_api::status(&applied, &request) }
             }));
         }
         if let Some(listener) = ports.control {
             let state = self.control;
-            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), name, move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots.clone(), service.clone(), move |request| {
                 let state = state.clone();
                 async move { control_api::handle(&state, request).await }
             }));
         }
         if let Some(listener) = ports.metrics {
             let scrape = self.scrape;
-            tokio::spawn(server::serve(adopt(listener)?, slots, name, move |request| {
+            tokio::spawn(server::serve(adopt(listener)?, slots, service, move |request| {
                 let scrape = scrape.clone();
                 async move { scrape.answer(&request).await }
             }));
@@ -276,27 +317,42 @@ impl Services {
 }
 
 /// The banner is printed when every core runs the first configuration.
-async fn announce(banner: String, applied: Arc<Applied>) {
-    applied.reached(0).await;
+async fn announce(banner: String, applied: Option<Arc<Applied>>) {
+    if let Some(applied) = applied {
+        applied.reached(0).await;
+    }
     println!("{banner}");
 }
 
-/// QUIT drains for as long as `worker_shutdown_timeout`, TERM and INT for 10 s, USR1 reopens the logs.
+/// QUIT drains for as long as `worker_shutdown_timeout`, TERM and INT for 10 s, HUP reads config.yaml again, USR1
+/// reopens the logs.
 async fn obey_signals(
-    config: &Config,
+    reload: Reload,
     outbox: &Outbox,
-    log_file: Option<LogFile>,
+    mut log_file: Option<LogFile>,
     mut ended: tokio::task::JoinHandle<()>,
 ) -> Result<(), String> {
     let stream = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
     let (mut quit, mut term) = (stream(SignalKind::quit())?, stream(SignalKind::terminate())?);
     let (mut int, mut usr1) = (stream(SignalKind::interrupt())?, stream(SignalKind::user_defined1())?);
-    let drain = |within_ms: u64| outbox.send(&ToCore::Drain { within_ms });
+    let mut hup = stream(SignalKind::hangup())?;
+    // Gone once the process is to end, and with it the gateway's own copies of the listening sockets.
+    let mut reload = Some(reload);
+    let drain = |reload: &mut Option<Reload>, most_ms: Option<u64>| {
+        let patience_ms = reload.take().map(|reload| reload.config.worker_shutdown_timeout_ms);
+        let within_ms = patience_ms.into_iter().chain(most_ms).min();
+        outbox.drain(within_ms.unwrap_or(limits::TERM_MS));
+    };
     loop {
         tokio::select! {
-            _ = quit.recv() => drain(config.worker_shutdown_timeout_ms),
-            _ = term.recv() => drain(limits::TERM_MS.min(config.worker_shutdown_timeout_ms)),
-            _ = int.recv() => drain(limits::TERM_MS.min(config.worker_shutdown_timeout_ms)),
+            _ = quit.recv() => if reload.is_some() { drain(&mut reload, None) },
+            _ = term.recv() => drain(&mut reload, Some(limits::TERM_MS)),
+            _ = int.recv() => drain(&mut reload, Some(limits::TERM_MS)),
+            _ = hup.recv() => if let Some(reload) = &mut reload
+                && let Some(access_log) = reload.run().await
+            {
+                log_file = access_log;
+            },
             _ = usr1.recv() => {
                 rotation::reopen(log_file.as_ref());
             }

@@ -1,6 +1,6 @@
 //! Where mail from the cores, findings of the resolver and the prober, and changes of the configuration meet.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::admin::message::{AdminRequest, AdminResponse};
 use super::admin::{self, AdminState};
 use super::dns::{self, DnsConfig, DnsDelta, Family, Lookup};
+use super::feed::Feed;
 use super::nodes::{Nodes, Order};
 use super::outbox::Outbox;
 use super::probe::{self, HealthDelta, ProbeTls};
+use super::reload::NewCores;
 use super::scrape::Scrape;
 use crate::config::Config;
 use crate::limits;
-use crate::mail::{AdminAnswer, AdminCall, Resolved, ToControl};
+use crate::mail::{AdminAnswer, AdminCall, Resolved, ToControl, ToCore};
 use crate::model::delta::Batch;
 use crate::transport::trust::{self, Trust};
 
@@ -31,6 +33,16 @@ pub struct Switchboard {
     probes: mpsc::Sender<probe::Order>,
     resolved: mpsc::UnboundedReceiver<DnsDelta>,
     verdicts: mpsc::UnboundedReceiver<HealthDelta>,
+}
+
+/// Where it hears from.
+pub struct Heard {
+    /// Mail from the cores.
+    pub mail: mpsc::Receiver<ToControl>,
+    /// What the cores were told of the configuration.
+    pub batches: mpsc::UnboundedReceiver<Batch>,
+    /// New cores that take over.
+    pub reloads: mpsc::Receiver<NewCores>,
 }
 
 impl Switchboard {
@@ -63,19 +75,20 @@ impl Switchboard {
         self.probes.clone()
     }
 
-    /// Runs until `cores` cores have ended.
+    /// Runs until all cores have ended: the `cores` of the start, and those of each reload.
     pub async fn run(
         mut self,
         admin: Option<Arc<AdminState>>,
+        feed: Arc<Feed>,
         scrape: Scrape,
-        mut mail: mpsc::Receiver<ToControl>,
-        mut batches: mpsc::UnboundedReceiver<Batch>,
+        heard: Heard,
         cores: usize,
     ) {
         self.admin = admin;
         self.scrape = Some(scrape);
-        let mut ended = HashSet::new();
-        while ended.len() < cores {
+        let Heard { mut mail, mut batches, mut reloads } = heard;
+        let mut running = HashMap::from([(0, cores)]);
+        while !running.is_empty() {
             tokio::select! {
                 // A core speaks of upstreams that it was told of: what it was told must be known here first.
                 biased;
@@ -86,9 +99,18 @@ impl Switchboard {
                     }
                 }
                 Some(message) = mail.recv() => match message {
-                    ToControl::CoreEnded(core) => drop(ended.insert(core)),
+                    ToControl::CoreEnded { generation, .. } => {
+                        if running.get_mut(&generation).is_none_or(|left| { *left -= 1; *left == 0 }) {
+                            running.remove(&generation);
+                            self.outbox.forget(generation);
+                        }
+                    }
                     message => self.hear(message).await,
                 },
+                Some(new) = reloads.recv() => {
+                    running.insert(new.generation, new.cores.count());
+                    self.take_over(&feed, new).await;
+                }
                 Some(delta) = self.resolved.recv() => {
                     let (message, orders) = self.nodes.resolved(delta);
                     self.outbox.send(&message);
@@ -100,6 +122,26 @@ impl Switchboard {
                 else => return,
             }
         }
+    }
+
+    /// New cores take the place of those of now. They are told all that the old ones know.
+    async fn take_over(&self, feed: &Feed, new: NewCores) {
+        let mut first: Vec<ToCore> = self.nodes.known_names().collect();
+        let (answer, checkers) = oneshot::channel();
+        if self.probes.send(probe::Order::List(answer)).await.is_ok() {
+            for checker in checkers.await.unwrap_or_default() {
+                for (address, target) in checker.nodes.iter().filter(|(_, target)| !target.status.usable()) {
+                    let (upstream, ip) = (checker.upstream.clone(), address.ip.clone());
+                    let verdict =
+                        HealthDelta { upstream, ip, port: address.port, status: target.status, version: 0 };
+                    first.extend(self.nodes.verdict(&verdict));
+                }
+            }
+        }
+        // While the model is held nothing is published: no change can come between.
+        let model = feed.model();
+        first.push(ToCore::Config(feed.everything(&model)));
+        self.outbox.replace(new.generation, new.cores, first, new.drain_ms);
     }
 
     async fn hear(&mut self, message: ToControl) {
@@ -122,7 +164,7 @@ impl Switchboard {
                 }
             }
             ToControl::Name(name) => self.place(vec![Order::Dns(dns::Order::Use(name))]).await,
-            ToControl::CoreEnded(_) => {}
+            ToControl::CoreEnded { .. } => {}
         }
     }
 

@@ -48,7 +48,16 @@ pub struct Core {
     add_headers: Vec<(Box<[u8]>, Template, bool)>,
     #[allow(clippy::vec_box)] // they are handed out as boxes: a pointer moves, not a kilobyte
     spare: RefCell<Vec<Box<Exchange>>>,
-    draining: Cell<bool>,
+    draining: Cell<Draining>,
+}
+
+/// Is the core about to end?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    No,
+    /// Idle connections may send one more request.
+    Gently,
+    Now,
 }
 
 /// The access log of a core: its lines, and their format by variable name.
@@ -86,13 +95,14 @@ impl Core {
             debug: Cell::new(false),
             rng: RefCell::new(fastrand::Rng::new()),
             spare: RefCell::new(Vec::new()),
-            draining: Cell::new(false),
+            draining: Cell::new(Draining::No),
         }
     }
 
-    /// No connection is kept alive from now on.
-    pub fn drain(&self) {
-        self.draining.set(true);
+    /// No connection is kept alive from now on. Those that wait for a next request are closed, unless `gently`:
+    /// then they may send it.
+    pub fn drain(&self, gently: bool) {
+        self.draining.set(if gently { Draining::Gently } else { Draining::Now });
     }
 
     /// Tells control something. When its queue is full the message is dropped and counted: a core never
@@ -210,6 +220,10 @@ impl Gate for Core {
     }
 
     fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.draining.get() != Draining::No
+    }
+
+    fn closes_idle(&self) -> bool {
+        self.draining.get() == Draining::Now
     }
 }

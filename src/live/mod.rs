@@ -214,7 +214,12 @@ impl Live {
             Kind::Credential => {
                 return self.tools.host.consumers.remove(id);
             }
-            Kind::Ssl | Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::PluginList => return,
+            Kind::Ssl
+            | Kind::Proto
+            | Kind::StreamRoute
+            | Kind::Secret
+            | Kind::CostDecoration
+            | Kind::PluginList => return,
         }
         if kind == Kind::Upstream {
             self.tools.host.upstreams.borrow_mut().remove(id);

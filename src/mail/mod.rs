@@ -47,10 +47,14 @@ pub enum ToCore {
         /// Which of the listeners it came by.
         listener: usize,
     },
-    /// From control: accept no more, finish what is under way, until this many ms from now.
+    /// From control: accept no more, finish what is under way, until this many ms from now. May come again, with
+    /// less time.
     Drain {
         /// Time left, ms.
         within_ms: u64,
+        /// Connections that wait for a next request may still send one, for other cores go on in place of this
+        /// one; else they are closed at once.
+        gently: bool,
     },
 }
 
@@ -70,7 +74,7 @@ impl ToCore {
                 settled: *settled,
             },
             ToCore::Debug { basic } => ToCore::Debug { basic: *basic },
-            ToCore::Drain { within_ms } => ToCore::Drain { within_ms: *within_ms },
+            ToCore::Drain { within_ms, gently } => ToCore::Drain { within_ms: *within_ms, gently: *gently },
             ToCore::Adopt { .. } => return None,
         })
     }
@@ -105,7 +109,12 @@ pub enum ToControl {
     /// From a core: a client asks for the metrics on a proxy port. The answer is their text.
     Scrape(tokio::sync::oneshot::Sender<String>),
     /// From a core: it has ended.
-    CoreEnded(usize),
+    CoreEnded {
+        /// Which start of the cores it belongs to: each reload of config.yaml makes new ones.
+        generation: u32,
+        /// Its index.
+        core: usize,
+    },
 }
 
 /// The addresses of a name.

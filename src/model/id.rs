@@ -48,13 +48,15 @@ pub enum Kind {
     StreamRoute,
     /// `/secrets`
     Secret,
+    /// `/services/{service}/graphql_cost_decorations`
+    CostDecoration,
     /// `/plugins`: one key, the list of enabled plugins
     PluginList,
 }
 
 impl Kind {
     /// All kinds, in the order in which a whole configuration is read: what is referred to comes first.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::PluginList,
         Kind::PluginMetadata,
         Kind::Secret,
@@ -62,6 +64,7 @@ impl Kind {
         Kind::Proto,
         Kind::Upstream,
         Kind::Service,
+        Kind::CostDecoration,
         Kind::PluginConfig,
         Kind::ConsumerGroup,
         Kind::Consumer,
@@ -71,12 +74,17 @@ impl Kind {
         Kind::StreamRoute,
     ];
 
-    /// Directory below the etcd prefix, Admin API resource and key in apisix.yaml. A credential lives below
-    /// its consumer.
+    /// Lives below an object of another kind: a credential below its consumer, a decoration below its service.
+    pub fn is_nested(self) -> bool {
+        matches!(self, Kind::Credential | Kind::CostDecoration)
+    }
+
+    /// Directory below the etcd prefix, Admin API resource and key in apisix.yaml; that of the other kind if
+    /// this one [is nested](Kind::is_nested).
     pub fn directory(self) -> &'static str {
         match self {
             Kind::Route => "routes",
-            Kind::Service => "services",
+            Kind::Service | Kind::CostDecoration => "services",
             Kind::Upstream => "upstreams",
             Kind::Consumer | Kind::Credential => "consumers",
             Kind::ConsumerGroup => "consumer_groups",
@@ -93,7 +101,7 @@ impl Kind {
 
     /// The kind of the objects right below a directory (`consumers` gives [`Kind::Consumer`]).
     pub fn of_directory(directory: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| *kind != Kind::Credential && kind.directory() == directory)
+        Kind::ALL.into_iter().find(|kind| !kind.is_nested() && kind.directory() == directory)
     }
 
     /// The kind and id of a key below the prefix, without a leading slash: `routes/1`,
@@ -112,6 +120,11 @@ impl Kind {
                 if !credential.is_empty() =>
             {
                 Some((Kind::Credential, id))
+            }
+            (Kind::Service, Some(_), Some("graphql_cost_decorations"), Some(decoration), None)
+                if !decoration.is_empty() =>
+            {
+                Some((Kind::CostDecoration, id))
             }
             (Kind::Secret, Some(_), Some(name), None, None) if !name.is_empty() => Some((kind, id)),
             (Kind::Secret, ..) => None,
@@ -136,6 +149,7 @@ impl Kind {
             Kind::Proto => "proto",
             Kind::StreamRoute => "stream_route",
             Kind::Secret => "secret",
+            Kind::CostDecoration => "graphql_cost_decoration",
             Kind::PluginList => "plugins",
         }
     }
@@ -145,6 +159,7 @@ impl Kind {
     pub fn title(self) -> &'static str {
         match self {
             Kind::ConsumerGroup => "consumer group",
+            Kind::CostDecoration => "graphql cost decoration",
             Kind::GlobalRule => "global rule",
             Kind::PluginConfig => "plugin config",
             Kind::StreamRoute => "stream route",
@@ -172,6 +187,8 @@ mod tests {
         assert_eq!(Kind::of_key("consumers/jack"), Some((Kind::Consumer, "jack")));
         let credential = Some((Kind::Credential, "jack/credentials/a"));
         assert_eq!(Kind::of_key("consumers/jack/credentials/a"), credential);
+        let decoration = Some((Kind::CostDecoration, "s/graphql_cost_decorations/d"));
+        assert_eq!(Kind::of_key("services/s/graphql_cost_decorations/d"), decoration);
         assert_eq!(Kind::of_key("secrets/vault/1"), Some((Kind::Secret, "vault/1")));
         assert_eq!(Kind::of_key("plugins"), Some((Kind::PluginList, "")));
         let none = ["routes", "routes/", "routes/a/b", "plugins/", "secrets/vault", "services/1/x/y", "x/1"];
@@ -185,7 +202,7 @@ mod tests {
         assert!(
             Kind::ALL
                 .into_iter()
-                .filter(|kind| *kind != Kind::Credential)
+                .filter(|kind| !kind.is_nested())
                 .all(|kind| { Kind::of_directory(kind.directory()) == Some(kind) })
         );
     }

@@ -50,7 +50,12 @@ pub fn object(kind: Kind, place: Stored<()>, mut value: Value) -> Result<Option<
         Kind::GlobalRule => Object::GlobalRule(place.with(bundle(value))),
         Kind::PluginConfig => Object::PluginConfig(place.with(bundle(value))),
         Kind::PluginMetadata => Object::PluginMetadata(place.with(value)),
-        Kind::Ssl | Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::PluginList => return Ok(None),
+        Kind::Ssl
+        | Kind::Proto
+        | Kind::StreamRoute
+        | Kind::Secret
+        | Kind::CostDecoration
+        | Kind::PluginList => return Ok(None),
     }))
 }
 
@@ -215,9 +220,17 @@ fn nodes(value: Value) -> Vec<Node> {
 fn listed_node(value: Value) -> Option<Node> {
     let mut from = members(value);
     let host = text(&mut from, "host")?;
+    // The port may stand behind the host.
+    let (host, port) = match whole(&from, "port") {
+        Some(port) => (&*host, u16::try_from(port).ok()),
+        None => {
+            let (host, port) = split_address(&host);
+            (host, port.and_then(|port| port.parse().ok()))
+        }
+    };
     Some(Node {
-        host: without_brackets(&host).into(),
-        port: whole(&from, "port").and_then(|port| u16::try_from(port).ok()),
+        host: without_brackets(host).into(),
+        port,
         weight: whole(&from, "weight").map_or(0, clamp_u32),
         priority: whole(&from, "priority").map_or(0, clamp_i32),
         metadata: from.remove("metadata").filter(Value::is_object).map(Box::new),
@@ -395,6 +408,8 @@ mod tests {
             node("b", None, 1),
         ];
         assert_eq!(nodes(map), expected);
+        let joined = json!([{"host": "127.0.0.1:80", "weight": 1}]);
+        assert_eq!(nodes(joined), [node("127.0.0.1", Some(80), 1)]);
         let list = json!([{"host": "[::1]", "port": 80, "weight": 1, "priority": -1, "metadata": {"a": 1}}]);
         let listed = nodes(list);
         assert_eq!((&*listed[0].host, listed[0].priority, listed[0].metadata.is_some()), ("::1", -1, true));

@@ -7,6 +7,10 @@ use serde_json::Value;
 
 use super::{SchemaType, Spec};
 use crate::model::schema::Schema;
+use crate::model::schemas::{insert_parts, plugin_meta};
+
+/// What APISIX marks a schema with that it put `_meta` into (apisix/schema_def.lua); clients look for it.
+const META_MARK: &str = "this is a mark for our injected plugin schema";
 
 /// A plugin with its schemas compiled.
 pub struct Entry {
@@ -45,15 +49,31 @@ impl Registry {
 
 type Lazy = LazyLock<Schema, Box<dyn FnOnce() -> Schema + Send>>;
 
-fn lazy(text: &'static str, name: &'static str) -> Lazy {
+/// What stands in a plugin's own schema beside what it wrote itself.
+struct Injected {
+    /// `_meta`, and the mark that says so.
+    meta: bool,
+    /// The fields that are stored encrypted, for clients that read schemas.
+    encrypt_fields: &'static [&'static str],
+}
+
+fn lazy(text: &'static str, name: &'static str, injected: Injected) -> Lazy {
     LazyLock::new(Box::new(move || {
         let mut value: Value =
             serde_json::from_str(text).unwrap_or_else(|e| panic!("schema of plugin {name}: {e}"));
-        crate::model::schemas::insert_parts(&mut value);
-        if let Some(properties) = value.as_object_mut().and_then(|schema| {
-            schema.entry("properties").or_insert_with(|| Value::Object(Default::default())).as_object_mut()
-        }) {
-            properties.insert("_meta".into(), crate::model::schemas::plugin_meta().clone());
+        insert_parts(&mut value);
+        if let Some(schema) = value.as_object_mut() {
+            if injected.meta {
+                schema.insert("$comment".into(), META_MARK.into());
+                let properties =
+                    schema.entry("properties").or_insert_with(|| Value::Object(Default::default()));
+                if let Some(properties) = properties.as_object_mut() {
+                    properties.insert("_meta".into(), plugin_meta());
+                }
+            }
+            if !injected.encrypt_fields.is_empty() {
+                schema.insert("encrypt_fields".into(), injected.encrypt_fields.into());
+            }
         }
         Schema::compile(value).unwrap_or_else(|e| panic!("schema of plugin {name}: {e}"))
     }))
@@ -63,9 +83,18 @@ impl Entry {
     fn new(spec: &'static Spec) -> Self {
         Entry {
             spec,
-            schema: lazy(spec.schema, spec.name),
-            consumer_schema: spec.consumer_schema.map(|text| lazy(text, spec.name)),
-            metadata_schema: spec.metadata_schema.map(|text| lazy(text, spec.name)),
+            schema: lazy(
+                spec.schema,
+                spec.name,
+                Injected { meta: true, encrypt_fields: spec.encrypt_fields },
+            ),
+            consumer_schema: spec.consumer_schema.map(|text| {
+                let encrypt_fields = spec.consumer_encrypt_fields;
+                lazy(text, spec.name, Injected { meta: false, encrypt_fields })
+            }),
+            metadata_schema: spec
+                .metadata_schema
+                .map(|text| lazy(text, spec.name, Injected { meta: false, encrypt_fields: &[] })),
         }
     }
 

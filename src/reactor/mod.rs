@@ -19,6 +19,7 @@ mod listener;
 mod mailbox;
 pub mod nice;
 mod out;
+pub mod signals;
 mod slot;
 mod stats;
 mod stream;

@@ -1,10 +1,11 @@
 //! Accepting connections, and handing them to a core that has less to do.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::conn::Gate;
 use crate::conn::h1::server;
 use crate::conn::proxy_header;
 use crate::control::applied::Applied;
@@ -28,8 +29,8 @@ pub struct Listening {
 pub struct Tap {
     /// Its place among the sockets of the configuration, the same on all cores.
     pub at: usize,
-    /// The socket.
-    pub listener: Listener,
+    /// The socket, until it is accepted from no more.
+    pub listener: RefCell<Option<Rc<Listener>>>,
     /// Its address.
     pub local: SocketAddr,
     /// Each connection begins with a PROXY header.
@@ -91,8 +92,9 @@ impl Drop for Live {
 
 /// Accepts until the listener stops; then what already waited is still served.
 pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>) {
+    let Some(listener) = tap.listener.borrow().clone() else { return };
     loop {
-        match tap.listener.accept().await {
+        match listener.accept().await {
             Ok(accepted) => place(&shard, &tap, accepted),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => break,
             Err(error) => {
@@ -101,10 +103,14 @@ pub async fn accept(shard: Rc<Shard>, tap: Rc<Tap>) {
             }
         }
     }
-    while let Some(accepted) = tap.listener.drain_backlog() {
+    while let Some(accepted) = listener.drain_backlog() {
         adopt(&shard, &tap, accepted);
     }
-    tap.listener.close();
+    tap.listener.take();
+    // Other cores may go on with the same socket: then it is only let go.
+    if shard.core.closes_idle() {
+        listener.close();
+    }
 }
 
 /// Serves a fresh connection here, or sends its descriptor to a core that has clearly less to do.

@@ -1,20 +1,22 @@
 //! Starting the process: sockets, threads, the banner; and waiting for its end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender as Ready, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::accept::Listening;
 use super::{Parts, run};
-use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, Provider};
+use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider};
 use crate::control::applied::Applied;
+use crate::control::pid_file::PidFile;
 use crate::control::run as control;
 use crate::gate::Access;
 use crate::limits;
 use crate::mail::{Cores, ToControl};
+use crate::plugin::Registry;
 use crate::plugin::counters::Counters;
 use crate::reactor::{self, Driver, DriverKind, ListenOptions, mailbox};
 use crate::telemetry::access::AccessLog;
@@ -48,63 +50,128 @@ pub fn boot(loaded: Loaded) -> ExitCode {
 fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     raise_descriptor_limit(config.worker_rlimit_nofile);
     let count = config.worker_processes.unwrap_or_else(reactor::core_count).clamp(1, limits::CORES);
+    let _pid_file = hold_pid_file(config);
     let ports = control::Ports::bind(config)?;
-    let mut sockets = listen_all(config, count)?;
     let registry = Arc::new(crate::plugins::registry());
     let prometheus = &config.prometheus;
     let extra = config.attr("prometheus").and_then(|attr| attr.get("metrics"));
-    let metrics = Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), extra);
-    let counters = Arc::new(Counters::default());
-    let access = open_access_log(config)?;
-    let trust = trusted(config)?;
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
-    let cores = Arc::new(Cores::new(senders));
-    let applied = Arc::new(Applied::new(count));
     let (to_control, from_cores) = tokio::sync::mpsc::channel(limits::CONTROL_MAIL);
-    let (ready, readiness) = channel();
-    let mut threads = Vec::with_capacity(count);
-    for (index, mail) in receivers.into_iter().enumerate() {
-        let parts = Parts {
-            index,
-            config: config.clone(),
-            registry: registry.clone(),
-            counters: counters.clone(),
-            metrics: metrics.core(),
-            access: access.as_ref().map(|(file, log)| access_log(file, log)),
-            listeners: sockets.iter_mut().filter_map(|(_, per_core)| per_core.pop()).collect(),
-            mail,
-            trust: trust.clone(),
-            control: to_control.clone(),
-            cores: cores.clone(),
-            applied: applied.clone(),
-        };
-        threads.push(start_core(parts, ready.clone(), to_control.clone()).map_err(|e| e.to_string())?);
-    }
-    drop((ready, to_control));
-    let driver = readiness.iter().take(count).collect::<Result<Vec<_>, String>>()?;
+    let mut starter = Starter {
+        count,
+        sockets: Vec::new(),
+        registry: registry.clone(),
+        metrics: Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), extra),
+        counters: Arc::new(Counters::default()),
+        trust: trusted(config)?,
+        applied: Arc::new(Applied::new(count)),
+        to_control,
+        threads: Arc::default(),
+    };
+    let (cores, log_file, drivers) = starter.start(0, config)?;
+    let threads = starter.threads.clone();
     let parts = control::Parts {
         config: config.clone(),
         registry,
-        metrics,
+        metrics: starter.metrics.clone(),
         cores,
-        applied,
+        applied: starter.applied.clone(),
         from_cores,
-        log_file: access.map(|(file, _)| file),
-        trust,
+        log_file,
+        trust: starter.trust.clone(),
         ports,
-        banner: banner(config, count, &driver),
+        banner: banner(config, count, &drivers),
+        start_cores: Box::new(move |generation, config| {
+            starter.start(generation, config).map(|(cores, log_file, _)| (cores, log_file))
+        }),
     };
     let control = std::thread::Builder::new()
         .name("control".into())
         .spawn(move || control::run(parts))
         .map_err(|error| error.to_string())?;
     let outcome = control.join().map_err(|_| "the control thread panicked".to_string())?;
-    for thread in threads {
+    for thread in std::mem::take(&mut *threads.lock().unwrap_or_else(PoisonError::into_inner)) {
         let _ = thread.join();
     }
     crate::plugins::kit::batch::finish();
     crate::plugins::kit::log_files::flush();
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// What the cores of all generations share. It starts those of the process, and new ones at each reload.
+struct Starter {
+    count: usize,
+    /// The listening sockets, one an address and core. The cores have copies of them: what waits in a backlog is
+    /// not lost when one generation follows the other.
+    sockets: Vec<Bound>,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    counters: Arc<Counters>,
+    trust: Trust,
+    applied: Arc<Applied>,
+    to_control: tokio::sync::mpsc::Sender<ToControl>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+/// The sockets of one address, one a core.
+struct Bound {
+    local: SocketAddr,
+    proxy_protocol: bool,
+    per_core: Vec<TcpListener>,
+}
+
+type Drivers = Vec<(DriverKind, Option<String>)>;
+
+impl Starter {
+    /// Starts cores, and says how to reach them, which access log they write and what drives them. After an error
+    /// everything is as it was.
+    fn start(
+        &mut self,
+        generation: u32,
+        config: &Arc<Config>,
+    ) -> Result<(Arc<Cores>, Option<LogFile>, Drivers), String> {
+        let sockets = listen_all(config, self.count, &self.sockets)?;
+        let access = open_access_log(config)?;
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
+        let cores = Arc::new(Cores::new(senders));
+        let (ready, readiness) = channel();
+        for (index, mail) in receivers.into_iter().enumerate() {
+            let listeners: Result<_, _> = sockets.iter().map(|bound| bound.listening(index)).collect();
+            let parts = Parts {
+                index,
+                config: config.clone(),
+                registry: self.registry.clone(),
+                counters: self.counters.clone(),
+                metrics: self.metrics.core(),
+                access: access.as_ref().map(|(file, log)| access_log(file, log)),
+                listeners: listeners.map_err(|error| format!("a socket cannot be shared: {error}"))?,
+                mail,
+                trust: self.trust.clone(),
+                control: self.to_control.clone(),
+                cores: cores.clone(),
+                applied: self.applied.clone(),
+            };
+            let thread = start_core(parts, generation, ready.clone(), self.to_control.clone());
+            let thread = thread.map_err(|error| error.to_string())?;
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        drop(ready);
+        let drivers = readiness.iter().take(self.count).collect::<Result<Vec<_>, String>>()?;
+        self.sockets = sockets;
+        Ok((cores, access.map(|(file, _)| file), drivers))
+    }
+}
+
+impl Bound {
+    fn listening(&self, core: usize) -> io::Result<Listening> {
+        let socket = self.per_core[core].try_clone()?;
+        Ok(Listening { socket, local: self.local, proxy_protocol: self.proxy_protocol })
+    }
+
+    fn copy(&self) -> io::Result<Bound> {
+        let per_core = self.per_core.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        Ok(Bound { local: self.local, proxy_protocol: self.proxy_protocol, per_core })
+    }
 }
 
 fn start_logs(loaded: &Loaded) -> io::Result<()> {
@@ -120,6 +187,14 @@ fn start_logs(loaded: &Loaded) -> io::Result<()> {
     Ok(())
 }
 
+/// The pid file serves `ringway stop` and the like; a gateway that cannot have it runs without.
+fn hold_pid_file(config: &Config) -> Option<PidFile> {
+    let path = config.path(PID_FILE);
+    PidFile::hold(&path)
+        .map_err(|error| log::warn!("the pid file {} is not written: {error}", path.display()))
+        .ok()
+}
+
 /// `worker_rlimit_nofile`, as far as the host allows it.
 fn raise_descriptor_limit(wanted: u64) {
     match reactor::raise_descriptor_limit(wanted) {
@@ -131,13 +206,18 @@ fn raise_descriptor_limit(wanted: u64) {
     }
 }
 
-/// One socket an address and core. An address in use is named.
-fn listen_all(config: &Config, cores: usize) -> Result<Vec<(SocketAddr, Vec<Listening>)>, String> {
+/// One socket an address and core: those that are `open` already are taken over, others are opened. An address in
+/// use is named.
+fn listen_all(config: &Config, cores: usize, open: &[Bound]) -> Result<Vec<Bound>, String> {
     let plain = config.listen.http.iter().map(|addr| (*addr, false));
     let proxied = config.listen.proxy_protocol.iter().map(|addr| (*addr, true));
     let mut all = Vec::new();
     for (local, proxy_protocol) in plain.chain(proxied) {
         let refused = |error: io::Error| format!("bind() to {local} failed: {error}");
+        if let Some(bound) = open.iter().find(|bound| bound.local == local) {
+            all.push(Bound { proxy_protocol, ..bound.copy().map_err(refused)? });
+            continue;
+        }
         // once without SO_REUSEPORT: another process on this address must be noticed, not joined
         match listen_alone(local) {
             Ok(socket) => drop(socket),
@@ -147,19 +227,16 @@ fn listen_all(config: &Config, cores: usize) -> Result<Vec<(SocketAddr, Vec<List
             }
             Err(error) => return Err(refused(error)),
         }
-        let mut sockets = Vec::with_capacity(cores);
-        for _ in 0..cores {
-            let socket = reactor::listen(local, ListenOptions::default()).map_err(refused)?;
-            sockets.push(Listening { socket, local, proxy_protocol });
-        }
-        all.push((local, sockets));
+        let per_core =
+            (0..cores).map(|_| reactor::listen(local, ListenOptions::default())).collect::<io::Result<_>>();
+        all.push(Bound { local, proxy_protocol, per_core: per_core.map_err(refused)? });
     }
     Ok(all)
 }
 
 /// Tries for a moment, as nginx does: the kernel takes down a killed gateway's rings, and with them its sockets,
 /// some time after the process is gone.
-fn listen_alone(local: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn listen_alone(local: SocketAddr) -> io::Result<TcpListener> {
     let alone = ListenOptions { reuseport: false, ..ListenOptions::default() };
     let mut tries = limits::BIND_TRIES;
     loop {
@@ -203,6 +280,7 @@ fn trusted(config: &Config) -> Result<Trust, String> {
 /// The thread of one core. It says which driver it has before it serves.
 fn start_core(
     parts: Parts,
+    generation: u32,
     ready: Ready<Result<(DriverKind, Option<String>), String>>,
     control: tokio::sync::mpsc::Sender<ToControl>,
 ) -> io::Result<JoinHandle<()>> {
@@ -221,7 +299,7 @@ fn start_core(
         if let Err(error) = ended {
             let _ = ready.send(Err(format!("core {index} cannot start: {error}")));
         }
-        let _ = control.blocking_send(ToControl::CoreEnded(index));
+        let _ = control.blocking_send(ToControl::CoreEnded { generation, core: index });
     })
 }
 

@@ -106,6 +106,7 @@ pub async fn run(parts: Parts) {
         match Listener::from_std(listening.socket) {
             Ok(listener) => {
                 let (local, proxy_protocol) = (listening.local, listening.proxy_protocol);
+                let listener = RefCell::new(Some(Rc::new(listener)));
                 taps.push(Rc::new(accept::Tap { at, listener, local, proxy_protocol }));
             }
             Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
@@ -146,21 +147,47 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
                     accept::adopt(shard, tap, accepted);
                 }
             }
-            ToCore::Drain { within_ms } => return drain(shard, taps, within_ms).await,
+            ToCore::Drain { within_ms, gently } => {
+                return drain(shard, &mail, taps, within_ms, gently).await;
+            }
         }
     }
 }
 
 /// Stops accepting, lets what is under way end, and gives up on the rest when the time is over.
-async fn drain(shard: &accept::Shard, taps: &[Rc<accept::Tap>], within_ms: u64) {
-    let until_ms = reactor::now_ms() + within_ms;
-    shard.core.drain();
+async fn drain(
+    shard: &Rc<accept::Shard>,
+    mail: &Receiver<ToCore>,
+    taps: &[Rc<accept::Tap>],
+    within_ms: u64,
+    gently: bool,
+) {
+    let mut until_ms = reactor::now_ms() + within_ms;
+    shard.core.drain(gently);
     for tap in taps {
-        tap.listener.stop();
+        if let Some(listener) = &*tap.listener.borrow() {
+            listener.stop();
+        }
     }
     reactor::wake_all();
     while shard.connections() > 0 && reactor::now_ms() < until_ms {
         reactor::sleep(limits::DRAIN_TICK_MS).await;
+        while let Some(message) = mail.try_recv() {
+            match message {
+                ToCore::Drain { within_ms, gently } => {
+                    until_ms = until_ms.min(reactor::now_ms() + within_ms);
+                    shard.core.drain(gently);
+                    reactor::wake_all();
+                }
+                // it was on its way when the other core had not heard yet
+                ToCore::Adopt { accepted, listener } => {
+                    if let Some(tap) = taps.iter().find(|tap| tap.at == listener) {
+                        accept::adopt(shard, tap, accepted);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
     if let Some(access) = &shard.core.access {
         access.borrow_mut().log.send();

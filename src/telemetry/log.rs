@@ -33,6 +33,11 @@ pub fn start(target: Target, level: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Another lowest level from now on.
+pub fn set_level(level: &str) {
+    log::set_max_level(filter(level));
+}
+
 /// Which macros write at an nginx level: `notice` is between `info!` and `warn!`, what is above `error` still
 /// shows `error!`, so that no level hides a failure.
 pub fn filter(level: &str) -> LevelFilter {

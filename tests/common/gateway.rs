@@ -345,7 +345,7 @@ impl Gateway {
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
-    fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let mut text = format!("-- stdout\n{}", self.stdout.lock().unwrap());
         for file in ["stderr", "logs/error.log", "logs/access.log", "conf/config.yaml", "conf/apisix.yaml"] {
             let inside = self.read(file);

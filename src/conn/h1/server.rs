@@ -61,7 +61,7 @@ async fn first_bytes<G: Gate>(gate: &G, stream: &Stream, served: u32) -> Option<
     stream.expect_bulk(false);
     // a draining core polls every task once: who is idle between two requests then goes
     let received = std::future::poll_fn(|cx| match stream.poll_recv(cx) {
-        Poll::Pending if served > 0 && gate.is_draining() => Poll::Ready(None),
+        Poll::Pending if served > 0 && gate.closes_idle() => Poll::Ready(None),
         received => received.map(Result::ok),
     });
     received.await.filter(|chunk| !chunk.is_empty())

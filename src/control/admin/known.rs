@@ -33,12 +33,27 @@ pub struct Known<'a> {
     state: &'a AdminState,
     fetched: HashMap<(Kind, Id), Value>,
     listed: HashMap<Kind, Vec<(String, Value)>>,
+    /// What is checked stands alone: in a document that replaces everything, or that nobody writes.
+    alone: bool,
 }
 
 impl<'a> Known<'a> {
+    fn new(state: &'a AdminState) -> Known<'a> {
+        Known { state, fetched: HashMap::new(), listed: HashMap::new(), alone: false }
+    }
+
+    /// For checking a whole document: its objects are not compared with those that the gateway runs with.
+    pub fn of_document(state: &'a AdminState) -> Known<'a> {
+        let listed = HashMap::from([(Kind::GlobalRule, Vec::new())]);
+        Known { listed, alone: true, ..Known::new(state) }
+    }
+
     /// For writing an object of a kind.
     pub async fn for_write(state: &'a AdminState, kind: Kind, conf: &Value) -> Result<Known<'a>, Error> {
-        let mut known = Known { state, fetched: HashMap::new(), listed: HashMap::new() };
+        if matches!(kind, Kind::Consumer | Kind::Credential) {
+            catch_up(state).await;
+        }
+        let mut known = Known::new(state);
         for (pointer, of) in REFERENCES {
             let Some(id) = conf.pointer(pointer).and_then(id_text) else { continue };
             if let Some(entry) = state.store.get(&format!("/{}/{id}", of.directory())).await? {
@@ -51,18 +66,23 @@ impl<'a> Known<'a> {
         Ok(known)
     }
 
-    /// For deleting an object of a kind. What runs has first to catch up with the last write made here, so
-    /// that a reference just written counts; if it does not in time, the check is as weak as APISIX's.
+    /// For deleting an object of a kind.
     pub async fn for_delete(state: &'a AdminState, kind: Kind) -> Result<Known<'a>, Error> {
-        let written = state.written.load(Ordering::Relaxed);
-        let patience = Duration::from_millis(limits::ADMIN_CATCH_UP_MS);
-        let _ = tokio::time::timeout(patience, state.feed.reached(written)).await;
-        let mut known = Known { state, fetched: HashMap::new(), listed: HashMap::new() };
+        catch_up(state).await;
+        let mut known = Known::new(state);
         if matches!(kind, Kind::Service | Kind::StreamRoute) {
             known.listed.insert(Kind::StreamRoute, list(&state.store, Kind::StreamRoute).await?);
         }
         Ok(known)
     }
+}
+
+/// Lets what runs catch up with the last write made here, so that a reference or a key just written counts; if
+/// it does not in time, the check is as weak as APISIX's.
+async fn catch_up(state: &AdminState) {
+    let written = state.written.load(Ordering::Relaxed);
+    let patience = Duration::from_millis(limits::ADMIN_CATCH_UP_MS);
+    let _ = tokio::time::timeout(patience, state.feed.reached(written)).await;
 }
 
 async fn list(store: &Store, kind: Kind) -> Result<Vec<(String, Value)>, Error> {
@@ -80,6 +100,10 @@ impl Lookups for Known<'_> {
         self.fetched.get(&(kind, id.into())).cloned()
     }
 
+    fn checks_references(&self) -> bool {
+        !self.alone
+    }
+
     fn each(&self, kind: Kind, visit: &mut dyn FnMut(&str, &Value)) {
         for (id, value) in self.listed.get(&kind).into_iter().flatten() {
             visit(id, value);
@@ -95,6 +119,13 @@ impl Lookups for Known<'_> {
                 visit(object.place().1, &outline(object));
             }
         }
+    }
+
+    fn key_holders(&self, plugin: &str, key: &str) -> Vec<String> {
+        if self.alone {
+            return Vec::new();
+        }
+        self.state.feed.model().key_holders(plugin, key).map(str::to_owned).collect()
     }
 
     fn check_plugin(&self, name: &str, conf: &Value, schema: PluginSchema) -> Result<(), PluginFault> {
@@ -122,7 +153,7 @@ impl Lookups for Known<'_> {
 }
 
 /// Of an object that runs, what the checks look at: what it refers to, and the plugins by which objects refer
-/// to others or are told apart. Copying all of 100,000 routes would take seconds.
+/// to others. Copying all of 100,000 routes would take seconds.
 fn outline(object: &Object) -> Value {
     let mut outline = Map::new();
     let mut refer = |name: &str, id: &Option<Id>| {
@@ -148,7 +179,7 @@ fn outline(object: &Object) -> Value {
         Object::ConsumerGroup(o) | Object::GlobalRule(o) | Object::PluginConfig(o) => Some(&o.value.plugins),
         Object::Upstream(_) | Object::PluginMetadata(_) => None,
     };
-    let telling = |name: &str| matches!(name, "traffic-split" | "grpc-transcode") || name.ends_with("-auth");
+    let telling = |name: &str| matches!(name, "traffic-split" | "grpc-transcode");
     let plugins = plugins.into_iter().flatten().filter(|(name, _)| telling(name));
     let plugins: Map<String, Value> = plugins.map(|(name, conf)| (name.clone(), conf.clone())).collect();
     if !plugins.is_empty() {

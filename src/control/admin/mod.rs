@@ -2,7 +2,9 @@
 //! key, stream mode, resource, method, body (apisix/admin/init.lua). One file for each concern: [`resource`]
 //! does what all kinds of object have in common; what they have not is in [`crate::model::check`].
 
+mod configs;
 mod known;
+mod decoration;
 pub mod list;
 pub mod message;
 pub mod patch;
@@ -10,11 +12,13 @@ pub mod plugin_api;
 pub mod plugin_list;
 pub mod resource;
 pub mod server;
+pub mod tls;
+mod yaml;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::Method;
@@ -23,6 +27,7 @@ use serde_json::{Value, json};
 
 use super::applied::Applied;
 use super::feed::Feed;
+use super::plugin_lists::PluginLists;
 use super::plugins::Plugins;
 use super::store::Store;
 use crate::config::Admin;
@@ -44,21 +49,32 @@ pub struct AdminState {
     pub plugins: Arc<Plugins>,
     /// How far the cores are.
     pub applied: Arc<Applied>,
-    /// `deployment.admin`
-    pub options: Admin,
+    /// `deployment.admin`; see [`AdminState::options`].
+    pub options: RwLock<Arc<Admin>>,
     /// `apisix.proxy_mode` includes `stream`.
     pub stream: bool,
-    /// `plugins` of config.yaml, in its order.
-    pub plugin_list: Vec<String>,
-    /// `stream_plugins` of config.yaml.
-    pub stream_plugin_list: Vec<String>,
+    /// The lists of plugins in config.yaml.
+    pub plugin_lists: Arc<PluginLists>,
     /// The last revision written here.
     pub written: AtomicI64,
 }
 
+impl AdminState {
+    /// `deployment.admin` as it counts now: a reload may change it.
+    pub fn options(&self) -> Arc<Admin> {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other options from now on.
+    pub fn set_options(&self, options: Admin) {
+        *self.options.write().unwrap_or_else(PoisonError::into_inner) = options.into();
+    }
+}
+
 /// Answers one request.
 pub async fn handle(state: &AdminState, request: AdminRequest) -> AdminResponse {
-    let allow = &state.options.allow;
+    let options = state.options();
+    let allow = &options.allow;
     if !allow.is_empty() && !allow.iter().any(|net| net.contains(request.peer)) {
         return page(403);
     }
@@ -68,7 +84,7 @@ pub async fn handle(state: &AdminState, request: AdminRequest) -> AdminResponse 
     } else {
         page(404)
     };
-    if state.options.cors && response.header("Access-Control-Allow-Origin").is_none() {
+    if options.cors && response.header("Access-Control-Allow-Origin").is_none() {
         for (name, value) in [
             ("Access-Control-Allow-Origin", "*"),
             ("Access-Control-Allow-Credentials", "true"),
@@ -94,8 +110,11 @@ pub(super) fn page(status: u16) -> AdminResponse {
 async fn answer(state: &AdminState, request: &AdminRequest, path: &str) -> AdminResponse {
     let steps: Vec<&str> = path[BASE.len()..].split('/').skip(1).collect();
     match (&request.method, &*steps) {
-        (&Method::OPTIONS, _) if state.options.cors => return preflight(),
+        (&Method::OPTIONS, _) if state.options().cors => return preflight(),
         (&Method::HEAD, []) => return AdminResponse::empty(200),
+        (&Method::GET | &Method::PUT | &Method::HEAD, ["configs"]) if state.store.standalone().is_some() => {}
+        (&Method::POST, ["configs", "validate"]) => {}
+        _ if state.store.standalone().is_some() => return page(404),
         (&Method::GET | &Method::PUT | &Method::POST | &Method::DELETE | &Method::PATCH, [_, ..]) => {}
         _ => return page(404),
     }
@@ -105,8 +124,12 @@ async fn answer(state: &AdminState, request: &AdminRequest, path: &str) -> Admin
         return AdminResponse::json(401, &body);
     }
     match (&request.method, &*steps) {
+        (&Method::POST, ["configs", "validate"]) => configs::validate(state, request),
+        (_, ["configs"]) if let Some(store) = state.store.standalone() => {
+            configs::answer(state, store, request)
+        }
         (&Method::GET, ["plugins", "list"]) => plugin_api::list(state, &request.args()),
-        (&Method::PUT, ["plugins", "reload"]) => match plugin_list::write(state).await {
+        (&Method::PUT, ["plugins", "reload"]) => match plugin_list::reload(state).await {
             Ok(()) => AdminResponse::text(200, "done"),
             Err(error) => AdminResponse::error(503, error.to_string()),
         },
@@ -137,7 +160,8 @@ fn preflight() -> AdminResponse {
 /// The key of a request: argument `api_key`, header X-API-KEY, cookie `x_api_key`. The error is APISIX's
 /// `description`.
 fn check_key(state: &AdminState, request: &AdminRequest) -> Result<(), &'static str> {
-    let Some(keys) = state.options.keys.as_ref().filter(|_| state.options.required) else { return Ok(()) };
+    let options = state.options();
+    let Some(keys) = options.keys.as_ref().filter(|_| options.required) else { return Ok(()) };
     let args = request.args();
     // nginx's `$http_x_api_key` is either spelling.
     let header = request.headers.get("x-api-key").or_else(|| request.headers.get("x_api_key"));
@@ -205,7 +229,7 @@ async fn object_api(state: &AdminState, request: &AdminRequest, steps: &[&str]) 
             call.answer(&request.method, conf).await
         }
     };
-    response.set("X-API-VERSION", if state.options.version_2 { "v2" } else { "v3" });
+    response.set("X-API-VERSION", if state.options().version_2 { "v2" } else { "v3" });
     response
 }
 

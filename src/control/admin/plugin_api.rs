@@ -10,6 +10,9 @@ use crate::model::Kind;
 use crate::model::schemas::{object_schema, schema_by_name};
 use crate::plugin::SchemaType;
 
+/// Plugins that work for the whole node once they are enabled, not for routes (`scope` of apisix/plugins/*.lua).
+const GLOBAL: [&str; 4] = ["batch-requests", "error-log-logger", "node-status", "server-info"];
+
 /// `GET /plugins/list`: names by falling priority.
 pub fn list(state: &AdminState, args: &Args) -> AdminResponse {
     match args.get("subsystem").unwrap_or("http") {
@@ -59,6 +62,9 @@ pub fn all(plugins: &Plugins) -> Value {
         about.insert("version".into(), f64::from(spec.version).into());
         if spec.auth {
             about.insert("type".into(), "auth".into());
+        }
+        if GLOBAL.contains(&spec.name) {
+            about.insert("scope".into(), "global".into());
         }
         let consumer = spec.consumer_schema.and_then(|_| entry.schema(SchemaType::Consumer));
         let schemas = [

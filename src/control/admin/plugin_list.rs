@@ -29,14 +29,17 @@ pub async fn refresh(state: &AdminState) -> Result<(), Error> {
     }
 }
 
-/// `PUT /plugins/reload`: writes the list in any case.
-pub async fn write(state: &AdminState) -> Result<(), Error> {
+/// `PUT /plugins/reload`: the lists of config.yaml are read again, count from now on, and are written in any
+/// case, so that the other nodes follow.
+pub async fn reload(state: &AdminState) -> Result<(), Error> {
+    state.feed.enable_plugins(&state.plugin_lists.read_again().http);
     state.store.put(KEY, Bytes::from(list(state).to_string()), None, None).await.map(drop)
 }
 
 fn list(state: &AdminState) -> Value {
-    let http = state.plugin_list.iter().map(|name| json!({"name": name}));
-    let stream = state.stream_plugin_list.iter().map(|name| json!({"name": name, "stream": true}));
+    let lists = state.plugin_lists.last();
+    let http = lists.http.iter().map(|name| json!({"name": name}));
+    let stream = lists.stream.iter().map(|name| json!({"name": name, "stream": true}));
     http.chain(stream).collect()
 }
 

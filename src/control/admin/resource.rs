@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::known::Known;
 use super::list::{self, Item};
 use super::message::{AdminResponse, Args};
-use super::{AdminState, kind_of, patch};
+use super::{AdminState, decoration, kind_of, patch};
 use crate::control::store::{Entry, Error, Written};
 use crate::limits;
 use crate::model::check::{self, Verb, check_delete, check_write};
@@ -31,8 +31,8 @@ pub struct Target {
     pub id: Option<String>,
     /// A part of the object, for PATCH.
     pub part: String,
-    /// The consumer that a credential belongs to.
-    pub consumer: Option<String>,
+    /// The consumer that a credential belongs to, the service of a decoration.
+    pub parent: Option<String>,
 }
 
 impl Target {
@@ -42,17 +42,17 @@ impl Target {
         let some = |step: Option<&&str>| step.filter(|step| !step.is_empty()).map(|step| step.to_string());
         let directory = format!("/{}", kind.directory());
         let target = |kind, directory, id, part: &[&str]| {
-            Some(Target { kind, directory, id, part: part.join("/"), consumer: None })
+            Some(Target { kind, directory, id, part: part.join("/"), parent: None })
         };
         match (kind, rest) {
-            (Kind::Consumer, [user, "credentials", rest @ ..]) => Some(Target {
-                kind: Kind::Credential,
-                directory: format!("{directory}/{user}/credentials"),
+            (Kind::Consumer, [parent, below @ "credentials", rest @ ..])
+            | (Kind::Service, [parent, below @ "graphql_cost_decorations", rest @ ..]) => Some(Target {
+                kind: if kind == Kind::Consumer { Kind::Credential } else { Kind::CostDecoration },
+                directory: format!("{directory}/{parent}/{below}"),
                 id: some(rest.first()),
                 part: String::new(),
-                consumer: Some(user.to_string()),
+                parent: Some(parent.to_string()),
             }),
-            (Kind::Service, [_, "graphql_cost_decorations", ..]) => None,
             (Kind::Secret, [manager, id, part @ ..]) if !id.is_empty() => {
                 target(kind, directory, Some(format!("{manager}/{id}")), part)
             }
@@ -97,6 +97,12 @@ impl Call<'_> {
             let title = self.target.kind.title();
             return AdminResponse::error(405, format!("not supported `{method}` method for {title}"));
         }
+        let mut conf = conf;
+        if self.target.kind == Kind::CostDecoration
+            && let Err(refused) = decoration::check(self, method, &mut conf).await
+        {
+            return refused;
+        }
         let result = match *method {
             Method::GET => self.get().await,
             Method::PUT => self.put(conf).await,
@@ -134,10 +140,10 @@ impl Call<'_> {
             Kind::of_key(entry.key.trim_start_matches('/')).is_some_and(|(k, _)| k == self.kind())
         };
         let items: Vec<Item> = entries.into_iter().filter(own).map(|entry| self.item(entry)).collect();
-        if items.is_empty() && self.kind() == Kind::Credential {
+        if items.is_empty() && self.kind().is_nested() {
             return Ok(not_found()); // no placeholder, so etcd knows no such directory
         }
-        let args = if self.state.options.version_2 { &Args::default() } else { self.args };
+        let args = if self.state.options().version_2 { &Args::default() } else { self.args };
         let page = match list::select(items, args, self.kind()) {
             Ok(page) => page,
             Err(why) if why.starts_with("page_size") => return Ok(AdminResponse::text(400, why)),
@@ -146,7 +152,7 @@ impl Call<'_> {
         let nodes: Vec<Value> = page.items.into_iter().map(|item| node(item, true)).collect();
         Ok(AdminResponse::json(
             200,
-            &if self.state.options.version_2 {
+            &if self.state.options().version_2 {
                 let key = format!("{}{}", self.state.store.prefix(), self.target.directory);
                 json!({"action": "get", "node": {"dir": true, "key": key, "nodes": nodes}})
             } else {
@@ -159,7 +165,7 @@ impl Call<'_> {
         let (id, mut conf) = self.check(Verb::Put, conf).await?;
         let id = id.ok_or_else(|| self.missing_id())?;
         let key = self.target.key(&id);
-        if let Some(consumer) = &self.target.consumer
+        if let (Kind::Credential, Some(consumer)) = (self.kind(), &self.target.parent)
             && self.state.store.get(&format!("/consumers/{consumer}")).await?.is_none()
         {
             return Err(AdminResponse::error(404, "consumer not found"));
@@ -173,7 +179,12 @@ impl Call<'_> {
             conf.insert("create_time".into(), created.unwrap_or_else(|| self.now_s.into()));
             conf.insert("update_time".into(), self.now_s.into());
         }
-        self.write("set", key, conf, None).await
+        let written = self.write("set", key, conf, None).await?;
+        if self.kind() == Kind::Service && written.status == 201 {
+            // What an earlier service of this id left behind does not count for the new one.
+            decoration::forget(self.state, self.target.id.as_deref()).await;
+        }
+        Ok(written)
     }
 
     async fn post(&self, conf: Option<Value>) -> Result<AdminResponse, Refused> {
@@ -189,7 +200,10 @@ impl Call<'_> {
     }
 
     async fn patch(&self, conf: Option<Value>) -> Result<AdminResponse, Refused> {
-        let id = self.target.id.as_deref().ok_or_else(|| self.missing_id())?;
+        let id = self.target.id.as_deref().ok_or_else(|| match self.kind() {
+            Kind::Secret => AdminResponse::error(400, "no secret id"),
+            _ => self.missing_id(),
+        })?;
         let change = conf.ok_or_else(|| AdminResponse::error(400, "missing new configuration"))?;
         let key = self.target.key(id);
         let whole = self.target.part.is_empty();
@@ -229,8 +243,11 @@ impl Call<'_> {
         if !written.existed {
             return Ok(not_found());
         }
+        if self.kind() == Kind::Service {
+            decoration::forget(self.state, Some(id)).await;
+        }
         let mut body = json!({"key": format!("{}{key}", store.prefix()), "deleted": "1"});
-        if self.state.options.version_2 {
+        if self.state.options().version_2 {
             body["action"] = "delete".into();
             body["node"] = json!({});
         }
@@ -248,7 +265,7 @@ impl Call<'_> {
             (Some(id), Kind::Secret) => {
                 id.split_once('/').map_or((None, None), |(m, id)| (Some(m), Some(id)))
             }
-            (id, _) => (self.target.consumer.as_deref(), id.as_deref()),
+            (id, _) => (self.target.parent.as_deref(), id.as_deref()),
         };
         let target = check::Target { kind: self.kind(), id: own_id, parent };
         let known = Known::for_write(self.state, self.kind(), &conf).await?;
@@ -356,7 +373,7 @@ impl Call<'_> {
     }
 
     fn one(&self, action: &str, item: Item, indexes: bool, status: u16) -> AdminResponse {
-        if self.state.options.version_2 {
+        if self.state.options().version_2 {
             // The older shape has no indexes around a single object (`strip_etcd_resp`).
             return AdminResponse::json(status, &json!({"action": action, "node": node(item, false)}));
         }

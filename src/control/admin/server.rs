@@ -14,15 +14,34 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::message::{AdminRequest, AdminResponse};
+use super::tls::AdminAcceptor;
 use crate::limits;
 
-/// Serves `handle` on a listener, for ever. A connection too many waits to be accepted. `name` is what
-/// `Server` says.
-pub async fn serve<H, F>(listener: TcpListener, slots: Arc<Semaphore>, name: &'static str, handle: H)
+/// How a listener is served.
+#[derive(Clone)]
+pub struct Service {
+    /// `Server` of every answer.
+    pub name: &'static str,
+    /// The largest body that is read, bytes.
+    pub body_bytes: usize,
+    /// TLS, where it is served.
+    pub tls: Option<AdminAcceptor>,
+}
+
+impl Service {
+    /// With the limits of the Admin API.
+    pub fn new(name: &'static str) -> Service {
+        Service { name, body_bytes: limits::ADMIN_BODY_BYTES, tls: None }
+    }
+}
+
+/// Serves `handle` on a listener, for ever. A connection too many waits to be accepted.
+pub async fn serve<H, F>(listener: TcpListener, slots: Arc<Semaphore>, service: Service, handle: H)
 where
     H: Fn(AdminRequest) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = AdminResponse> + Send + 'static,
@@ -38,18 +57,12 @@ where
                 continue;
             }
         };
-        let handle = handle.clone();
+        let (service, handle) = (service.clone(), handle.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let handle = handle.clone();
-                async move { Ok::<_, Infallible>(respond(request, peer.ip(), name, handle).await) }
-            });
-            let result = hyper::server::conn::http1::Builder::new()
-                .title_case_headers(true)
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_millis(limits::ADMIN_PATIENCE_MS))
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let result = match &service.tls {
+                None => talk(stream, peer.ip(), &service, true, handle).await,
+                Some(tls) => secured(stream, peer.ip(), &service, tls, handle).await,
+            };
             if let Err(error) = result {
                 log::debug!("an admin connection from {peer} ended: {error}");
             }
@@ -58,10 +71,60 @@ where
     }
 }
 
+/// One connection over TLS.
+async fn secured<H, F>(
+    stream: TcpStream,
+    peer: IpAddr,
+    service: &Service,
+    tls: &AdminAcceptor,
+    handle: H,
+) -> Result<(), String>
+where
+    H: Fn(AdminRequest) -> F + Clone,
+    F: Future<Output = AdminResponse>,
+{
+    let patience = Duration::from_millis(limits::ADMIN_PATIENCE_MS);
+    let handshake = tokio::time::timeout(patience, tls.acceptor.accept(stream)).await;
+    let stream = handshake.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let is_known = !tls.needs_certificate || stream.get_ref().1.peer_certificates().is_some();
+    talk(stream, peer, service, is_known, handle).await
+}
+
+/// The requests of one connection. Who should have shown a certificate and has not `is_known` gets 400.
+async fn talk<S, H, F>(
+    stream: S,
+    peer: IpAddr,
+    service: &Service,
+    is_known: bool,
+    handle: H,
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(AdminRequest) -> F + Clone,
+    F: Future<Output = AdminResponse>,
+{
+    let respond = service_fn(|request| {
+        let handle = handle.clone();
+        async move {
+            Ok::<_, Infallible>(match is_known {
+                true => respond(request, peer, service, handle).await,
+                false => encode(super::page(400), service),
+            })
+        }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .title_case_headers(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(limits::ADMIN_PATIENCE_MS))
+        .serve_connection(TokioIo::new(stream), respond)
+        .await
+        .map_err(|error| error.to_string())
+}
+
 async fn respond<H, F>(
     request: Request<Incoming>,
     peer: IpAddr,
-    name: &'static str,
+    service: &Service,
     handle: H,
 ) -> Response<Full<Bytes>>
 where
@@ -69,21 +132,20 @@ where
     F: Future<Output = AdminResponse>,
 {
     let (head, body) = request.into_parts();
-    let body = match tokio::time::timeout(Duration::from_millis(limits::ADMIN_PATIENCE_MS), read(body)).await
-    {
+    let patience = Duration::from_millis(limits::ADMIN_PATIENCE_MS);
+    let body = match tokio::time::timeout(patience, read(body, service.body_bytes + 1)).await {
         Ok(Some(body)) => body,
-        Ok(None) => return encode(AdminResponse::empty(400), name),
-        Err(_) => return encode(AdminResponse::empty(408), name),
+        Ok(None) => return encode(AdminResponse::empty(400), service),
+        Err(_) => return encode(AdminResponse::empty(408), service),
     };
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let request = AdminRequest { method: head.method, target, headers: head.headers, body, peer };
-    encode(handle(request).await, name)
+    encode(handle(request).await, service)
 }
 
 /// One byte more than allowed is kept, so that the API can say what was wrong. As much again is read and
 /// dropped: a client that is still sending would not see an answer that comes before its end.
-async fn read(mut body: Incoming) -> Option<Bytes> {
-    let most = limits::ADMIN_BODY_BYTES + 1;
+async fn read(mut body: Incoming, most: usize) -> Option<Bytes> {
     let mut kept = BytesMut::new();
     let mut seen = 0;
     while let Some(frame) = body.frame().await {
@@ -98,11 +160,11 @@ async fn read(mut body: Incoming) -> Option<Bytes> {
     Some(kept.freeze())
 }
 
-fn encode(answer: AdminResponse, name: &'static str) -> Response<Full<Bytes>> {
+fn encode(answer: AdminResponse, service: &Service) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    headers.insert(SERVER, HeaderValue::from_static(name));
+    headers.insert(SERVER, HeaderValue::from_static(service.name));
     for (name, value) in answer.headers {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value.parse()) {
             headers.insert(name, value);
@@ -115,7 +177,6 @@ fn encode(answer: AdminResponse, name: &'static str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     use super::*;
     use crate::control::store::tests::block_on;
@@ -124,11 +185,15 @@ mod tests {
     async fn talk(bytes: &[u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server =
-            tokio::spawn(serve(listener, Arc::new(Semaphore::new(4)), "APISIX", |request| async move {
+        let server = tokio::spawn(serve(
+            listener,
+            Arc::new(Semaphore::new(4)),
+            Service::new("APISIX"),
+            |request| async move {
                 let text = format!("{} {} {}", request.method, request.target, request.body.len());
                 AdminResponse::text(200, text)
-            }));
+            },
+        ));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = String::new();

@@ -2,21 +2,18 @@
 //! (apisix/core/config_yaml.lua). The file is the only writer; what differs from the last reading becomes
 //! changes under one revision per reading.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Change, Entry, Event, Listing, prefix_end};
+use super::document::{Keys, nothing_is_a_table, objects};
+use super::{Entry, Event, Listing};
 use crate::config::{substitute, yaml};
 use crate::limits;
-use crate::model::{Kind, id_text};
 
 /// A handle to the file's last reading. Cheap to clone.
 #[derive(Clone)]
@@ -27,8 +24,7 @@ pub struct File {
 
 #[derive(Default)]
 struct State {
-    entries: BTreeMap<Box<str>, Entry>,
-    revision: i64,
+    keys: Keys,
     modified: Option<SystemTime>,
 }
 
@@ -44,19 +40,11 @@ impl File {
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Entry> {
-        self.state().entries.get(key).cloned()
+        self.state().keys.get(key)
     }
 
     pub(super) fn list(&self, dir: &str) -> Listing {
-        let state = self.state();
-        let below = format!("{dir}/");
-        let end = prefix_end(&below);
-        let entries = state
-            .entries
-            .range::<str, _>((Bound::Included(&*below), Bound::Unbounded))
-            .map(|(_, entry)| entry);
-        let entries = entries.take_while(|e| e.key.as_bytes() < end.as_slice()).cloned().collect();
-        Listing { entries, revision: state.revision }
+        self.state().keys.list(dir)
     }
 
     /// Starts looking at the file once a second. To be called once, inside the control runtime.
@@ -68,9 +56,7 @@ impl File {
 
     /// All there is, once the file has been read.
     fn snapshot(&self) -> Option<Event> {
-        let state = self.state();
-        let entries = state.entries.values().cloned().collect();
-        (state.revision > 0).then_some(Event::Snapshot { entries, revision: state.revision })
+        self.state().keys.snapshot()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -96,7 +82,7 @@ impl File {
         let new = objects(&tree);
         let mut state = self.state();
         state.modified = modified;
-        Ok(Some(state.take(new)))
+        Ok(Some(state.keys.take(new)))
     }
 }
 
@@ -128,35 +114,6 @@ async fn follow(file: File, events: mpsc::Sender<Event>) {
     }
 }
 
-impl State {
-    /// Takes a reading over and tells what differs, compared by value.
-    fn take(&mut self, new: BTreeMap<Box<str>, Bytes>) -> Event {
-        self.revision += 1;
-        let revision = self.revision;
-        let mut changes = Vec::new();
-        self.entries.retain(|key, _| {
-            let stays = new.contains_key(key);
-            if !stays {
-                let key = key.clone();
-                changes.push(Change { key, value: None, create_revision: 0, mod_revision: revision });
-            }
-            stays
-        });
-        for (key, value) in new {
-            let old = self.entries.get(&key);
-            if old.is_some_and(|old| old.value == value) {
-                continue;
-            }
-            let create_revision = old.map_or(revision, |old| old.create_revision);
-            let entry =
-                Entry { key: key.clone(), value: value.clone(), create_revision, mod_revision: revision };
-            self.entries.insert(key.clone(), entry);
-            changes.push(Change { key, value: Some(value), create_revision, mod_revision: revision });
-        }
-        Event::Changes { changes, revision }
-    }
-}
-
 /// A file that is still being written has no end flag yet: `#END` within the last ten bytes.
 pub fn has_end(text: &str) -> bool {
     let tail = &text.as_bytes()[text.len().saturating_sub(10)..];
@@ -175,16 +132,6 @@ fn yaml(text: &str, path: &Path, env: substitute::Environment<'_>) -> Result<Val
     Ok(tree)
 }
 
-/// lyaml reads nothing (`key-auth:` without a value) as a table, an empty one.
-fn nothing_is_a_table(value: &mut Value) {
-    match value {
-        Value::Null => *value = Value::Object(Map::new()),
-        Value::Array(items) => items.iter_mut().for_each(nothing_is_a_table),
-        Value::Object(members) => members.values_mut().for_each(nothing_is_a_table),
-        _ => {}
-    }
-}
-
 fn json(text: &str, env: substitute::Environment<'_>) -> Result<Value, String> {
     // JSON is YAML, and the tree knows how to replace variables after parsing, which is APISIX's order here.
     serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| format!("failed to decode json: {e}"))?;
@@ -193,46 +140,10 @@ fn json(text: &str, env: substitute::Environment<'_>) -> Result<Value, String> {
     Ok(tree.to_json())
 }
 
-/// The keys and values that a file stands for. Items that are no objects are reported and left out; of
-/// equal ids the last one counts.
-fn objects(tree: &Value) -> BTreeMap<Box<str>, Bytes> {
-    let mut found = BTreeMap::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Credential) {
-        let directory = kind.directory();
-        match tree.get(directory) {
-            None | Some(Value::Null) => {}
-            Some(Value::Object(nothing)) if nothing.is_empty() && kind != Kind::PluginList => {}
-            Some(list) if kind == Kind::PluginList => {
-                let list = if list.is_object() { "[]".into() } else { list.to_string() };
-                found.insert(format!("/{directory}").into(), list.into());
-            }
-            Some(Value::Array(items)) => {
-                for (index, item) in (1..).zip(items) {
-                    found.extend(object(directory, index, item));
-                }
-            }
-            Some(_) => log::error!("invalid {directory}: it should be a list"),
-        }
-    }
-    found
-}
-
-/// One item: its id is `id`, or `username`, or its place in the list.
-fn object(directory: &str, index: usize, item: &Value) -> Option<(Box<str>, Bytes)> {
-    let Value::Object(members) = item else {
-        log::error!("invalid item data of [{directory}/{index}], val: {item}, it should be an object");
-        return None;
-    };
-    let id = members.get("id").or_else(|| members.get("username")).and_then(id_text);
-    let id = id.unwrap_or_else(|| format!("arr_{index}").into());
-    let mut members = members.clone();
-    members.shift_remove("modifiedIndex");
-    members.insert("id".into(), Value::String(id.to_string()));
-    Some((format!("/{directory}/{id}").into(), Value::Object(members).to_string().into()))
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::super::tests::{TempDir, block_on};
     use super::*;
 

@@ -6,11 +6,13 @@
 //! to those who show keys to users.
 
 mod disk;
+pub mod document;
 mod snapshot;
 pub mod embedded;
 pub mod etcd;
 pub mod etcd_tls;
 pub mod file;
+pub mod standalone;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -22,6 +24,7 @@ use tokio::sync::mpsc;
 pub use embedded::Embedded;
 pub use etcd::Etcd;
 pub use file::{File, has_end};
+pub use standalone::Standalone;
 
 /// The value of a directory's placeholder: `apisix init_etcd` writes it to `/routes/` and its like
 /// (apisix/cli/etcd.lua). It is never an object.
@@ -154,6 +157,8 @@ pub enum Store {
     Etcd(Etcd),
     /// A file that somebody else writes.
     File(File),
+    /// A document in memory, written as a whole.
+    Standalone(Standalone),
 }
 
 impl Store {
@@ -162,7 +167,15 @@ impl Store {
         match self {
             Store::Embedded(store) => store.prefix(),
             Store::Etcd(store) => store.prefix(),
-            Store::File(_) => "",
+            Store::File(_) | Store::Standalone(_) => "",
+        }
+    }
+
+    /// The document in memory, in the API-driven standalone mode.
+    pub fn standalone(&self) -> Option<&Standalone> {
+        match self {
+            Store::Standalone(store) => Some(store),
+            _ => None,
         }
     }
 
@@ -172,6 +185,7 @@ impl Store {
             Store::Embedded(store) => store.get(key),
             Store::Etcd(store) => store.get(key).await,
             Store::File(store) => Ok(store.get(key)),
+            Store::Standalone(store) => Ok(store.get(key)),
         }
     }
 
@@ -181,6 +195,7 @@ impl Store {
             Store::Embedded(store) => store.list(dir)?,
             Store::Etcd(store) => store.list(dir).await?,
             Store::File(store) => store.list(dir),
+            Store::Standalone(store) => store.list(dir),
         };
         listing.entries.retain(|entry| !is_placeholder(&entry.key, &entry.value));
         Ok(listing)
@@ -198,7 +213,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.put(key, value, expect, ttl_s).await,
             Store::Etcd(store) => store.put(key, value, expect, ttl_s).await,
-            Store::File(_) => Err(Error::ReadOnly),
+            Store::File(_) | Store::Standalone(_) => Err(Error::ReadOnly),
         }
     }
 
@@ -207,7 +222,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.delete(key, false).await,
             Store::Etcd(store) => store.delete(key, false).await,
-            Store::File(_) => Err(Error::ReadOnly),
+            Store::File(_) | Store::Standalone(_) => Err(Error::ReadOnly),
         }
     }
 
@@ -217,7 +232,7 @@ impl Store {
         match self {
             Store::Embedded(store) => store.delete(&below, true).await,
             Store::Etcd(store) => store.delete(&below, true).await,
-            Store::File(_) => Err(Error::ReadOnly),
+            Store::File(_) | Store::Standalone(_) => Err(Error::ReadOnly),
         }
     }
 
@@ -228,6 +243,7 @@ impl Store {
             Store::Embedded(store) => store.watch().await,
             Store::Etcd(store) => Ok(store.watch()),
             Store::File(store) => Ok(store.watch()),
+            Store::Standalone(store) => Ok(store.watch()),
         }
     }
 
@@ -246,7 +262,9 @@ impl Store {
     /// How the store is doing.
     pub fn health(&self) -> Health {
         match self {
-            Store::Embedded(_) | Store::File(_) => Health { reachable: true, from_snapshot: false },
+            Store::Embedded(_) | Store::File(_) | Store::Standalone(_) => {
+                Health { reachable: true, from_snapshot: false }
+            }
             Store::Etcd(store) => store.health(),
         }
     }

@@ -5,12 +5,14 @@ mod certificate;
 mod delete;
 mod object;
 mod plugins;
+mod proto;
 mod upstream;
 
 use serde_json::Value;
 
 pub use delete::check_delete;
 pub use object::check_object;
+pub use plugins::unique_keys;
 pub use upstream::check_upstream_in_data_plane;
 
 use super::id::{Kind, id_text};
@@ -21,8 +23,17 @@ pub trait Lookups {
     /// (`jack/credentials/a`, `vault/1`).
     fn get(&self, kind: Kind, id: &str) -> Option<Value>;
 
+    /// Whether what an object refers to must exist: not in a document that is checked as a whole.
+    fn checks_references(&self) -> bool {
+        true
+    }
+
     /// Every stored object of a kind, with its id, secrets decrypted.
     fn each(&self, kind: Kind, visit: &mut dyn FnMut(&str, &Value));
+
+    /// The ids of the consumers and credentials (`jack`, `jack/credentials/a`) that have this unique key of an
+    /// auth plugin.
+    fn key_holders(&self, plugin: &str, key: &str) -> Vec<String>;
 
     /// Whether a plugin accepts a configuration (or metadata) of itself.
     fn check_plugin(&self, name: &str, conf: &Value, schema: PluginSchema) -> Result<(), PluginFault>;

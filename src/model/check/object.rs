@@ -1,9 +1,11 @@
 //! The rules of each kind of object.
 
 use serde_json::Value;
+use serde_json_path::JsonPath;
 
 use super::certificate::check_pair;
 use super::plugins::{check_duplicate_keys, check_global_conflicts, check_plugins};
+use super::proto::check_proto;
 use super::upstream::check_upstream;
 use super::{Lookups, PluginFault, PluginSchema, Target};
 use crate::model::id::{Kind, id_text};
@@ -35,7 +37,12 @@ pub fn check_object(target: Target, value: &Value, lookups: &dyn Lookups) -> Out
         Kind::Ssl => ssl(value, lookups),
         Kind::StreamRoute => stream_route(value, lookups),
         Kind::Secret => secret(target, value),
-        Kind::Proto | Kind::PluginList => with_defaults(target.kind, value).map(drop),
+        Kind::Proto => {
+            let value = with_defaults(Kind::Proto, value)?;
+            check_proto(value["content"].as_str().unwrap_or_default())
+                .map_err(|error| format!("invalid content: {error}"))
+        }
+        Kind::PluginList | Kind::CostDecoration => with_defaults(target.kind, value).map(drop),
     }
 }
 
@@ -51,7 +58,7 @@ pub(super) fn with_defaults(kind: Kind, value: &Value) -> Result<Value, String> 
 /// What `Some` member a reference names must exist.
 pub(super) fn check_reference(holder: &Value, member: &str, kind: Kind, lookups: &dyn Lookups) -> Outcome {
     let Some(id) = holder.get(member).and_then(id_text) else { return Ok(()) };
-    if lookups.get(kind, &id).is_some() {
+    if !lookups.checks_references() || lookups.get(kind, &id).is_some() {
         return Ok(());
     }
     let title = kind.title();
@@ -79,9 +86,25 @@ fn route(value: &Value, lookups: &dyn Lookups) -> Outcome {
     check_reference(&value, "service_id", Kind::Service, lookups)?;
     check_reference(&value, "plugin_config_id", Kind::PluginConfig, lookups)?;
     inline_plugins(&value, PluginSchema::Route, lookups)?;
-    match value.get("vars").map(|vars| lookups.check_vars(vars)) {
-        Some(Err(error)) => Err(format!("failed to validate the 'vars' expression: {error}")),
-        _ => Ok(()),
+    let Some(vars) = value.get("vars") else { return Ok(()) };
+    lookups
+        .check_vars(vars)
+        .and_then(|()| body_paths(vars))
+        .map_err(|error| format!("failed to validate the 'vars' expression: {error}"))
+}
+
+/// `post_arg.PATH` in a condition is a JSONPath, unless it is plain names with dots between them.
+fn body_paths(vars: &Value) -> Outcome {
+    let Value::Array(items) = vars else { return Ok(()) };
+    match items.first().and_then(Value::as_str).and_then(|name| name.strip_prefix("post_arg.")) {
+        Some(path) if items.len() >= 3 => {
+            let is_plain = !path.contains(['[', '*']) && !path.contains("..");
+            match JsonPath::parse(&format!("$.{path}")) {
+                Err(error) if !is_plain => Err(format!("invalid expression: {error}")),
+                _ => Ok(()),
+            }
+        }
+        _ => items.iter().try_for_each(body_paths),
     }
 }
 
@@ -181,6 +204,9 @@ fn stream_route(value: &Value, lookups: &dyn Lookups) -> Outcome {
 fn superior(value: &Value, lookups: &dyn Lookups) -> Outcome {
     let Some(protocol) = value.get("protocol") else { return Ok(()) };
     let Some(superior_id) = protocol.get("superior_id").and_then(id_text) else { return Ok(()) };
+    if !lookups.checks_references() {
+        return Ok(());
+    }
     if value.get("id").and_then(id_text).as_ref() == Some(&superior_id) {
         return Err("stream route can not set itself as superior_id".to_owned());
     }

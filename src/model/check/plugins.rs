@@ -1,6 +1,6 @@
 //! Plugin configurations in objects: each by its plugin, and against what other objects have.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Lookups, PluginFault, PluginSchema};
 use crate::model::id::{Kind, id_text};
@@ -65,31 +65,37 @@ const UNIQUE_KEYS: [(&str, &str); 6] = [
     ("ldap-auth-advanced", "user_dn"),
 ];
 
+/// The keys by which an object's auth plugins know its consumer: `(plugin, attribute, key)`. References to
+/// secrets are left out: they cannot be compared.
+pub fn unique_keys(plugins: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
+    UNIQUE_KEYS.into_iter().filter_map(|(plugin, attribute)| {
+        let key = plugins.get(plugin)?.get(attribute)?.as_str().filter(|key| !is_secret_ref(key))?;
+        Some((plugin, attribute, key))
+    })
+}
+
 /// No two consumers may have the same key of an auth plugin. A consumer does not conflict with its own
-/// credentials, a credential only not with itself. References to secrets cannot be compared.
+/// credentials, a credential only not with itself.
 pub(super) fn check_duplicate_keys(
     value: &Value,
     consumer: &str,
     credential: Option<&str>,
     lookups: &dyn Lookups,
 ) -> Outcome {
-    for (plugin, attribute) in UNIQUE_KEYS {
-        let key_of = |holder: &Value| holder["plugins"][plugin][attribute].as_str().map(str::to_owned);
-        let Some(key) = key_of(value).filter(|key| !is_secret_ref(key)) else { continue };
-        let mut owner = None;
-        lookups.each(Kind::Consumer, &mut |name, other| {
-            if (name != consumer || credential.is_some()) && key_of(other).as_ref() == Some(&key) {
-                owner = Some(format!("consumer: {name}"));
+    let Some(plugins) = value.get("plugins").and_then(Value::as_object) else { return Ok(()) };
+    for (plugin, attribute, key) in unique_keys(plugins) {
+        for holder in lookups.key_holders(plugin, key) {
+            let (name, own) = match holder.split_once("/credentials/") {
+                Some((name, own)) => (name, Some(own)),
+                None => (&*holder, None),
+            };
+            if name == consumer && (credential.is_none() || credential == own) {
+                continue;
             }
-        });
-        lookups.each(Kind::Credential, &mut |id, other| {
-            let (name, own) = id.split_once("/credentials/").unwrap_or((id, ""));
-            let is_self = name == consumer && credential.is_none_or(|credential| credential == own);
-            if !is_self && key_of(other).as_ref() == Some(&key) {
-                owner = Some(format!("credential: {own} of consumer: {name}"));
-            }
-        });
-        if let Some(owner) = owner {
+            let owner = match own {
+                Some(own) => format!("credential: {own} of consumer: {name}"),
+                None => format!("consumer: {name}"),
+            };
             return Err(format!("duplicate {attribute} of plugin {plugin} found with {owner}"));
         }
     }

@@ -16,6 +16,15 @@ impl Lookups for Stock {
         self.0.iter().filter(|(of, ..)| *of == kind).for_each(|(_, id, value)| visit(id, value));
     }
 
+    fn key_holders(&self, plugin: &str, key: &str) -> Vec<String> {
+        let holds = |value: &Value| {
+            let plugins = value.get("plugins").and_then(Value::as_object);
+            plugins.is_some_and(|plugins| unique_keys(plugins).any(|(of, _, own)| (of, own) == (plugin, key)))
+        };
+        let people = self.0.iter().filter(|(of, ..)| matches!(of, Kind::Consumer | Kind::Credential));
+        people.filter(|(.., value)| holds(value)).map(|(_, id, _)| id.to_string()).collect()
+    }
+
     fn check_plugin(&self, name: &str, conf: &Value, _: PluginSchema) -> Result<(), PluginFault> {
         match name {
             "key-auth" | "basic-auth" | "traffic-split" => Ok(()),

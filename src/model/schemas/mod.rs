@@ -31,6 +31,7 @@ pub fn object_schema(kind: Kind) -> Option<&'static Schema> {
         Kind::Proto => &PROTO,
         Kind::StreamRoute => &STREAM_ROUTE,
         Kind::PluginList => &PLUGIN_LIST,
+        Kind::CostDecoration => &COST_DECORATION,
         Kind::PluginMetadata | Kind::Secret => return None,
     })
 }
@@ -116,6 +117,26 @@ static PLUGIN_LIST: LazyLock<Schema> = LazyLock::new(|| {
     }))
 });
 
+/// What a position in a GraphQL schema costs, for graphql-limit-count: (sum of the children) * mul + add.
+static COST_DECORATION: LazyLock<Schema> = LazyLock::new(|| {
+    let number = json!({"type": "number", "minimum": 0, "default": 1});
+    let arguments = json!({"type": "array", "items": {"type": "string", "minLength": 1}});
+    let own = json!({
+        "id": id(),
+        "service_id": id(),
+        "field_path": {
+            "type": "string",
+            "pattern": r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
+            "description": "a type, a field of a type (Type.field), or one chain of selections",
+        },
+        "add_value": number,
+        "add_arguments": arguments,
+        "mul_value": number,
+        "mul_arguments": arguments,
+    });
+    compiled(object(properties(&["name", "desc", "labels"], own), Some(json!(["field_path"]))))
+});
+
 static VAULT: LazyLock<Schema> = LazyLock::new(|| {
     compiled(json!({
         "type": "object",
@@ -185,7 +206,8 @@ pub fn plugin_meta() -> Value {
                 "type": "array",
             },
             "pre_function": {
-                "description": "Lua function that runs before each phase of the plugin",
+                "description": "function to be executed in each phase before execution of plugins. The \
+                                pre_function will have access to two arguments: `conf` and `ctx`.",
                 "type": "string",
             },
         },

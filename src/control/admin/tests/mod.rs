@@ -1,5 +1,8 @@
 //! The Admin API as its users meet it: one table a resource, on the embedded store and on etcd.
 
+mod documents;
+mod nested;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
@@ -10,6 +13,7 @@ use super::message::{AdminRequest, AdminResponse};
 use super::*;
 use crate::config::AdminKey;
 use crate::control::encryption::Keyring;
+use crate::control::plugin_lists::Lists;
 use crate::control::plugins::Unknown;
 use crate::control::store::tests::{RealEtcd, TempDir, block_on};
 use crate::control::store::{Embedded, Etcd};
@@ -68,7 +72,7 @@ async fn world(store: Store) -> Arc<AdminState> {
         feed,
         plugins,
         applied,
-        options: Admin {
+        options: RwLock::new(Arc::new(Admin {
             listen: "127.0.0.1:9180".parse().unwrap(),
             on_node_port: false,
             required: true,
@@ -76,10 +80,13 @@ async fn world(store: Store) -> Arc<AdminState> {
             allow: vec![crate::model::IpNet::parse("127.0.0.0/24").unwrap()],
             cors: true,
             version_2: false,
-        },
+            tls: None,
+        })),
         stream: false,
-        plugin_list: vec!["key-auth".into(), "proxy-cache".into()],
-        stream_plugin_list: vec!["mqtt-proxy".into()],
+        plugin_lists: Arc::new(
+            Lists { http: vec!["key-auth".into(), "proxy-cache".into()], stream: vec!["mqtt-proxy".into()] }
+                .into(),
+        ),
         written: AtomicI64::new(0),
     })
 }
@@ -533,8 +540,8 @@ fn times_survive_and_move_on() {
 #[test]
 fn the_older_shape() {
     on_embedded(|state| async move {
-        let mut state = Arc::try_unwrap(state).ok().unwrap();
-        state.options.version_2 = true;
+        let version_2 = Admin { version_2: true, ..(*state.options()).clone() };
+        state.set_options(version_2);
         let put = handle(&state, request("PUT", "/apisix/admin/routes/1", ROUTE)).await;
         assert_eq!(put.header("X-API-VERSION"), Some("v2"));
         let put = body_of(&put);

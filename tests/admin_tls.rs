@@ -1,0 +1,70 @@
+//! The Admin API over TLS (`https_admin`), with and without client certificates.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use common::*;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+const PEMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests");
+
+fn certificates(name: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(format!("{PEMS}/{name}")).unwrap().map(Result::unwrap).collect()
+}
+
+/// The status line of `GET /apisix/admin/routes`, or the error of the connection.
+fn routes(port: u16, with_certificate: bool) -> std::io::Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates("ca.pem"));
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = if with_certificate {
+        let key = PrivateKeyDer::from_pem_file(format!("{PEMS}/client.key.pem")).unwrap();
+        builder.with_client_auth_cert(certificates("client.pem"), key).unwrap()
+    } else {
+        builder.with_no_client_auth()
+    };
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(tls, TcpStream::connect(("127.0.0.1", port))?);
+    let head = "GET /apisix/admin/routes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    write!(stream, "{head}X-API-KEY: {KEY}\r\n\r\n")?;
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer)
+        && answer.is_empty()
+    {
+        return Err(error);
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+fn gateway(client_ca: bool) -> Gateway {
+    let ca = if client_ca { format!(", admin_ssl_ca_cert: {PEMS}/ca.pem") } else { String::new() };
+    let lines = format!(
+        "    https_admin: true\n    admin_api_mtls: {{admin_ssl_cert: {PEMS}/server.pem, admin_ssl_cert_key: \
+         {PEMS}/server.key.pem{ca}}}\n"
+    );
+    Setup::new("epoll", Source::Embedded).rest(&lines).start()
+}
+
+#[test]
+fn https_needs_no_client_certificate_by_itself() {
+    let gateway = gateway(false);
+    assert_eq!(routes(gateway.ports.admin, false).unwrap(), "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn with_an_authority_clients_need_a_certificate() {
+    let gateway = gateway(true);
+    assert_eq!(routes(gateway.ports.admin, true).unwrap(), "HTTP/1.1 200 OK");
+    assert_eq!(routes(gateway.ports.admin, false).unwrap(), "HTTP/1.1 400 Bad Request");
+}

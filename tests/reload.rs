@@ -1,0 +1,97 @@
+//! HUP: the configuration is read again, and nobody notices but for what has changed.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::*;
+
+/// Replaces a text in the gateway's config.yaml, and reloads.
+fn change(gateway: &Gateway, from: &str, to: &str) {
+    let text = gateway.read("conf/config.yaml");
+    assert!(text.contains(from), "{text}");
+    std::fs::write(gateway.path("conf/config.yaml"), text.replace(from, to)).unwrap();
+    gateway.signal("HUP");
+}
+
+#[test]
+fn new_options_count_for_new_connections() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok("hi"));
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .apisix("enable_server_tokens: true\n")
+            .start();
+        let server = |answer: &Response| answer.header("server").map(str::to_owned);
+        assert_eq!(server(&gateway.get("/")), Some("APISIX/3.18.0".into()));
+        let mut old = gateway.connect();
+        old.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        change(&gateway, "enable_server_tokens: true", "enable_server_tokens: false");
+        eventually("the new configuration", || server(&gateway.get("/")) == Some("APISIX".into()));
+        // An idle connection of before may send one more request, and is told to go.
+        let last = old.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert_eq!((last.status, last.header("connection")), (200, Some("close")));
+        old.closed();
+    });
+}
+
+#[test]
+fn no_request_is_lost() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok("hi"));
+        let gateway = Gateway::to(driver, upstream.port);
+        let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for keep_alive in [true, false, true] {
+                let (gateway, stop, answered) = (&gateway, &stop, &answered);
+                scope.spawn(move || {
+                    let mut client = gateway.connect();
+                    while !stop.load(Ordering::Relaxed) {
+                        let answer = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+                        assert_eq!(answer.status, 200);
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        if !keep_alive || answer.header("connection") == Some("close") {
+                            client = gateway.connect();
+                        }
+                    }
+                });
+            }
+            for _ in 0..5 {
+                gateway.signal("HUP");
+                let before = answered.load(Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(200));
+                eventually("requests go on", || answered.load(Ordering::Relaxed) > before + 10);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn what_cannot_be_read_changes_nothing() {
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let mut gateway = Gateway::to("epoll", upstream.port);
+    change(&gateway, "apisix:", "apisix: [");
+    eventually("the error is logged", || gateway.logs().contains("the configuration is not reloaded"));
+    assert_eq!(gateway.get("/").status, 200);
+    gateway.signal("QUIT");
+    assert!(gateway.wait(Duration::from_secs(5)).success());
+}
+
+#[test]
+fn admin_keys_change_and_ports_do_not() {
+    let gateway = Setup::new("epoll", Source::Embedded).start();
+    let admin = gateway.ports.admin;
+    let status = |key: &str| {
+        let mut client = Client::connect(admin);
+        let head = format!("GET /apisix/admin/routes HTTP/1.1\r\nHost: a\r\nX-API-KEY: {key}\r\n\r\n");
+        client.send(&head).response().status
+    };
+    assert_eq!((status(KEY), status("other")), (200, 401));
+    change(&gateway, KEY, "other");
+    eventually("the new key", || status("other") == 200);
+    assert_eq!(status(KEY), 401);
+    change(&gateway, &format!("port: {admin}"), &format!("port: {}", free_port()));
+    eventually("the warning", || gateway.logs().contains("changes that need a restart, not a reload"));
+    assert_eq!(status("other"), 200);
+}
