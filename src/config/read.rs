@@ -105,7 +105,13 @@ pub(super) fn config(
     let (admin, empty_keys) = admin(&mut r, deployment.role, &place.conf);
     let mut http = read_http::http(&mut r, &place.home);
     read_http::snippets(&mut r, source, &mut http);
-    let ports = listen::read(&mut r, admin.as_ref());
+    let mut ports = listen::read(&mut r, admin.as_ref());
+    if deployment.role == Role::ControlPlane {
+        // It proxies nothing (apisix/cli/ngx_tpl.lua): an Admin API on the proxy's port has it for itself.
+        let Listen { trusted_certificate, .. } = std::mem::take(&mut ports.listen);
+        ports.listen.trusted_certificate = trusted_certificate;
+        ports.admin_on_node_port = false;
+    }
     let admin = admin.map(|admin| Admin { on_node_port: ports.admin_on_node_port, ..admin });
     let worker_connections = r.number("nginx_config.event.worker_connections", 10620);
     let nofile = r.number("nginx_config.worker_rlimit_nofile", 0);

@@ -416,3 +416,24 @@ fn the_shipped_files_are_good() {
     assert_eq!(admin.keys.unwrap()[0].key, "edd1c9f034335f136f87ad84b625c8f1");
     assert!(seeds.listen.http.iter().all(|a| a.ip().is_loopback()));
 }
+
+#[test]
+fn a_control_plane_opens_no_proxy_port() {
+    let config = good(
+        "apisix: {node_listen: 9080}\ndeployment:\n  role: control_plane\n  role_control_plane: \
+         {config_provider: etcd}\n  admin: {admin_listen: {port: 9080}}\n",
+    );
+    assert!(config.listen.http.is_empty() && config.listen.ssl.is_empty());
+    let admin = config.admin.unwrap();
+    assert_eq!((admin.listen.port(), admin.on_node_port), (9080, false));
+}
+
+#[test]
+fn https_for_the_admin_api_needs_its_files() {
+    let admin = |lines: &str| format!("deployment:\n  admin:\n    https_admin: true\n{lines}");
+    assert_eq!(errors(&admin("")), ["line 3: missing ssl cert for https admin"]);
+    let files =
+        "    admin_api_mtls: {admin_ssl_cert: a.crt, admin_ssl_cert_key: ../a.key, admin_ssl_ca_cert: ''}\n";
+    let tls = good(&admin(files)).admin.unwrap().tls.unwrap();
+    assert_eq!((tls.cert, tls.key, tls.client_ca), ("/conf/a.crt".into(), "/conf/../a.key".into(), None));
+}

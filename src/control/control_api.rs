@@ -77,6 +77,12 @@ async fn get(state: &ControlState, request: &AdminRequest, steps: &[&str]) -> Op
         ["server_info"] if state.plugins.enabled("server-info") => {
             AdminResponse::json(200, &crate::plugins::server_info::info())
         }
+        ["plugin", "example-plugin", "hello"] if state.plugins.enabled("example-plugin") => {
+            match request.args().get("json") {
+                Some(_) => AdminResponse::json(200, &json!({"msg": "world"})),
+                None => AdminResponse::text(200, "world\n"),
+            }
+        }
         ["plugin_metadatas"] => metadata(state).await,
         ["plugin_metadata", name] => metadata_of(state, name).await,
         ["ringway", "revision"] => {

@@ -8,6 +8,7 @@ pub mod consumer_restriction;
 pub mod cors;
 pub mod csrf;
 pub mod echo;
+pub mod example_plugin;
 pub mod fault_injection;
 pub mod file_logger;
 pub mod forward_auth;
@@ -94,6 +95,7 @@ pub const ALL: &[&Spec] = &[
     &udp_logger::SPEC,           // 400
     &file_logger::SPEC,          // 399
     &log_rotate::SPEC,           // 100
+    &example_plugin::SPEC,       // 0
 ];
 
 /// The registry that control and the cores share.
