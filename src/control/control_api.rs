@@ -107,6 +107,7 @@ fn schema(state: &ControlState) -> Value {
     let kinds = [
         Kind::Consumer,
         Kind::ConsumerGroup,
+        Kind::CostDecoration,
         Kind::GlobalRule,
         Kind::PluginConfig,
         Kind::PluginList,
