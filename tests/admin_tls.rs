@@ -11,6 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::json;
 
 const PEMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests");
 
@@ -67,4 +68,27 @@ fn with_an_authority_clients_need_a_certificate() {
     let gateway = gateway(true);
     assert_eq!(routes(gateway.ports.admin, true).unwrap(), "HTTP/1.1 200 OK");
     assert_eq!(routes(gateway.ports.admin, false).unwrap(), "HTTP/1.1 400 Bad Request");
+}
+
+/// The upstream is an Admin API that wants a certificate: what it answers tells which one it was shown.
+#[test]
+fn an_upstream_is_shown_the_certificate_of_an_ssl_object() {
+    let upstream = gateway(true);
+    let gateway = Setup::new("epoll", Source::Embedded).start();
+    let pem = |name: &str| std::fs::read_to_string(format!("{PEMS}/{name}")).unwrap();
+    let certificate = json!({"type": "client", "cert": pem("client.pem"), "key": pem("client.key.pem")});
+    gateway.put("/ssls/c", &certificate);
+    let node = format!("127.0.0.1:{}", upstream.ports.admin);
+    let tls = json!({"client_cert_id": "c"});
+    let upstream = json!({"scheme": "https", "type": "roundrobin", "nodes": {node: 1}, "tls": tls});
+    gateway.put("/routes/1", &json!({"uri": "/*", "upstream": upstream}));
+    let key = format!("Host: a\r\nX-API-KEY: {KEY}\r\n");
+    let status = || request(gateway.port(), "GET", "/apisix/admin/routes", &key).status;
+    assert_eq!(status(), 200);
+    let stored = gateway.admin("GET", "/ssls/c", "").json();
+    assert!(stored["value"].get("key").is_none(), "private keys are not shown");
+    gateway.delete("/ssls/c");
+    assert_eq!(status(), 502);
+    gateway.put("/ssls/c", &certificate);
+    assert_eq!(status(), 200);
 }

@@ -22,7 +22,7 @@ use crate::config::RouterMode;
 use crate::exchange::{Exchange, OwnUpstream};
 use crate::model::delta::{Batch, Delta, Object};
 use crate::model::{
-    Id, KeepalivePool, Kind, Methods, PluginBundle, Route, Scheme, Service, Stored, Upstream,
+    Id, KeepalivePool, Kind, Methods, PluginBundle, Route, Scheme, Service, Stored, Upstream, id_text,
 };
 use crate::plugin::{Build, Chain, Host, Registry};
 use crate::transport::pool::{Pool, Pools};
@@ -90,6 +90,8 @@ pub struct Live {
     consumer_groups: AHashMap<Id, Arc<Stored<PluginBundle>>>,
     global_rules: BTreeMap<Id, Arc<Stored<PluginBundle>>>,
     metadata: AHashMap<Id, Arc<Stored<Value>>>,
+    /// What we show to upstreams (`tls.client_cert_id`).
+    client_certs: AHashMap<Id, Arc<Stored<Value>>>,
     /// Routes without hosts of their own, by the service that may have some for them.
     service_routes: AHashMap<Id, AHashSet<Id>>,
     /// The operator's list; `None` enables all that this build has.
@@ -137,6 +139,7 @@ impl Live {
             consumer_groups: AHashMap::new(),
             global_rules: BTreeMap::new(),
             metadata: AHashMap::new(),
+            client_certs: AHashMap::new(),
             service_routes: AHashMap::new(),
             enabled,
             in_use: RefCell::new(AHashMap::new()),
@@ -185,6 +188,17 @@ impl Live {
             Object::PluginConfig(o) => drop(self.plugin_configs.insert(o.id.clone(), o.clone())),
             Object::ConsumerGroup(o) => drop(self.consumer_groups.insert(o.id.clone(), o.clone())),
             Object::GlobalRule(o) => drop(self.global_rules.insert(o.id.clone(), o.clone())),
+            Object::Ssl(o) => {
+                // Certificates for clients of ours are no business of routes.
+                let is_client = o.value.get("type").is_some_and(|of| of == "client");
+                let old = self.client_certs.remove(&o.id);
+                if is_client {
+                    self.client_certs.insert(o.id.clone(), o.clone());
+                } else if old.is_none() {
+                    return;
+                }
+                self.client_cert_changed(&o.id);
+            }
             Object::PluginMetadata(o) => {
                 self.metadata.insert(o.id.clone(), o.clone());
                 self.tools.host.metadata.borrow_mut().insert(o.id.clone(), o.clone());
@@ -214,18 +228,29 @@ impl Live {
             Kind::Credential => {
                 return self.tools.host.consumers.remove(id);
             }
-            Kind::Ssl
-            | Kind::Proto
-            | Kind::StreamRoute
-            | Kind::Secret
-            | Kind::CostDecoration
-            | Kind::PluginList => return,
+            Kind::Ssl => {
+                if self.client_certs.remove(id).is_none() {
+                    return;
+                }
+                self.client_cert_changed(id);
+            }
+            Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::CostDecoration | Kind::PluginList => {
+                return;
+            }
         }
         if kind == Kind::Upstream {
             self.tools.host.upstreams.borrow_mut().remove(id);
             self.in_use.get_mut().remove(&*format!("/apisix/upstreams/{id}"));
         }
         self.touch();
+    }
+
+    /// Upstreams that show this certificate are built again, and routes whose upstream waited for it.
+    fn client_cert_changed(&mut self, id: &Id) {
+        for up in self.in_use.get_mut().values().filter(|up| client_cert_id(&up.conf).as_ref() == Some(id)) {
+            up.stale.set(true);
+        }
+        self.built_with += 1;
     }
 
     /// Something that plans share has changed: each plan is looked at again on its next use.
@@ -408,8 +433,13 @@ impl Live {
         }
         let field = |name: &str| conf.tls.as_deref().and_then(|tls| tls.get(name));
         let verify = field("verify").and_then(Value::as_bool).unwrap_or(false);
-        let identity =
+        let mut identity =
             field("client_cert").and_then(Value::as_str).zip(field("client_key").and_then(Value::as_str));
+        if let Some(id) = client_cert_id(conf) {
+            let ssl = self.client_certs.get(&id).ok_or_else(|| format!("failed to get ssl cert {id}"))?;
+            let text = |name: &str| ssl.value.get(name).and_then(Value::as_str);
+            identity = text("cert").zip(text("key"));
+        }
         self.tools.tls.get(verify, identity, &[]).map(Some).map_err(|error| error.to_string())
     }
 
@@ -435,4 +465,9 @@ impl Live {
 
 fn judge(up: &LiveUpstream, verdicts: &Verdicts) {
     up.set_health(verdicts.iter().map(|((host, port), status)| (&**host, *port, *status)));
+}
+
+/// `tls.client_cert_id` of an upstream.
+fn client_cert_id(conf: &Upstream) -> Option<Id> {
+    conf.tls.as_deref()?.get("client_cert_id").and_then(id_text)
 }

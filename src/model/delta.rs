@@ -24,6 +24,8 @@ pub enum Object {
     GlobalRule(Arc<Stored<PluginBundle>>),
     /// A plugin config.
     PluginConfig(Arc<Stored<PluginBundle>>),
+    /// A certificate as written, its private keys decrypted.
+    Ssl(Arc<Stored<Value>>),
     /// Metadata of the plugin whose name is the id.
     PluginMetadata(Arc<Stored<Value>>),
 }
@@ -39,6 +41,7 @@ impl Object {
             Object::ConsumerGroup(o) => (Kind::ConsumerGroup, &o.id),
             Object::GlobalRule(o) => (Kind::GlobalRule, &o.id),
             Object::PluginConfig(o) => (Kind::PluginConfig, &o.id),
+            Object::Ssl(o) => (Kind::Ssl, &o.id),
             Object::PluginMetadata(o) => (Kind::PluginMetadata, &o.id),
         }
     }

@@ -50,12 +50,10 @@ pub fn object(kind: Kind, place: Stored<()>, mut value: Value) -> Result<Option<
         Kind::GlobalRule => Object::GlobalRule(place.with(bundle(value))),
         Kind::PluginConfig => Object::PluginConfig(place.with(bundle(value))),
         Kind::PluginMetadata => Object::PluginMetadata(place.with(value)),
-        Kind::Ssl
-        | Kind::Proto
-        | Kind::StreamRoute
-        | Kind::Secret
-        | Kind::CostDecoration
-        | Kind::PluginList => return Ok(None),
+        Kind::Ssl => Object::Ssl(place.with(value)),
+        Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::CostDecoration | Kind::PluginList => {
+            return Ok(None);
+        }
     }))
 }
 
