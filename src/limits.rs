@@ -220,7 +220,6 @@ pub const ADMIN_WAIT_MS: u64 = 60_000;
 /// milliseconds behind a store that is well.
 pub const ADMIN_CATCH_UP_MS: u64 = 1_000;
 
-
 /// How long `start` waits for a gateway to be up, ms: it may have to wait for its etcd.
 pub const START_MS: u64 = 60_000;
 
