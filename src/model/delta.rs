@@ -54,6 +54,7 @@ impl Object {
             Object::Upstream(o) => o.modify_revision,
             Object::Consumer(o) => o.modify_revision,
             Object::ConsumerGroup(o) | Object::GlobalRule(o) | Object::PluginConfig(o) => o.modify_revision,
+            Object::Ssl(o) => o.modify_revision,
             Object::PluginMetadata(o) => o.modify_revision,
         }
     }

@@ -59,6 +59,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     let mut starter = Starter {
         count,
         sockets: Vec::new(),
+        access: None,
         registry: registry.clone(),
         metrics: Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), extra),
         counters: Arc::new(Counters::default()),
@@ -103,6 +104,7 @@ struct Starter {
     /// The listening sockets, one an address and core. The cores have copies of them: what waits in a backlog is
     /// not lost when one generation follows the other.
     sockets: Vec<Bound>,
+    access: Option<(LogFile, AccessLogConfig)>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     counters: Arc<Counters>,
@@ -130,7 +132,7 @@ impl Starter {
         config: &Arc<Config>,
     ) -> Result<(Arc<Cores>, Option<LogFile>, Drivers), String> {
         let sockets = listen_all(config, self.count, &self.sockets)?;
-        let access = open_access_log(config)?;
+        let access = open_access_log(config, self.access.as_ref())?;
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
         let cores = Arc::new(Cores::new(senders));
@@ -158,6 +160,7 @@ impl Starter {
         drop(ready);
         let drivers = readiness.iter().take(self.count).collect::<Result<Vec<_>, String>>()?;
         self.sockets = sockets;
+        self.access = access.clone();
         Ok((cores, access.map(|(file, _)| file), drivers))
     }
 }
@@ -255,8 +258,15 @@ fn has_ipv6() -> bool {
     std::net::TcpListener::bind("[::1]:0").is_ok()
 }
 
-fn open_access_log(config: &Config) -> Result<Option<(LogFile, AccessLogConfig)>, String> {
+/// The file that is `open` already goes on, where it is the same one.
+fn open_access_log(
+    config: &Config,
+    open: Option<&(LogFile, AccessLogConfig)>,
+) -> Result<Option<(LogFile, AccessLogConfig)>, String> {
     let Some(log) = &config.http.access_log else { return Ok(None) };
+    if let Some((file, _)) = open.filter(|(_, open)| open.path == log.path) {
+        return Ok(Some((file.clone(), log.clone())));
+    }
     let file = LogFile::open("access-log", Target::File(log.path.clone()), limits::ACCESS_LOG_QUEUE)
         .map_err(|error| format!("the access log {} cannot be opened: {error}", log.path.display()))?;
     Ok(Some((file, log.clone())))
