@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::Registry;
 use crate::exchange::{Exchange, Known};
@@ -55,7 +56,8 @@ pub struct Consumers {
 
 #[derive(Default)]
 struct Inner {
-    by_key: AHashMap<&'static str, AHashMap<Box<str>, Holder>>,
+    /// More than one holder of a key is a mistake that only etcd lets through: the last one counts.
+    by_key: AHashMap<&'static str, AHashMap<Box<str>, SmallVec<[Holder; 1]>>>,
     by_name: AHashMap<Box<str>, Rc<Known>>,
     keys_of: AHashMap<Id, Vec<(&'static str, Box<str>)>>,
 }
@@ -76,7 +78,7 @@ impl Consumers {
     /// consumer that it belongs to; a credential without its consumer finds nobody.
     pub fn find(&self, plugin: &'static str, key: &str) -> Option<Found> {
         let inner = &mut *self.inner.borrow_mut();
-        let found = &mut inner.by_key.get_mut(plugin)?.get_mut(key)?.found;
+        let found = &mut inner.by_key.get_mut(plugin)?.get_mut(key)?.last_mut()?.found;
         if let Some(credential) = &found.known.credential {
             let owner = inner.by_name.get(&found.known.consumer.value.username)?;
             if !Arc::ptr_eq(&owner.consumer, &found.known.consumer) {
@@ -115,7 +117,7 @@ impl Consumers {
             let found = Found { known: known.clone(), auth: Rc::new(Credential::new(conf.clone())) };
             inner.keys_of.entry(consumer.id.clone()).or_default().push((spec.name, key.into()));
             let holder = Holder { id: consumer.id.clone(), found };
-            inner.by_key.entry(spec.name).or_default().insert(key.into(), holder);
+            inner.by_key.entry(spec.name).or_default().entry(key.into()).or_default().push(holder);
         }
         if consumer.value.credential_id.is_none() {
             inner.by_name.insert(consumer.value.username.clone(), known);
@@ -127,8 +129,9 @@ impl Consumers {
         let mut inner = self.inner.borrow_mut();
         for (plugin, key) in inner.keys_of.remove(id).unwrap_or_default() {
             let Some(keys) = inner.by_key.get_mut(plugin) else { continue };
-            // the key may have passed to another consumer since
-            if keys.get(&key).is_some_and(|holder| holder.id == *id) {
+            let Some(holders) = keys.get_mut(&key) else { continue };
+            holders.retain(|holder| holder.id != *id);
+            if holders.is_empty() {
                 keys.remove(&key);
             }
         }

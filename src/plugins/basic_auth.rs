@@ -94,31 +94,31 @@ impl Plugin for BasicAuth {
 
 fn find(ex: &Exchange, host: &Host) -> Outcome {
     let header = place::header(ex, b"Authorization").ok_or("Missing authorization in request")?;
-    let (name, password) = name_and_password(header).ok_or_else(|| {
+    let (text, colon) = credentials(header).ok_or_else(|| {
         log::warn!("Invalid authorization header format");
         "Invalid authorization in request"
     })?;
-    let name = std::str::from_utf8(&name).ok();
+    let (name, password) = (std::str::from_utf8(&text[..colon]).ok(), &text[colon + 1..]);
     let Some(found) = name.and_then(|name| host.consumers.find(SPEC.name, name)) else {
         log::warn!("failed to find user: invalid user");
         return Err("Invalid user authorization");
     };
     let expected = found.auth.conf()["password"].as_str().unwrap_or_default();
-    match verify_slices_are_equal(expected.as_bytes(), &password) {
+    match verify_slices_are_equal(expected.as_bytes(), password) {
         Ok(()) => Ok(found.known),
         Err(_) => Err("Invalid user authorization"),
     }
 }
 
-/// Name and password of the header's value. White space in them is left out, wherever it stands: clients
-/// that encode a line with its end are let in.
-fn name_and_password(header: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+/// `name:password` of the header's value, and where its colon stands. White space is left out, wherever it
+/// stands: clients that encode a line with its end are let in.
+fn credentials(header: &[u8]) -> Option<(Vec<u8>, usize)> {
     // `(?i:basic)\s(.+)`, wherever it begins
     let at = header.windows(7).position(|w| w[..5].eq_ignore_ascii_case(b"basic") && is_space(w[5]))?;
-    let text = base64::decode(&header[at + 6..])?;
+    let mut text = base64::decode(&header[at + 6..])?;
+    text.retain(|b| !is_space(*b));
     let colon = memchr::memchr(b':', &text)?;
-    let without_spaces = |text: &[u8]| text.iter().copied().filter(|b| !is_space(*b)).collect();
-    Some((without_spaces(&text[..colon]), without_spaces(&text[colon + 1..])))
+    Some((text, colon))
 }
 
 /// `\s` of PCRE.

@@ -300,7 +300,15 @@ mod tests {
         host.consumers.put(&test::consumer("a", key("k"), json!({})));
         host.consumers.put(&test::consumer("b", key("k"), json!({})));
         host.consumers.put(&test::consumer("a", key("other"), json!({})));
-        assert_eq!(&*host.consumers.find("key-auth", "k").unwrap().known.consumer.id, "b");
+        let holder = || Some(host.consumers.find("key-auth", "k")?.known.consumer.id.clone());
+        assert_eq!(holder().as_deref(), Some("b"));
+
+        host.consumers.put(&test::consumer("a", key("k"), json!({})));
+        assert_eq!(holder().as_deref(), Some("a"), "the last one counts");
+        host.consumers.remove(&"a".into());
+        assert_eq!(holder().as_deref(), Some("b"), "and who held it before is there again");
+        host.consumers.remove(&"b".into());
+        assert_eq!(holder(), None);
     }
 
     #[test]
