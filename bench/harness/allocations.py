@@ -31,7 +31,8 @@ def probes(gateway):
     places += [(libc(pid), name, register) for name, register in LIBC.items()]
     try:
         for program, name, register in places:
-            probe = f"{group}:{name}={name} bytes=%{register}:u64"
+            # perf wants each name once among all groups, also beside another run
+            probe = f"{group}:{name}_{pid}={name} bytes=%{register}:u64"
             command = ["perf", "probe", "-q", "--no-inlines", "-x", program, "--add", probe]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
