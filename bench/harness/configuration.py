@@ -1,6 +1,7 @@
 """100,000 routes: how long a start takes, what one change costs, and what changes do to requests in flight."""
 
 import http.client
+import os
 import statistics
 import threading
 import time
@@ -111,9 +112,11 @@ def resident_when_empty(house, workers):
 def many_routes(house, options):
     empty = resident_when_empty(house, 1)
     one_core_more = resident_when_empty(house, 2) - empty
-    gateway = house.ringway()
-    machine.say(f"  writing {options.routes} routes")
-    fill(house, gateway, options.routes)
+    filled = options.store and os.path.exists(os.path.join(options.store, "ringway-data"))
+    gateway = house.ringway(data=options.store)
+    if not filled:
+        machine.say(f"  writing {options.routes} routes")
+        fill(house, gateway, options.routes)
     house.route(gateway, "1", "/*", priority=-1)
     data = gateway.data
     house.stop(gateway)
