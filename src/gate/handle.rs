@@ -49,9 +49,9 @@ async fn road(core: &Core, ex: &mut Exchange) -> Road {
     proxy::run(core, ex, &plan, &global).await
 }
 
-/// Reads the body where a plugin or the balancer will look into it: they cannot wait for it.
+/// Reads the body where a plugin will look into it by a variable, for which it cannot wait.
 async fn read_ahead(core: &Core, ex: &mut Exchange, global: &Chain, plan: Option<&Plan>) -> Road {
-    let asked = global.reads_body() || plan.is_some_and(Plan::reads_body);
+    let asked = global.reads_body() || plan.is_some_and(|plan| plan.chain.reads_body());
     if asked && ex.body_read.is_none() {
         prepare::read_body(core, ex).await?;
     }

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 
-use super::{Core, handle, passive};
+use super::{Core, handle, passive, prepare};
 use crate::conn::h1::client::{self, NoAnswer, SendBody};
 use crate::exchange::{Body, BodyError, Exchange, Reply, Source, UpstreamChoice};
 use crate::limits;
@@ -47,6 +47,9 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
     let upstream = resolved(core, ex, plan).await?;
     ex.live_upstream = Some(upstream.clone());
     announce(core, &upstream);
+    if upstream.reads_body && ex.body_read.is_none() {
+        prepare::read_body(core, ex).await?;
+    }
     let times = times(core, plan, &upstream);
     let mut tried = NodeSet::new();
     let mut picked = pick(core, ex, &upstream, &tried)?;
@@ -438,7 +441,7 @@ fn failure_of(error: &io::Error) -> Failure {
 
 /// The client's body broke off; a client that left gets no answer.
 fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> {
-    let reply = super::prepare::client_body_error(ex, error);
+    let reply = prepare::client_body_error(ex, error);
     if ex.resp.client_gone { Ok(()) } else { Err(reply) }
 }
 

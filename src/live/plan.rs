@@ -192,12 +192,6 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Does a plugin or the hash key of the upstream look into the request's body by a variable?
-    pub fn reads_body(&self) -> bool {
-        let by_key = matches!(&self.destination, Destination::Upstream(up) if up.reads_body);
-        self.chain.reads_body() || by_key
-    }
-
     /// The names of a match. Equal matches get the same object, so that its address can stand for it.
     pub fn matched(&self, params: &Params, path: &[u8], host: &[u8]) -> Rc<Matched> {
         let route = &self.route.value;

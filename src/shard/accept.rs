@@ -154,3 +154,18 @@ async fn serve(live: Live, tap: Rc<Tap>, stream: Rc<Stream>, peer: SocketAddr) {
     }
     server::serve(live.0.core.clone(), stream, Rc::new(facts)).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_an_idle_connection_is_small() {
+        let bytes = bytes_of(serve);
+        assert!(bytes <= 512, "{bytes} bytes: what an exchange needs belongs into its box");
+    }
+}
