@@ -137,29 +137,37 @@ pub fn adopt(shard: &Rc<Shard>, tap: &Rc<Tap>, accepted: Accepted) {
     };
     let Ok(peer) = stream.peer_addr() else { return };
     let live = Live::new(shard);
-    reactor::spawn(serve(live, tap.clone(), Rc::new(Stream::Plain(stream)), peer));
-}
-
-async fn serve(live: Live, tap: Rc<Tap>, stream: Rc<Stream>, peer: SocketAddr) {
+    let stream = Rc::new(Stream::Plain(stream));
     let local = match tap.local.ip().is_unspecified() {
         true => stream.tcp().local_addr().unwrap_or(tap.local),
         false => tap.local,
     };
-    let mut facts = Facts::new(peer, local, "http", live.0.serial.get());
-    if tap.proxy_protocol {
-        match proxy_header::read(&stream, live.0.core.config.http.client_header_timeout_ms).await {
-            Ok(source) => facts.proxy_protocol = source,
-            Err(error) => return log::info!("broken PROXY header from {peer}: {error}"),
-        }
+    let facts = Facts::new(peer, local, "http", live.0.serial.get());
+    match tap.proxy_protocol {
+        true => reactor::spawn(serve_behind_balancer(live, stream, facts)),
+        false => reactor::spawn(serve(live, stream, Rc::new(facts))),
     }
-    server::serve(live.0.core.clone(), stream, Rc::new(facts)).await;
+}
+
+/// The task of a connection: no more than this while it is idle.
+async fn serve(live: Live, stream: Rc<Stream>, facts: Rc<Facts>) {
+    server::serve(live.0.core.clone(), stream, facts).await;
+}
+
+/// The same for one that begins with a PROXY header.
+async fn serve_behind_balancer(live: Live, stream: Rc<Stream>, mut facts: Facts) {
+    match proxy_header::read(&stream, live.0.core.config.http.client_header_timeout_ms).await {
+        Ok(source) => facts.proxy_protocol = source,
+        Err(error) => return log::info!("broken PROXY header from {}: {error}", facts.peer),
+    }
+    serve(live, stream, Rc::new(facts)).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bytes_of<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn bytes_of<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 
