@@ -231,6 +231,11 @@ impl Buffers {
         let size = usize::from(count).checked_mul(stride).ok_or_else(wrong)?;
         let layout = Layout::from_size_align(size, PAGE).map_err(|_| wrong())?;
         let memory = allocate(layout);
+        for page in (0..size).step_by(PAGE) {
+            // SAFETY: page < size, inside the allocation, which nobody else knows yet. Volatile, so that it is done:
+            // what a core needs is taken when it starts, and no request waits for a page of memory.
+            unsafe { memory.as_ptr().add(page).write_volatile(0) };
+        }
         let headers = (0..count)
             .map(|number| Header {
                 refs: Cell::new(0),

@@ -76,14 +76,13 @@ pub struct Config {
     /// Receive buffers shared by all parked streams of the core (a power of two, at most 32768). They are used in
     /// turn, and most hold one short head, so that few lines of each are touched.
     pub recv_buffers: u16,
-    /// Bytes of each: a head, or a fair piece of a body. A 64 KiB body in five pieces costs a sixth less than in
-    /// sixteen (perf/0001-reactor.md).
+    /// Bytes of each: a head, or a fair piece of a body. All of them are resident from the start.
     pub recv_buffer_bytes: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { driver: Driver::Auto, ring_entries: 1024, recv_buffers: 512, recv_buffer_bytes: 16 << 10 }
+        Config { driver: Driver::Auto, ring_entries: 1024, recv_buffers: 512, recv_buffer_bytes: 8 << 10 }
     }
 }
 
