@@ -76,7 +76,8 @@ fn a_proxy_header_has_a_bound() {
 }
 
 /// Resident memory of an unoptimized build, the allocator's pages with it: it would show a buffer that stays
-/// with its connection. The goal of 2 KiB is for a release build.
+/// with its connection. It grows in steps of 2 MiB, which are 2 KiB each here. The goal of 2 KiB is for a release
+/// build and 10,000 connections (`bench/run idle`).
 #[test]
 fn idle_connections_are_small() {
     const CONNECTIONS: u64 = 1000;
@@ -101,7 +102,7 @@ fn idle_connections_are_small() {
         let rest = open(CONNECTIONS);
         let each = (resident_kib().saturating_sub(before_kib)) * 1024 / CONNECTIONS;
         println!("{each} bytes for each idle connection");
-        assert!(each <= 6 << 10, "{each} bytes for each idle connection");
+        assert!(each <= 8 << 10, "{each} bytes for each idle connection");
         drop((first, rest));
     });
 }

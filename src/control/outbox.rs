@@ -91,7 +91,7 @@ impl Outbox {
     }
 
     fn flush_all(&self) -> bool {
-        self.generations().iter_mut().fold(false, |left, lines| lines.flush_all() || left)
+        self.generations().iter_mut().map(|lines| lines.flush_all()).fold(false, |left, more| left | more)
     }
 
     fn generations(&self) -> MutexGuard<'_, Vec<Lines>> {
