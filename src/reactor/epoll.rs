@@ -95,7 +95,7 @@ impl Epoll {
                     if let Some(slot) =
                         NonNull::new(std::ptr::with_exposed_provenance_mut::<AcceptSlot>(address))
                     {
-                        // SAFETY: as above.
+                        // SAFETY: a listener takes itself out of the epoll set before its slot is freed.
                         let slot = unsafe { slot.as_ref() };
                         slot.ready.set(true);
                         slot.waker.take().into_iter().for_each(|waker| core.wake_later(waker));

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -63,7 +63,7 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
 }
 
 fn set_defer_accept(socket: &Socket, seconds: u32) -> io::Result<()> {
-    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+    let fd = socket.as_raw_fd();
     let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
     let size = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the pointer and size describe `seconds`, which the call only reads.
@@ -278,8 +278,10 @@ impl Drop for Listener {
         let slot = self.slot();
         slot.detached.set(true);
         let waker = slot.waker.take();
-        if let Backend::Uring(uring) = &slot.core.backend {
-            uring.cancel_accept(slot);
+        match &slot.core.backend {
+            Backend::Uring(uring) => uring.cancel_accept(slot),
+            // Closing a copy of a socket does not end its events while another copy is open elsewhere.
+            Backend::Epoll(epoll) => epoll.remove(slot.socket.as_raw_fd()),
         }
         // SAFETY: alive, made by Box::leak, and not used by this listener any more.
         unsafe { AcceptSlot::release_if_idle(self.slot) };
