@@ -116,8 +116,8 @@ pub const TURN_POLLS: usize = 4096;
 /// Runtimes (cores) alive at once in a process: the core has eight bits of a waker.
 pub const RUNTIMES: usize = 256;
 
-/// Chunks that may wait unread in a stream before its receive is stopped: 16 × 8 KiB.
-pub const RECV_QUEUE: usize = 16;
+/// Chunks that may wait unread in a stream before its receive is stopped: 8 × 16 KiB.
+pub const RECV_QUEUE: usize = 8;
 
 /// Wake-ups from other threads that may be under way to a core; beyond it, it polls all of its tasks once.
 pub const REMOTE_WAKES: usize = 4096;

@@ -82,7 +82,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { driver: Driver::Auto, ring_entries: 1024, recv_buffers: 512, recv_buffer_bytes: 8 << 10 }
+        Config { driver: Driver::Auto, ring_entries: 1024, recv_buffers: 512, recv_buffer_bytes: 16 << 10 }
     }
 }
 
