@@ -161,8 +161,7 @@ fn the_commands_of_the_documents_get_the_answers_of_apisix() {
     let log = gateway.folder.join("logs/error.log");
     eventually("the log names a plugin that this build has not", || {
         let text = fs::read_to_string(&log).unwrap_or_default();
-        text.lines()
-            .any(|line| line.contains("ringway has not yet") && line.contains(" kafka-proxy,"))
+        text.lines().any(|line| line.contains("ringway has not yet") && line.contains(" kafka-proxy,"))
     });
     let commands = commands();
     assert_eq!(commands.len(), EXPECTED.len());
