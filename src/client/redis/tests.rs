@@ -1,4 +1,4 @@
-//! Against real servers, on both drivers of the reactor. Without `redis-server` on the host nothing is tested here.
+//! Against real servers (`redis-server`, which `tests/run` installs), on both drivers of the reactor.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -29,8 +29,8 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts one on a free port; `None` where there is no Redis.
-    fn start(args: &[&str]) -> Option<Server> {
+    /// Starts one on a free port.
+    fn start(args: &[&str]) -> Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = std::env::temp_dir().join(format!("ringway-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
@@ -46,14 +46,14 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .ok()?;
+            .expect("redis-server starts");
         let server = Server { child, port, dir };
         let until = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < until, "redis-server does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Some(server)
+        server
     }
 }
 
@@ -83,7 +83,7 @@ fn incr() -> Script {
 
 #[test]
 fn a_script_is_sent_once_and_commands_share_a_connection() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     on_both(async || {
         let client = client(single(server.port));
         client.command(b"", &[b"FLUSHALL"]).await.unwrap();
@@ -107,7 +107,7 @@ fn a_script_is_sent_once_and_commands_share_a_connection() {
 
 #[test]
 fn logs_in_and_selects_a_database() {
-    let Some(server) = Server::start(&["requirepass secret", "user tom on >tiger ~* +@all"]) else { return };
+    let server = Server::start(&["requirepass secret", "user tom on >tiger ~* +@all"]);
     on_both(async || {
         let asked = async |more: Value| {
             let mut conf = single(server.port);
@@ -139,7 +139,7 @@ fn logs_in_and_selects_a_database() {
 
 #[test]
 fn an_absent_server_and_a_slow_one_are_errors_in_time() {
-    let Some(mut server) = Server::start(&[]) else { return };
+    let mut server = Server::start(&[]);
     on_both(async || {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut conf = single(silent.local_addr().unwrap().port());
@@ -158,7 +158,7 @@ fn an_absent_server_and_a_slow_one_are_errors_in_time() {
 
 #[test]
 fn a_server_that_came_back_is_asked_again() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     on_both(async || {
         let client = client(single(server.port));
         assert_eq!(client.command(b"", &[b"PING"]).await, Ok(Reply::Simple("PONG".into())));
@@ -171,7 +171,7 @@ fn a_server_that_came_back_is_asked_again() {
 #[test]
 fn a_cluster_is_followed_where_its_slots_are() {
     let cluster = |_: usize| Server::start(&["cluster-enabled yes", "cluster-node-timeout 2000"]);
-    let Some(servers) = (0..3).map(cluster).collect::<Option<Vec<_>>>() else { return };
+    let servers: Vec<Server> = (0..3).map(cluster).collect();
     let nodes: Vec<String> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
     let made = Command::new("redis-cli")
         .args(["--cluster", "create"])
@@ -213,9 +213,9 @@ fn a_cluster_is_followed_where_its_slots_are() {
 
 #[test]
 fn sentinels_name_the_master() {
-    let Some(master) = Server::start(&[]) else { return };
+    let master = Server::start(&[]);
     let monitor = format!("sentinel monitor mymaster 127.0.0.1 {} 1", master.port);
-    let Some(sentinel) = Server::start(&[&monitor]) else { return };
+    let sentinel = Server::start(&[&monitor]);
     on_both(async || {
         let place = |port: u16| json!({"host": "127.0.0.1", "port": port});
         let conf = |name: &str| {
