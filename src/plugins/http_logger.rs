@@ -33,23 +33,22 @@
 //! - All cores share one queue of a configuration (each worker has its own in APISIX).
 //! - Bytes that are no UTF-8 are replaced in the JSON.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::exchange::{BodyPiece, Exchange};
+use crate::exchange::Exchange;
 use crate::limits;
-use crate::plugin::{Build, Built, Host, Phases, Plugin, SchemaType, Spec, Step};
-use crate::plugins::kit::batch::{self, Batches, Sending, Sink};
+use crate::plugin::{Build, Built, SchemaType, Spec};
+use crate::plugins::kit::batch::{self, Sending, Sink};
+use crate::plugins::kit::batch_logger::{self, BatchLogger};
 use crate::plugins::kit::collector::{Collector, CollectorTls};
 use crate::plugins::kit::http::Url;
-use crate::plugins::kit::log_entry::{self, LogEntry};
+use crate::plugins::kit::log_entry;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -88,7 +87,7 @@ fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    let batches = Batches::open(SPEC.name, conf, build, || {
+    BatchLogger::build(SPEC.name, conf, build, write, || {
         let timeout = Duration::from_secs(conf["timeout"].as_u64().unwrap_or(3));
         let url = Url::parse(conf["uri"].as_str().unwrap_or_default())?;
         let verify = conf["ssl_verify"] == true;
@@ -100,9 +99,7 @@ fn build(conf: &Value, build: &Build) -> Built {
             authorization: conf["auth_header"].as_str().map(Box::from),
             lines: conf["concat_method"] == "new_line",
         }))
-    })?;
-    let entry = LogEntry::compile(conf, build.metadata)?;
-    Ok(Rc::new(HttpLogger { entry, batches, most: batch::max_pending(build.metadata) }))
+    })
 }
 
 /// Where batches go.
@@ -160,31 +157,9 @@ impl Server {
     }
 }
 
-struct HttpLogger {
-    entry: LogEntry,
-    batches: Arc<Batches>,
-    /// Entries that may wait.
-    most: u64,
-}
-
-impl Plugin for HttpLogger {
-    fn phases(&self) -> Phases {
-        self.entry.phases()
-    }
-
-    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        self.entry.access(ex)
-    }
-
-    fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece, slot: u16) {
-        self.entry.body_filter(ex, piece, slot);
-    }
-
-    fn log(&self, ex: &mut Exchange, _: &Host) {
-        let mut entry = self.entry.entry(ex);
-        entry.entry("route_id").or_insert_with(|| "no-matched".into());
-        self.batches.push(Value::Object(entry).to_string().into_bytes(), self.most, ex);
-    }
+fn write(mut entry: Map<String, Value>, ex: &Exchange) -> Vec<u8> {
+    entry.entry("route_id").or_insert_with(|| "no-matched".into());
+    batch_logger::json(entry, ex)
 }
 
 #[cfg(test)]

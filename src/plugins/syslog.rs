@@ -31,17 +31,15 @@
 //!   dropped.
 //! - Over UDP each message has a datagram of its own.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::exchange::{BodyPiece, Exchange, Vars};
-use crate::plugin::{Build, Built, Host, Phases, Plugin, SchemaType, Spec, Step};
-use crate::plugins::kit::batch::{self, Batches, Sending, Sink};
+use crate::exchange::{Exchange, Vars};
+use crate::plugin::{Build, Built, SchemaType, Spec};
+use crate::plugins::kit::batch::{Sending, Sink};
+use crate::plugins::kit::batch_logger::BatchLogger;
 use crate::plugins::kit::collector::{Collector, CollectorTls};
-use crate::plugins::kit::log_entry::LogEntry;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -80,7 +78,7 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    let batches = Batches::open(SPEC.name, conf, build, || {
+    BatchLogger::build(SPEC.name, conf, build, write, || {
         let server = Collector::of(conf, Duration::from_millis(conf["timeout"].as_u64().unwrap_or(3000)));
         let tls = (conf["tls"] == true).then(|| CollectorTls::new(&server.host, false, &build.host.config));
         Ok(Box::new(Server {
@@ -89,9 +87,7 @@ fn build(conf: &Value, build: &Build) -> Built {
             datagrams: conf["sock_type"] == "udp",
             most_bytes: conf["drop_limit"].as_u64().unwrap_or(1 << 20) as usize,
         }))
-    })?;
-    let entry = LogEntry::compile(conf, build.metadata)?;
-    Ok(Rc::new(Syslog { entry, batches, most: batch::max_pending(build.metadata) }))
+    })
 }
 
 /// Where batches go.
@@ -127,32 +123,9 @@ fn message(time: jiff::Timestamp, host: &str, entry: &Value) -> String {
     format!("<{PRIORITY}>1 {time} {host} apisix {} - - {entry}\n", std::process::id())
 }
 
-struct Syslog {
-    entry: LogEntry,
-    batches: Arc<Batches>,
-    /// Entries that may wait.
-    most: u64,
-}
-
-impl Plugin for Syslog {
-    fn phases(&self) -> Phases {
-        self.entry.phases()
-    }
-
-    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        self.entry.access(ex)
-    }
-
-    fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece, slot: u16) {
-        self.entry.body_filter(ex, piece, slot);
-    }
-
-    fn log(&self, ex: &mut Exchange, _: &Host) {
-        let host = ex.var("host").unwrap_or_default();
-        let entry = Value::Object(self.entry.entry(ex));
-        let message = message(jiff::Timestamp::now(), &String::from_utf8_lossy(&host), &entry);
-        self.batches.push(message.into_bytes(), self.most, ex);
-    }
+fn write(entry: Map<String, Value>, ex: &Exchange) -> Vec<u8> {
+    let host = ex.var("host").unwrap_or_default();
+    message(jiff::Timestamp::now(), &String::from_utf8_lossy(&host), &Value::Object(entry)).into_bytes()
 }
 
 #[cfg(test)]

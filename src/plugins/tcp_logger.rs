@@ -34,17 +34,14 @@
 //! - All cores share one queue of a configuration (each worker has its own in APISIX).
 //! - Bytes that are no UTF-8 are replaced in the JSON.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::exchange::{BodyPiece, Exchange};
-use crate::plugin::{Build, Built, Host, Phases, Plugin, SchemaType, Spec, Step};
-use crate::plugins::kit::batch::{self, Batches, Sending, Sink};
+use crate::plugin::{Build, Built, SchemaType, Spec};
+use crate::plugins::kit::batch::{self, Sending, Sink};
+use crate::plugins::kit::batch_logger::{self, BatchLogger};
 use crate::plugins::kit::collector::{Collector, CollectorTls};
-use crate::plugins::kit::log_entry::LogEntry;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -80,14 +77,12 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    let batches = Batches::open(SPEC.name, conf, build, || {
+    BatchLogger::build(SPEC.name, conf, build, batch_logger::json, || {
         let server = Collector::of(conf, Duration::from_millis(conf["timeout"].as_u64().unwrap_or(1000)));
         let name = conf["tls_options"].as_str().unwrap_or(&server.host);
         let tls = (conf["tls"] == true).then(|| CollectorTls::new(name, false, &build.host.config));
         Ok(Box::new(Server { tls: tls.transpose()?, server }))
-    })?;
-    let entry = LogEntry::compile(conf, build.metadata)?;
-    Ok(Rc::new(TcpLogger { entry, batches, most: batch::max_pending(build.metadata) }))
+    })
 }
 
 /// Where batches go.
@@ -101,32 +96,6 @@ impl Sink for Server {
         Box::pin(async move {
             self.server.send(&batch::json(entries, single), self.tls.as_ref(), "TCP server").await
         })
-    }
-}
-
-struct TcpLogger {
-    entry: LogEntry,
-    batches: Arc<Batches>,
-    /// Entries that may wait.
-    most: u64,
-}
-
-impl Plugin for TcpLogger {
-    fn phases(&self) -> Phases {
-        self.entry.phases()
-    }
-
-    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        self.entry.access(ex)
-    }
-
-    fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece, slot: u16) {
-        self.entry.body_filter(ex, piece, slot);
-    }
-
-    fn log(&self, ex: &mut Exchange, _: &Host) {
-        let entry = Value::Object(self.entry.entry(ex)).to_string().into_bytes();
-        self.batches.push(entry, self.most, ex);
     }
 }
 

@@ -27,17 +27,14 @@
 //! - All cores share one queue of a configuration (each worker has its own in APISIX).
 //! - Bytes that are no UTF-8 are replaced in the JSON.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::exchange::{BodyPiece, Exchange};
-use crate::plugin::{Build, Built, Host, Phases, Plugin, Spec, Step, no_check};
-use crate::plugins::kit::batch::{self, Batches, Sending, Sink};
+use crate::plugin::{Build, Built, Spec, no_check};
+use crate::plugins::kit::batch::{self, Sending, Sink};
+use crate::plugins::kit::batch_logger::{self, BatchLogger};
 use crate::plugins::kit::collector::Collector;
-use crate::plugins::kit::log_entry::LogEntry;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -66,12 +63,10 @@ pub const SPEC: Spec = Spec {
 };
 
 fn build(conf: &Value, build: &Build) -> Built {
-    let batches = Batches::open(SPEC.name, conf, build, || {
+    BatchLogger::build(SPEC.name, conf, build, batch_logger::json, || {
         let timeout = Duration::from_secs(conf["timeout"].as_u64().unwrap_or(3));
         Ok(Box::new(Server(Collector::of(conf, timeout))))
-    })?;
-    let entry = LogEntry::compile(conf, build.metadata)?;
-    Ok(Rc::new(UdpLogger { entry, batches, most: batch::max_pending(build.metadata) }))
+    })
 }
 
 /// Where batches go.
@@ -80,32 +75,6 @@ struct Server(Collector);
 impl Sink for Server {
     fn send<'a>(&'a self, entries: &'a [Vec<u8>], single: bool) -> Sending<'a> {
         Box::pin(async move { self.0.send_datagram(&batch::json(entries, single)).await })
-    }
-}
-
-struct UdpLogger {
-    entry: LogEntry,
-    batches: Arc<Batches>,
-    /// Entries that may wait.
-    most: u64,
-}
-
-impl Plugin for UdpLogger {
-    fn phases(&self) -> Phases {
-        self.entry.phases()
-    }
-
-    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        self.entry.access(ex)
-    }
-
-    fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece, slot: u16) {
-        self.entry.body_filter(ex, piece, slot);
-    }
-
-    fn log(&self, ex: &mut Exchange, _: &Host) {
-        let entry = Value::Object(self.entry.entry(ex)).to_string().into_bytes();
-        self.batches.push(entry, self.most, ex);
     }
 }
 

@@ -3,13 +3,14 @@
 pub mod auth;
 pub mod base64;
 pub mod batch;
+pub mod batch_logger;
 pub mod collector;
 pub mod content_coding;
 pub mod http;
 pub mod log_entry;
 pub mod log_files;
-pub mod place;
 pub mod limit;
+pub mod place;
 #[cfg(test)]
 pub mod test;
 pub mod version;
