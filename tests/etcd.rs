@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use common::*;
 use serde_json::{Value, json};
 
@@ -202,4 +205,103 @@ fn an_etcd_behind_certificates_and_a_password() {
         eventually("the watch", || gateway.get("/after").status == 200);
         gateway.delete("/routes/2");
     }
+}
+
+/// A secret as APISIX writes it: AES-128-CBC under a key of its default ring, which is the vector, too.
+fn encrypted(secret: &str, key: &str) -> String {
+    let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let mut openssl = Command::new("openssl")
+        .args(["enc", "-aes-128-cbc", "-base64", "-A", "-K", &hex, "-iv", &hex])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("openssl is installed (tests/run does it)");
+    openssl.stdin.take().unwrap().write_all(secret.as_bytes()).unwrap();
+    let done = openssl.wait_with_output().unwrap();
+    assert!(done.status.success());
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// APISIX's two keys: it writes with the first, and reads what older ones wrote with the second.
+const KEYRING: [&str; 2] = ["qeddd145sfvddff3", "edd1c9f0985e76a2"];
+
+#[test]
+fn consumers_whose_secrets_apisix_encrypted_are_let_in() {
+    on_both_drivers(|driver| {
+        let (etcd, upstream) = (Etcd::start(), Upstream::mirror());
+        init_dirs(&etcd);
+        let consumer = |name: &str, plugins: Value| {
+            let consumer = json!({"username": name, "create_time": 1, "update_time": 1, "plugins": plugins});
+            etcd.put(&format!("/apisix/consumers/{name}"), &consumer.to_string());
+        };
+        consumer("new", json!({"key-auth": {"key": encrypted("new-key", KEYRING[0])}}));
+        consumer("old", json!({"key-auth": {"key": encrypted("old-key", KEYRING[1])}}));
+        consumer("plain", json!({"key-auth": {"key": "plain-key"}}));
+        consumer(
+            "basic",
+            json!({"basic-auth": {"username": "b", "password": encrypted("pass", KEYRING[0])}}),
+        );
+        let credential = json!({"id": "c", "create_time": 1, "update_time": 1,
+            "plugins": {"key-auth": {"key": encrypted("credential-key", KEYRING[0])}}});
+        etcd.put("/apisix/consumers/basic/credentials/c", &credential.to_string());
+        for (id, plugins) in
+            [("key", json!({"key-auth": {}})), ("basic", json!({"basic-auth": {"hide_credentials": true}}))]
+        {
+            let mut route: Value = serde_json::from_str(&route(id, &format!("/{id}"), &upstream)).unwrap();
+            route["plugins"] = plugins;
+            etcd.put(&format!("/apisix/routes/{id}"), &route.to_string());
+        }
+        let gateway = gateway(driver, &etcd);
+        let ask = |target: &str, field: &str| {
+            request(gateway.port(), "GET", target, &format!("Host: a\r\n{field}\r\n"))
+        };
+        for (field, consumer) in [
+            ("apikey: new-key", Some("new")),
+            ("apikey: old-key", Some("old")),
+            ("apikey: plain-key", Some("plain")),
+            ("apikey: credential-key", Some("basic")),
+            (&*format!("apikey: {}", encrypted("new-key", KEYRING[0])), None),
+            ("Authorization: Basic YjpwYXNz", Some("basic")),
+            ("Authorization: Basic YjpubzwK", None),
+        ] {
+            let target = if field.starts_with("apikey") { "/key" } else { "/basic" };
+            let answer = ask(target, field);
+            assert_eq!(answer.status, if consumer.is_some() { 200 } else { 401 }, "{field}: {answer}");
+            if let Some(consumer) = consumer {
+                let named = format!("x-consumer-username: {consumer}\r\n");
+                assert!(answer.text().to_ascii_lowercase().contains(&named), "{field}: {answer}");
+            }
+        }
+        // shown in the clear, and written as APISIX would
+        let shown = gateway.admin("GET", "/consumers/new", "").json();
+        assert_eq!(shown["value"]["plugins"]["key-auth"]["key"], "new-key");
+        gateway.put("/consumers", &json!({"username": "ours", "plugins": {"key-auth": {"key": "our-key"}}}));
+        let stored: Value = serde_json::from_str(&etcd.get("/apisix/consumers/ours").unwrap()).unwrap();
+        assert_eq!(stored["plugins"]["key-auth"]["key"], encrypted("our-key", KEYRING[0]));
+        assert_eq!(ask("/key", "apikey: our-key").status, 200);
+    });
+}
+
+/// A private key of an ssl object, as it is stored, is shown to an upstream that wants a certificate.
+#[test]
+fn private_keys_that_apisix_encrypted_are_used() {
+    const PEMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests");
+    let pem = |name: &str| std::fs::read_to_string(format!("{PEMS}/{name}")).unwrap();
+    on_both_drivers(|driver| {
+        let etcd = Etcd::start();
+        let nginx = Nginx::start(&format!(
+            "ssl_client_certificate {PEMS}/ca.pem; ssl_verify_client on;\n\
+             location /who {{ return 200 $ssl_client_verify; }}"
+        ));
+        let ssl = json!({"id": "c", "type": "client", "create_time": 1, "update_time": 1,
+            "cert": pem("client.pem"), "key": encrypted(&pem("client.key.pem"), KEYRING[0])});
+        etcd.put("/apisix/ssls/c", &ssl.to_string());
+        let route = json!({"id": "1", "uri": "/*", "create_time": 1, "update_time": 1, "upstream": {
+            "type": "roundrobin", "scheme": "https", "tls": {"client_cert_id": "c"},
+            "nodes": {format!("127.0.0.1:{}", nginx.tls_port): 1}}});
+        etcd.put("/apisix/routes/1", &route.to_string());
+        let gateway = gateway(driver, &etcd);
+        let answer = gateway.get("/who");
+        assert_eq!((answer.status, &*answer.text()), (200, "SUCCESS"), "{answer}");
+    });
 }
