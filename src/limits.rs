@@ -131,8 +131,11 @@ pub const SEND_BUFFER_KEEP: usize = 16 << 10;
 /// Pieces that one gathering send takes: 32 pipelined answers of head and body.
 pub const SEND_PIECES: usize = 64;
 
-/// Send buffers (and send queues) that a core keeps for reuse: 256 × 16 KiB = 4 MiB at most.
+/// Send buffers that a core keeps for reuse: 256 × 16 KiB = 4 MiB at most.
 pub const SEND_POOL: usize = 256;
+
+/// Send queues that a core keeps for reuse, of about 1.5 KiB at most.
+pub const SEND_QUEUES: usize = 1024;
 
 /// A body with more than this to come is received in large buffers, one at a time: below it, what they save is
 /// less than the change of the parked receive and back.
@@ -152,7 +155,7 @@ pub const DRAIN_BODY_BYTES: usize = 64 << 10;
 /// nginx's `lingering_timeout`: how long a client may still send after our last byte, ms.
 pub const LINGER_MS: u64 = 5_000;
 /// Used exchanges kept for reuse by a core: as many as are answered at once between two looks at the kernel.
-pub const SPARE_EXCHANGES: usize = 256;
+pub const SPARE_EXCHANGES: usize = 1024;
 /// Plans that a route keeps for different consumers; beyond it they are built anew.
 pub const JOINED_PLANS: usize = 1024;
 /// Numbers of body-filter state below this are the route's chain's, the others the global rules'.

@@ -232,6 +232,8 @@ pub struct Exchange {
     pub plan: Option<Rc<dyn Any>>,
     /// The global rules it began with (`plugin::Chain`).
     pub global: Option<Rc<dyn Any>>,
+    /// The phases in which any plugin of either takes part (`plugin::Phases`).
+    pub phases: u8,
     /// The upstream it went to (`live::LiveUpstream`).
     pub live_upstream: Option<Rc<dyn Any>>,
 }
@@ -270,6 +272,7 @@ impl Exchange {
             close_client: false,
             plan: None,
             global: None,
+            phases: 0,
             live_upstream: None,
         }
     }
@@ -307,6 +310,7 @@ impl Exchange {
             close_client: _,
             plan: _,
             global: _,
+            phases: _,
             live_upstream: _,
         } = &*self;
         self.remote_addr = facts.peer.ip();
@@ -344,6 +348,7 @@ impl Exchange {
         self.close_client = false;
         self.plan = None;
         self.global = None;
+        self.phases = 0;
         self.live_upstream = None;
     }
 

@@ -128,4 +128,5 @@ async fn join_consumer(
 fn hold(ex: &mut Exchange, plan: Option<&Rc<Plan>>, global: &Rc<Chain>) {
     ex.plan = plan.map(|plan| plan.clone() as Rc<dyn Any>);
     ex.global = Some(global.clone());
+    ex.phases = global.taken().0 | plan.map_or(0, |plan| plan.chain.taken().0);
 }

@@ -18,7 +18,7 @@ use crate::expr::{IpNets, Template};
 use crate::limits;
 use crate::live::{Live, Plan};
 use crate::mail::ToControl;
-use crate::plugin::{Chain, Host, Phase};
+use crate::plugin::{Chain, Host, Phase, Phases};
 use crate::reactor;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::format::LogFormat;
@@ -123,6 +123,9 @@ pub fn plan_of(ex: &Exchange) -> Option<&Plan> {
 
 /// The global rules and the plan of the exchange, those of them that take part in `phase`.
 pub fn taking_part(ex: &Exchange, phase: Phase) -> (Option<Rc<Chain>>, Option<Rc<Plan>>) {
+    if !Phases(ex.phases).has(phase) {
+        return (None, None);
+    }
     let has_global =
         ex.global.as_ref().and_then(|chain| chain.downcast_ref::<Chain>()).is_some_and(|c| c.has(phase));
     let has_plan = plan_of(ex).is_some_and(|plan| plan.chain.has(phase));

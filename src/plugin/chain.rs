@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::meta::Meta;
-use super::{Host, Phase, Plugin, Spec, Step};
+use super::{Host, Phase, Phases, Plugin, Spec, Step};
 use crate::exchange::{BodyPiece, Exchange, Reply, ReplyBody};
 
 /// One plugin of a chain.
@@ -28,6 +28,7 @@ pub struct Item {
 pub struct Chain {
     items: Vec<Item>,
     phases: [Vec<u16>; 6],
+    taken: Phases,
     reads_body: bool,
     /// The first number of this chain's filter state in an exchange.
     slots_from: u16,
@@ -39,6 +40,7 @@ impl Chain {
     pub fn new(mut items: Vec<Item>, slots_from: u16) -> Self {
         items.sort_by(|a, b| b.priority().cmp(&a.priority()).then(a.spec.name.cmp(b.spec.name)));
         let mut phases: [Vec<u16>; 6] = Default::default();
+        let taken = Phases(items.iter().fold(0, |taken, item| taken | item.plugin.phases().0));
         for (at, item) in items.iter().enumerate() {
             let set = item.plugin.phases();
             for (phase, list) in phases.iter_mut().enumerate() {
@@ -48,7 +50,7 @@ impl Chain {
             }
         }
         let reads_body = items.iter().any(|item| item.reads_body);
-        Chain { items, phases, reads_body, slots_from }
+        Chain { items, phases, taken, reads_body, slots_from }
     }
 
     /// Its plugins, in the order in which they run.
@@ -61,10 +63,15 @@ impl Chain {
         self.reads_body
     }
 
+    /// The phases in which any plugin takes part.
+    pub fn taken(&self) -> Phases {
+        self.taken
+    }
+
     /// Does any plugin take part in `phase`?
     #[inline]
     pub fn has(&self, phase: Phase) -> bool {
-        !self.phases[phase as usize].is_empty()
+        self.taken.has(phase)
     }
 
     fn of(&self, phase: Phase) -> impl Iterator<Item = &Item> {

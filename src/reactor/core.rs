@@ -360,13 +360,13 @@ impl Core {
     }
 
     pub fn take_outgoing(&self) -> Box<Outgoing> {
-        self.outgoing.borrow_mut().pop().unwrap_or_else(|| Box::new(Outgoing::new()))
+        self.outgoing.borrow_mut().pop().unwrap_or_default()
     }
 
     pub fn give_outgoing(&self, mut outgoing: Box<Outgoing>) {
         outgoing.clear();
         let mut pool = self.outgoing.borrow_mut();
-        if pool.len() < limits::SEND_POOL {
+        if pool.len() < limits::SEND_QUEUES {
             pool.push(outgoing);
         }
     }

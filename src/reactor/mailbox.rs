@@ -61,16 +61,25 @@ pub fn mailbox<T: Send>(bound: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 impl<T: Send> Sender<T> {
-    /// Puts a message into the queue, or gives it back: never waits.
+    /// Puts a message into the queue, or gives it back: never waits. No message is lost while the receiver closes:
+    /// it has either the receiver or one of the senders.
     ///
     /// # Errors
-    /// `Full` or `Closed`, with the message.
+    /// `Full` or `Closed`, with the message, or with another one that was on its way when the receiver closed.
     pub fn try_send(&self, message: T) -> Result<(), SendError<T>> {
-        if self.0.receiver_gone.load(Ordering::Acquire) {
+        let shared = &*self.0;
+        if shared.receiver_gone.load(Ordering::Acquire) {
             return Err(SendError::Closed(message));
         }
-        self.0.queue.push(message).map_err(SendError::Full)?;
-        self.0.notify();
+        shared.queue.push(message).map_err(SendError::Full)?;
+        shared.notify();
+        // After notify's fence, which pairs with that of `close`: either we see that it is closed, or the receiver
+        // sees what we pushed.
+        if shared.receiver_gone.load(Ordering::Relaxed)
+            && let Some(message) = shared.queue.pop()
+        {
+            return Err(SendError::Closed(message));
+        }
         Ok(())
     }
 }
@@ -94,6 +103,12 @@ impl<T> Receiver<T> {
     /// A message, if one is there.
     pub fn try_recv(&self) -> Option<T> {
         self.shared.queue.pop()
+    }
+
+    /// Takes no more. What came before is still there for [`Receiver::try_recv`].
+    pub fn close(&self) {
+        self.shared.receiver_gone.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     /// The next message; None when all senders are gone and the queue is empty.
@@ -124,7 +139,7 @@ impl<T> Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        self.shared.receiver_gone.store(true, Ordering::Release);
+        self.close();
         while self.shared.queue.pop().is_some() {}
     }
 }

@@ -82,18 +82,24 @@ impl From<&'static [u8]> for Out {
     }
 }
 
-/// The send side of a stream while it has something to send; boxed, so that the kernel may read its message
-/// header and address while an operation runs, and pooled per core.
+/// The send side of a stream while it has something to send; boxed, so that the kernel may read its address while
+/// a connect runs, and pooled per core. One cache line: with hundreds of connections each is cold when its turn comes.
+#[derive(Default)]
 pub(super) struct Outgoing {
     pieces: VecDeque<Piece>,
     /// Bytes of the first piece that are sent already.
     sent: usize,
     /// Bytes of all pieces not yet sent.
     pub queued: usize,
-    vectors: [libc::iovec; limits::SEND_PIECES],
-    message: libc::msghdr,
+    vectors: Option<Box<Vectors>>,
     /// Where a connect in flight goes.
-    pub address: Option<SockAddr>,
+    pub address: Option<Box<SockAddr>>,
+}
+
+/// What the kernel reads of a send of several pieces: made for the first one, and kept.
+struct Vectors {
+    pieces: [libc::iovec; limits::SEND_PIECES],
+    message: libc::msghdr,
 }
 
 /// The next system call of a stream.
@@ -102,19 +108,17 @@ pub(super) enum Gathered {
     Many(*const libc::msghdr),
 }
 
-impl Outgoing {
-    pub fn new() -> Outgoing {
-        Outgoing {
-            pieces: VecDeque::new(),
-            sent: 0,
-            queued: 0,
-            vectors: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; limits::SEND_PIECES],
+impl Vectors {
+    fn new() -> Box<Vectors> {
+        Box::new(Vectors {
+            pieces: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; limits::SEND_PIECES],
             // SAFETY: msghdr is plain C data, for which all zeroes is the empty message.
             message: unsafe { std::mem::zeroed() },
-            address: None,
-        }
+        })
     }
+}
 
+impl Outgoing {
     /// Queues behind what is there. Pieces already handed to the kernel do not move: what it reads is their
     /// heap memory, not their place in the queue.
     pub fn push(&mut self, out: Out, buffers: &Buffers) {
@@ -133,20 +137,20 @@ impl Outgoing {
     /// Describes as much of the queue as fits one call. The pointers are good until `advance` or `clear`, and
     /// nothing else may be gathered before.
     pub fn gather(&mut self) -> Gathered {
-        let mut count = 0;
+        if let (1, Some(piece)) = (self.pieces.len(), self.pieces.front()) {
+            let bytes = &piece.as_slice()[self.sent..];
+            return Gathered::One(bytes.as_ptr(), bytes.len());
+        }
+        let vectors = self.vectors.get_or_insert_with(Vectors::new);
         let mut skip = self.sent;
-        for (vector, piece) in self.vectors.iter_mut().zip(&self.pieces) {
+        for (vector, piece) in vectors.pieces.iter_mut().zip(&self.pieces) {
             let bytes = &piece.as_slice()[skip..];
             *vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
             skip = 0;
-            count += 1;
         }
-        if count == 1 {
-            return Gathered::One(self.vectors[0].iov_base.cast_const().cast(), self.vectors[0].iov_len);
-        }
-        self.message.msg_iov = self.vectors.as_mut_ptr();
-        self.message.msg_iovlen = count;
-        Gathered::Many(&self.message)
+        vectors.message.msg_iov = vectors.pieces.as_mut_ptr();
+        vectors.message.msg_iovlen = self.pieces.len().min(limits::SEND_PIECES);
+        Gathered::Many(&vectors.message)
     }
 
     /// The kernel took `n` bytes.
@@ -183,19 +187,27 @@ mod tests {
         match outgoing.gather() {
             // SAFETY: the pieces are alive and unchanged.
             Gathered::One(data, len) => unsafe { std::slice::from_raw_parts(data, len) }.to_vec(),
-            Gathered::Many(_) => (outgoing.vectors[..outgoing.message.msg_iovlen].iter())
-                // SAFETY: as above; gather has just filled that many.
-                .flat_map(|v| {
-                    unsafe { std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len) }.to_vec()
-                })
-                .collect(),
+            Gathered::Many(_) => {
+                let vectors = outgoing.vectors.as_ref().unwrap();
+                (vectors.pieces[..vectors.message.msg_iovlen].iter())
+                    // SAFETY: as above; gather has just filled that many.
+                    .flat_map(|v| {
+                        unsafe { std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len) }.to_vec()
+                    })
+                    .collect()
+            }
         }
+    }
+
+    #[test]
+    fn a_send_queue_is_a_cache_line() {
+        assert_eq!(size_of::<Outgoing>(), 64);
     }
 
     #[test]
     fn pieces_go_out_in_order_from_where_the_kernel_stopped() {
         let buffers = Buffers::new(1, 64, false).unwrap();
-        let mut outgoing = Outgoing::new();
+        let mut outgoing = Outgoing::default();
         outgoing.push(Out::from(b"head".to_vec()).chunk(Chunk::from_static(b"body")), &buffers);
         outgoing.push(Out::from(Bytes::from_static(b"tail")).vec(Vec::new()), &buffers);
         assert_eq!((outgoing.queued, taken(&mut outgoing)), (12, b"headbodytail".to_vec()));
@@ -210,7 +222,7 @@ mod tests {
     #[test]
     fn more_pieces_than_one_call_takes_go_in_several() {
         let buffers = Buffers::new(1, 64, false).unwrap();
-        let mut outgoing = Outgoing::new();
+        let mut outgoing = Outgoing::default();
         for n in 0..limits::SEND_PIECES + 1 {
             outgoing.push(Out::from(vec![n as u8]), &buffers);
         }

@@ -105,7 +105,7 @@ impl TcpStream {
         let stream = TcpStream::unregistered(core, socket.into());
         if let Backend::Uring(uring) = &core.backend {
             let mut outgoing = core.take_outgoing();
-            outgoing.address = Some(address);
+            outgoing.address = Some(Box::new(address));
             *stream.slot().outgoing.borrow_mut() = Some(outgoing);
             uring.connect(stream.slot);
         }

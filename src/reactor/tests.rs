@@ -520,6 +520,38 @@ fn messages_between_two_cores_come_back_one_by_one() {
 }
 
 #[test]
+fn a_closing_mailbox_loses_no_message() {
+    for _ in 0..200 {
+        let (sender, receiver) = mailbox(8);
+        let senders: Vec<_> = (0..2)
+            .map(|_| {
+                let sender = sender.clone();
+                std::thread::spawn(move || {
+                    let mut taken = 0;
+                    loop {
+                        match sender.try_send(()) {
+                            Ok(()) => taken += 1,
+                            Err(SendError::Full(())) => std::thread::yield_now(),
+                            Err(SendError::Closed(())) => return taken,
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut received = 0;
+        while received < 20 {
+            received += u32::from(receiver.try_recv().is_some());
+        }
+        receiver.close();
+        while receiver.try_recv().is_some() {
+            received += 1;
+        }
+        let taken: u32 = senders.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert_eq!((received, receiver.try_recv()), (taken, None));
+    }
+}
+
+#[test]
 fn a_full_or_orphaned_mailbox_gives_the_message_back() {
     let (sender, receiver) = mailbox(1);
     assert_eq!(sender.try_send("a"), Ok(()));

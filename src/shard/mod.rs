@@ -19,7 +19,7 @@ use crate::plugin::consumers::Consumers;
 use crate::plugin::counters::Counters;
 use crate::plugin::shared::Shared;
 use crate::plugin::{Host, Registry};
-use crate::reactor::{self, Listener, Receiver};
+use crate::reactor::{self, Accepted, Listener, Receiver};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::CoreMetrics;
 use crate::transport::TlsClients;
@@ -142,12 +142,11 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
                 core.live.borrow_mut().set_health(&upstream, &host, port, status);
             }
             ToCore::Debug { basic } => core.debug.set(basic),
-            ToCore::Adopt { accepted, listener } => {
-                if let Some(tap) = taps.iter().find(|tap| tap.at == listener) {
-                    accept::adopt(shard, tap, accepted);
-                }
-            }
+            ToCore::Adopt { accepted, listener } => adopt(shard, taps, accepted, listener),
             ToCore::Drain { within_ms, gently } => {
+                if !accepting {
+                    taps.iter().for_each(|tap| drop(tap.listener.take()));
+                }
                 return drain(shard, &mail, taps, within_ms, gently).await;
             }
         }
@@ -170,8 +169,8 @@ async fn drain(
         }
     }
     reactor::wake_all();
-    while shard.connections() > 0 && reactor::now_ms() < until_ms {
-        reactor::sleep(limits::DRAIN_TICK_MS).await;
+    let mut closed = false;
+    loop {
         while let Some(message) = mail.try_recv() {
             match message {
                 ToCore::Drain { within_ms, gently } => {
@@ -180,17 +179,30 @@ async fn drain(
                     reactor::wake_all();
                 }
                 // it was on its way when the other core had not heard yet
-                ToCore::Adopt { accepted, listener } => {
-                    if let Some(tap) = taps.iter().find(|tap| tap.at == listener) {
-                        accept::adopt(shard, tap, accepted);
-                    }
-                }
+                ToCore::Adopt { accepted, listener } => adopt(shard, taps, accepted, listener),
                 _ => {}
             }
         }
+        let idle = shard.connections() == 0 && taps.iter().all(|tap| tap.listener.borrow().is_none());
+        if reactor::now_ms() >= until_ms || (idle && closed) {
+            break;
+        }
+        match idle {
+            // who was sent here until this moment is served first
+            true => mail.close(),
+            false => reactor::sleep(limits::DRAIN_TICK_MS).await,
+        }
+        closed |= idle;
     }
     if let Some(access) = &shard.core.access {
         access.borrow_mut().log.send();
+    }
+}
+
+/// Serves a connection that another core has accepted.
+fn adopt(shard: &Rc<accept::Shard>, taps: &[Rc<accept::Tap>], accepted: Accepted, listener: usize) {
+    if let Some(tap) = taps.iter().find(|tap| tap.at == listener) {
+        accept::adopt(shard, tap, accepted);
     }
 }
 
