@@ -1,6 +1,6 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, each_plugin, flame, latency, machine, measure, memory, peers
+from . import allocations, configuration, each_plugin, flame, latency, machine, measure, memory, peers, redis
 
 SMALL, LARGE = 100, 65536
 
@@ -100,4 +100,5 @@ CASES = {
     "routes": configuration.many_routes,
     "flame": flame.flame,
     "each_plugin": each_plugin.each_plugin,
+    "redis": redis.redis,
 }

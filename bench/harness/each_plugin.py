@@ -2,7 +2,8 @@
 
 The list is bench/peers/plugins.json, one object a line: `name`, `plugins` (as a route has them), and where needed
 `headers` of the request, `objects` (other writes to the Admin API), `sign` (a key and secret for hmac-auth's header)
-and `goal`, the ratio to the plain route that we allow (GOAL where it is left out, null where there is none).
+and `goal`, the ratio to the plain route that we allow (GOAL where it is left out, null where there is none). With
+--rounds 0 only what does not depend on the machine is counted: allocations and instructions.
 """
 
 import base64
@@ -13,7 +14,7 @@ import json
 import os
 import re
 
-from . import allocations, instructions, machine, measure
+from . import allocations, instructions, machine, measure, redis, sink
 
 GOAL = 1.05
 CONNECTIONS = 64
@@ -28,17 +29,10 @@ def entries(house, options):
     found = [entry for entry in json.loads(text) if not wanted or {entry["name"], *entry["plugins"]} & set(wanted)]
     text = json.dumps(found)
     if "@REDIS@" in text:
-        text = text.replace('"@REDIS@"', str(redis(house)))
+        text = text.replace('"@REDIS@"', str(redis.started(house)))
+    if "@SINK@" in text:
+        text = text.replace('"@SINK@"', str(sink.started()))
     return json.loads(text)
-
-
-def redis(house):
-    """Starts a Redis that keeps nothing on disk, and gives its port."""
-    machine.need(["redis-server"])
-    port = machine.free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    house.start_peer("redis", port, command, machine.LOAD_CORE)
-    return port
 
 
 def path(entry):
@@ -123,7 +117,9 @@ def each_plugin(house, options):
         costs = heap(house, gateway, served) if name == "ringway" else {}
         steps = counted(house, served) if name == "ringway" else {}
         for entry in served:
-            row = {"case": "each_plugin", "peer": name, "plugin": entry["name"], **cpu(gateway, entry, options)}
+            row = {"case": "each_plugin", "peer": name, "plugin": entry["name"]}
+            if options.rounds:
+                row.update(cpu(gateway, entry, options))
             if costs:
                 row["added_allocations"], row["added_bytes"] = (
                     round(own - plain, 2) for own, plain in zip(costs[path(entry)], costs[PLAIN])

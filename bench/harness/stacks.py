@@ -10,7 +10,11 @@ from . import machine
 # As much of the stack as perf copies with each event, in bytes: deep enough for the poll of a request.
 STACK_BYTES = 16384
 # What waits for perf to write it; where perf gets too little time, events are lost beyond it.
-BUFFER = "64M"
+BUFFER = "256M"
+
+
+class EventsLost(RuntimeError):
+    """perf got too little time to write all that it saw."""
 
 
 class Recording:
@@ -63,7 +67,7 @@ def samples(file):
     command = ["perf", "script", "-i", file, "-F", fields, "--no-inline", "--no-demangle", "--show-lost-events"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "PERF_RECORD_LOST" in text:
-        raise RuntimeError("perf lost events: what is left is no count")
+        raise EventsLost("perf lost events: what is left is no count")
     event = None
     for line in text.split("\n"):
         frame = re.match(r"\s+([0-9a-f]+) (.*) \((.*)\)$", line)

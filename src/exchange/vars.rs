@@ -74,6 +74,9 @@ impl Exchange {
 
     fn connection_var(&self, name: &str) -> Value<'_> {
         match name {
+            "remote_addr" if self.remote_addr == self.facts.peer.ip() => {
+                Some(Cow::Borrowed(&self.facts.peer_text))
+            }
             "remote_addr" => text(self.remote_addr),
             "remote_port" => text(self.remote_port),
             "realip_remote_addr" => text(self.facts.peer.ip()),

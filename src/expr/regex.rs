@@ -4,13 +4,25 @@
 //! Known differences: the options `d` (DFA) and `J` are read and do nothing; a match may take
 //! [`REGEX_STEPS`] steps.
 
+use std::cell::Cell;
+use std::fmt;
+
 use pcre2::bytes::{CaptureLocations, Regex, RegexBuilder};
 
 use crate::limits::REGEX_STEPS;
 
 /// A compiled pattern.
-#[derive(Clone, Debug)]
-pub struct Pattern(Regex);
+pub struct Pattern {
+    regex: Regex,
+    /// What the last match wrote its groups to, for the next one: most matches allocate nothing.
+    spare: Cell<Option<CaptureLocations>>,
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pattern").field(&self.regex.as_str()).finish()
+    }
+}
 
 impl Pattern {
     /// Compiles `pattern` with the option letters of `ngx.re.match`. The error is nginx's text.
@@ -33,7 +45,8 @@ impl Pattern {
         }
         head.push_str(tail);
         let whole = if tail.is_empty() { format!("{head}{pattern}") } else { format!("{head}(?:{pattern})") };
-        builder.build(&whole).map(Pattern).map_err(|error| {
+        let compiled = builder.build(&whole).map(|regex| Pattern { regex, spare: Cell::default() });
+        compiled.map_err(|error| {
             let text = error.to_string();
             let reason = text.rsplit_once(": ").map_or(&*text, |(_, reason)| reason);
             let at = error.offset().unwrap_or(0).saturating_sub(head.len());
@@ -44,15 +57,22 @@ impl Pattern {
         })
     }
 
+    /// Is there a match in `text`? `Err` as in [`Pattern::captures`].
+    pub fn is_match(&self, text: &[u8]) -> Result<bool, String> {
+        self.captures(text).map(|found| found.is_some())
+    }
+
     /// The first match in `text`. `Err`: the match took too long, or `text` is not UTF-8 and should be.
-    pub fn captures<'t>(&self, text: &'t [u8]) -> Result<Option<Captures<'t>>, String> {
+    pub fn captures<'t>(&'t self, text: &'t [u8]) -> Result<Option<Captures<'t>>, String> {
         self.captures_at(text, 0)
     }
 
-    fn captures_at<'t>(&self, text: &'t [u8], start: usize) -> Result<Option<Captures<'t>>, String> {
-        let mut groups = self.0.capture_locations();
-        let found = self.0.captures_read_at(&mut groups, text, start).map_err(|error| error.to_string())?;
-        Ok(found.map(|_| Captures { text, groups }))
+    fn captures_at<'t>(&'t self, text: &'t [u8], start: usize) -> Result<Option<Captures<'t>>, String> {
+        let groups = self.spare.take().unwrap_or_else(|| self.regex.capture_locations());
+        let mut found = Captures { pattern: self, text, groups: Some(groups) };
+        let Some(groups) = &mut found.groups else { return Ok(None) };
+        let matched = self.regex.captures_read_at(groups, text, start).map_err(|error| error.to_string())?;
+        Ok(matched.is_some().then_some(found))
     }
 
     /// `text` with the first match, or every match, replaced. `None`: nothing matches.
@@ -62,34 +82,62 @@ impl Pattern {
         while start <= text.len() {
             let Some(found) = self.captures_at(text, start)? else { break };
             let (from, to) = found.span();
-            replaced = true;
+            if out.is_empty() {
+                out.reserve(text.len() + 16);
+            }
             out.extend_from_slice(&text[kept..from]);
             by.render(&found, &mut out);
+            replaced = true;
             kept = to;
             start = if to == from { to + 1 } else { to };
             if !all {
                 break;
             }
         }
+        if !replaced {
+            return Ok(None);
+        }
         out.extend_from_slice(&text[kept..]);
-        Ok(replaced.then_some(out))
+        Ok(Some(out))
     }
 }
 
 /// What a match captured.
 pub struct Captures<'t> {
+    pattern: &'t Pattern,
     text: &'t [u8],
-    groups: CaptureLocations,
+    /// Until they go back to the pattern.
+    groups: Option<CaptureLocations>,
 }
 
 impl Captures<'_> {
     /// Group `number`; 0 is the whole match. Empty for a group that took no part or is not there.
     pub fn get(&self, number: usize) -> &[u8] {
-        self.groups.get(number).and_then(|(from, to)| self.text.get(from..to)).unwrap_or_default()
+        self.place(number).and_then(|(from, to)| self.text.get(from..to)).unwrap_or_default()
+    }
+
+    /// The text with this match replaced.
+    pub fn replaced(&self, by: &Replacement) -> Vec<u8> {
+        let (from, to) = self.span();
+        let mut out = Vec::with_capacity(self.text.len() + 16);
+        out.extend_from_slice(&self.text[..from]);
+        by.render(self, &mut out);
+        out.extend_from_slice(&self.text[to..]);
+        out
+    }
+
+    fn place(&self, number: usize) -> Option<(usize, usize)> {
+        self.groups.as_ref()?.get(number)
     }
 
     fn span(&self) -> (usize, usize) {
-        self.groups.get(0).unwrap_or((0, 0))
+        self.place(0).unwrap_or((0, 0))
+    }
+}
+
+impl Drop for Captures<'_> {
+    fn drop(&mut self) {
+        self.pattern.spare.set(self.groups.take());
     }
 }
 
@@ -179,6 +227,21 @@ mod tests {
         ] {
             assert_eq!(replaced(pattern, options, text, by, all), expected, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn a_match_stays_as_it_was_while_others_are_made() {
+        let pattern = Pattern::compile("(.)b", "").unwrap();
+        let first = pattern.captures(b"ab").unwrap().unwrap();
+        assert!(pattern.is_match(b"cb").unwrap() && !pattern.is_match(b"c").unwrap());
+        let second = pattern.captures(b"xdby").unwrap().unwrap();
+        let by = Replacement::compile("<$1>").unwrap();
+        assert_eq!(
+            (first.get(1), second.get(1), &*second.replaced(&by)),
+            (&b"a"[..], &b"d"[..], &b"x<d>y"[..])
+        );
+        drop((first, second));
+        assert_eq!(pattern.captures(b"eb").unwrap().unwrap().get(1), b"e");
     }
 
     #[test]

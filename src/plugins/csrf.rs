@@ -18,6 +18,7 @@
 //! Known differences: a token whose fields are of a wrong type is refused with 401 (a Lua error, 500, in
 //! APISIX); signatures are compared in constant time.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -62,6 +63,7 @@ fn build(conf: &Value, _: &Build) -> Built {
         expires_s: conf["expires"].as_i64().unwrap_or(7200),
         name: name.into(),
         cookie: format!("cookie_{name}").into(),
+        expires: RefCell::default(),
     }))
 }
 
@@ -71,6 +73,8 @@ struct Csrf {
     name: Box<str>,
     /// The variable of its cookie.
     cookie: Box<str>,
+    /// A second and its date, as the cookies of that second have it.
+    expires: RefCell<(i64, String)>,
 }
 
 impl Plugin for Csrf {
@@ -90,13 +94,14 @@ impl Plugin for Csrf {
 
     fn header_filter(&self, ex: &mut Exchange, _: &Host, _: u16) {
         let now_s = unix_s();
-        let cookie = format!(
-            "{}={};path=/;SameSite=Lax;Expires={}",
-            self.name,
-            self.token(fastrand::f64(), now_s),
-            cookie_time(now_s + self.expires_s)
-        );
-        ex.resp_headers().add(b"Set-Cookie", cookie.as_bytes());
+        let until_s = now_s + self.expires_s;
+        let mut expires = self.expires.borrow_mut();
+        if expires.0 != until_s || expires.1.is_empty() {
+            *expires = (until_s, cookie_time(until_s));
+        }
+        let token = self.token(&random(), now_s);
+        let parts = [&*self.name, "=", &token, ";path=/;SameSite=Lax;Expires=", &expires.1];
+        ex.resp_headers().add(b"Set-Cookie", parts.concat().as_bytes());
     }
 }
 
@@ -132,21 +137,28 @@ impl Csrf {
             .map_err(|_| "Invalid signatures")
     }
 
-    fn token(&self, random: f64, now_s: i64) -> String {
-        let random = number_text(random);
-        let sign = self.sign(&random, &now_s.to_string());
-        BASE64.encode(format!(r#"{{"random":{random},"expires":{now_s},"sign":"{sign}"}}"#))
+    fn token(&self, random: &str, now_s: i64) -> String {
+        let mut made = itoa::Buffer::new();
+        let made = made.format(now_s);
+        let sign = self.sign(random, made);
+        let parts = [r#"{"random":"#, random, r#","expires":"#, made, r#","sign":""#, &sign, r#""}"#];
+        BASE64.encode(parts.concat())
     }
 
     fn sign(&self, random: &str, made: &str) -> String {
-        use std::fmt::Write;
-        let text = format!("{{expires:{made},random:{random},key:{}}}", self.key);
+        let text = ["{expires:", made, ",random:", random, ",key:", &self.key, "}"].concat();
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-        digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}"); // a String takes all
-            hex
-        })
+        let digits = digest.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
     }
+}
+
+/// A number between 0.1 and 1 with 14 digits: as many as Lua prints of one, so that it reads back as it was.
+fn random() -> String {
+    let digits = fastrand::u64(10_000_000_000_000..100_000_000_000_000);
+    let mut text = ["0.", itoa::Buffer::new().format(digits)].concat();
+    text.truncate(text.trim_end_matches('0').len());
+    text
 }
 
 /// A number or a text as Lua joins it to another text.
@@ -174,7 +186,8 @@ mod tests {
     use crate::plugins::kit::test;
 
     fn csrf(expires_s: i64) -> Csrf {
-        Csrf { key: "userkey".into(), expires_s, name: "csrf".into(), cookie: "cookie_csrf".into() }
+        let (name, cookie) = ("csrf".into(), "cookie_csrf".into());
+        Csrf { key: "userkey".into(), expires_s, name, cookie, expires: RefCell::default() }
     }
 
     #[test]
@@ -189,7 +202,7 @@ mod tests {
     #[test]
     fn a_token_holds_while_it_is_young_and_whole() {
         let csrf = csrf(60);
-        let token = csrf.token(0.0576, 1_000);
+        let token = csrf.token("0.0576", 1_000);
         assert_eq!(csrf.check(token.as_bytes(), 1_060), Ok(()));
         assert_eq!(csrf.check(token.as_bytes(), 1_061), Err("token has expired"));
         assert_eq!(self::csrf(0).check(token.as_bytes(), i64::MAX), Ok(()));
@@ -207,10 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn every_token_that_is_made_reads_back() {
+        let csrf = csrf(60);
+        for _ in 0..1000 {
+            let token = csrf.token(&random(), 1_000);
+            assert_eq!(csrf.check(token.as_bytes(), 1_000), Ok(()), "{token}");
+        }
+        // as APISIX signs it: SHA-256 of the text
+        let sign = csrf.sign("0.5", "1000");
+        assert_eq!(sign, "2ceac513c2cf12a5a053a9921549f3ed6baabec67522be7b533e4547e1944972");
+    }
+
+    #[test]
     fn requests_that_change_something_need_it() {
         let host = test::host();
         let plugin = test::build(&SPEC, &host, json!({ "key": "userkey", "name": "csrf" }));
-        let token = csrf(7200).token(0.5, unix_s());
+        let token = csrf(7200).token("0.5", unix_s());
         let run = |text: &str| {
             let mut ex = test::exchange(text);
             match test::run(&plugin, Phase::Access, &mut ex, &host) {

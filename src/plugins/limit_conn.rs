@@ -48,6 +48,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use crate::client::redis::{Client, Script};
 use crate::exchange::{Exchange, Reply};
@@ -206,8 +207,8 @@ async fn wait(ms: u64) {
 
 impl LimitConn {
     /// The rules for this request.
-    fn applied(&self, ex: &Exchange) -> Result<Vec<Applied<'_>>, String> {
-        let mut list = Vec::new();
+    fn applied(&self, ex: &Exchange) -> Result<SmallVec<[Applied<'_>; 2]>, String> {
+        let mut list = SmallVec::new();
         let mut buffer = Vec::new();
         for rule in &self.rules {
             match (rule.conn.value(ex, 1), rule.burst.value(ex, 0)) {
@@ -244,22 +245,24 @@ impl LimitConn {
     async fn enter_on_redis(
         &self,
         redis: &Rc<Client>,
-        applied: Vec<Applied<'_>>,
+        applied: SmallVec<[Applied<'_>; 2]>,
         ex: &mut Exchange,
     ) -> Option<Reply> {
         let mut delay_ms = 0;
         for Applied { rule, conn, burst } in applied {
-            let mut key = b"limit_conn:".to_vec();
             let mut own = Vec::new();
             self.scope.write(&rule.key, ex, &mut own);
-            key.extend_from_slice(&own);
+            let key = [b"limit_conn:", &*own].concat();
             let now =
                 SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let numbers = [conn.saturating_add(burst), self.key_ttl_s, now].map(|number| number.to_string());
             let request = uuid::Uuid::new_v4().to_string();
-            let [most, ttl, now] = numbers.each_ref().map(|number| number.as_bytes());
+            let mut texts = [itoa::Buffer::new(); 3];
+            let [most, ttl, since] = &mut texts;
+            let args =
+                [most.format(conn.saturating_add(burst)), ttl.format(self.key_ttl_s), since.format(now)];
+            let [most, ttl, now] = args.map(str::as_bytes);
             let outcome = redis.eval(&ENTER, &[&key], &[most, ttl, now, request.as_bytes()]).await;
-            let numbers: Result<Vec<f64>, _> =
+            let numbers: Result<SmallVec<[f64; 2]>, _> =
                 outcome.map(|reply| reply.items().iter().filter_map(resp::Reply::number).collect());
             match numbers.as_deref() {
                 Ok([1.0, taken]) => {

@@ -30,6 +30,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use crate::client::redis::{Client, Error, Script};
 use crate::exchange::{self, Exchange};
@@ -80,7 +81,10 @@ struct LimitReq {
 struct Redis {
     client: Rc<Client>,
     rate: f64,
-    burst: f64,
+    /// Arguments of [`POUR`] that are the same for every request.
+    rate_text: String,
+    burst_text: String,
+    keep_text: String,
 }
 
 /// In ARGV rate, burst, the time in ms and how long to keep the bucket in s; a request is 1000. Gives whether the request
@@ -107,12 +111,11 @@ impl Redis {
     /// As [`crate::plugin::counters::Counters::pour`].
     async fn pour(&self, key: &[u8], now: SystemTime) -> Result<Option<u64>, Error> {
         let key = [b"limit_req:", key].concat();
-        let now_ms =
-            now.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1000.0);
-        let keep_s = (self.burst / self.rate).ceil() + 1.0;
-        let args = [self.rate * 1000.0, self.burst * 1000.0, now_ms, keep_s].map(number_text);
-        let reply = self.client.eval(&POUR, &[&key], &args.each_ref().map(|arg| arg.as_bytes())).await?;
-        let numbers: Vec<f64> = reply.items().iter().filter_map(Reply::number).collect();
+        let now_ms = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let mut now_text = itoa::Buffer::new();
+        let args = [&*self.rate_text, &self.burst_text, now_text.format(now_ms), &self.keep_text];
+        let reply = self.client.eval(&POUR, &[&key], &args.map(str::as_bytes)).await?;
+        let numbers: SmallVec<[f64; 2]> = reply.items().iter().filter_map(Reply::number).collect();
         let [accepted, excess] = *numbers else {
             return Err(Error::Server("the script's answer is none".into()));
         };
@@ -134,7 +137,9 @@ fn build(conf: &Value, build: &Build) -> Built {
         redis: redis_of(conf, build)?.map(|client| Redis {
             client,
             rate: number("rate"),
-            burst: number("burst"),
+            rate_text: number_text(number("rate") * 1000.0),
+            burst_text: number_text(number("burst") * 1000.0),
+            keep_text: number_text((number("burst") / number("rate")).ceil() + 1.0),
         }),
     }))
 }

@@ -301,28 +301,23 @@ impl ProxyRewrite {
     }
 
     /// Decides the upstream's URI; gives what `regex_uri` captured in `source`.
-    fn set_uri<'s>(&self, ex: &mut Exchange, source: &'s [u8]) -> Result<Option<Captures<'s>>, String> {
+    fn set_uri<'s>(&'s self, ex: &mut Exchange, source: &'s [u8]) -> Result<Option<Captures<'s>>, String> {
         let mut captures = None;
         // may a `?` in the new URI begin its arguments? One that came decoded in the path may not
         let (new, splits) = match &self.uri {
-            NewUri::Same => (source.to_vec(), false),
-            NewUri::Template(template) => (self.render(template, ex, source), true),
+            NewUri::Same => (Cow::Borrowed(source), false),
+            NewUri::Template(template) => (Cow::Owned(self.render(template, ex, source)), true),
             NewUri::Regex(rules) => {
-                let mut new = source.to_vec();
+                let mut new = Cow::Borrowed(source);
                 for rule in rules {
-                    let failed = |step: &str, error: String| {
+                    captures = rule.pattern.captures(source).map_err(|error| {
                         let path = String::from_utf8_lossy(&ex.req.path);
-                        format!("failed to {step} the uri {path} ({})  : {error}", rule.text)
-                    };
-                    captures = rule.pattern.captures(source).map_err(|error| failed("match", error))?;
-                    if captures.is_none() {
-                        continue;
+                        format!("failed to match the uri {path} ({})  : {error}", rule.text)
+                    })?;
+                    if let Some(found) = &captures {
+                        new = Cow::Owned(found.replaced(&rule.by));
+                        break;
                     }
-                    let replaced = rule.pattern.replace(source, &rule.by, false);
-                    if let Some(replaced) = replaced.map_err(|error| failed("substitute", error))? {
-                        new = replaced;
-                    }
-                    break;
                 }
                 (new, !source.contains(&b'?'))
             }

@@ -28,6 +28,7 @@
 //!
 //! Known differences: the text of an answer to a body that is no JSON at all is this gateway's.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use serde_json::{Map, Value};
@@ -68,6 +69,8 @@ struct HeaderSchema {
     schema: Schema,
     /// Names of headers as the schema spells them.
     names: Vec<Box<str>>,
+    /// It has no rule that counts or looks at other headers.
+    named_only: bool,
 }
 
 fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
@@ -123,15 +126,19 @@ impl HeaderSchema {
         let described = raw["properties"].as_object().into_iter().flat_map(|fields| fields.keys());
         let required = raw["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let names = described.map(String::as_str).chain(required).map(Box::from).collect();
-        HeaderSchema { schema, names }
+        let plain = ["type", "properties", "required", "title", "description", "$schema", "$comment"];
+        let named_only =
+            raw.as_object().is_some_and(|rules| rules.keys().all(|rule| plain.contains(&&**rule)));
+        HeaderSchema { schema, names, named_only }
     }
 
     fn check(&self, ex: &Exchange) -> Result<(), String> {
         let mut object = Map::new();
         for (name, value, _) in ex.req.head.headers.iter() {
+            let Some(name) = self.spelling(name) else { continue };
             let value = Value::from(String::from_utf8_lossy(value));
-            match object.get_mut(&self.spelling(name)) {
-                None => _ = object.insert(self.spelling(name), value),
+            match object.get_mut(&*name) {
+                None => _ = object.insert(name.into_owned(), value),
                 Some(Value::Array(values)) => values.push(value),
                 Some(first) => *first = Value::Array(vec![first.take(), value]),
             }
@@ -139,11 +146,13 @@ impl HeaderSchema {
         self.schema.validate(&mut Value::Object(object))
     }
 
-    /// A header's name as the schema has it (names have no case), else in lower case.
-    fn spelling(&self, name: &[u8]) -> String {
+    /// A header's name as the schema has it (names have no case), else in lower case; `None` if the schema says
+    /// nothing of it.
+    fn spelling(&self, name: &[u8]) -> Option<Cow<'_, str>> {
         match self.names.iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
-            Some(known) => known.to_string(),
-            None => String::from_utf8_lossy(name).to_ascii_lowercase(),
+            Some(known) => Some(Cow::Borrowed(known)),
+            None if self.named_only => None,
+            None => Some(Cow::Owned(String::from_utf8_lossy(name).to_ascii_lowercase())),
         }
     }
 }
@@ -290,6 +299,16 @@ mod tests {
             checked(conf, "X-A: 1\nX-A: 2", ""),
             "400 property \"X-A\" validation failed: wrong type: expected string, got table"
         );
+    }
+
+    #[test]
+    fn rules_about_all_headers_see_all() {
+        let only =
+            json!({"header_schema": {"properties": {"x-a": {}, "host": {}}, "additionalProperties": false}});
+        assert_eq!(checked(only.clone(), "X-A: 1", ""), "");
+        assert!(checked(only, "X-A: 1\nX-C: 1", "").starts_with("400 additional properties forbidden"));
+        let few = json!({"header_schema": {"type": "object", "maxProperties": 2}});
+        assert!(checked(few, "X-A: 1\nX-B: 1\nX-C: 1", "").starts_with("400 "));
     }
 
     #[test]

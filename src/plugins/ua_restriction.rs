@@ -93,8 +93,8 @@ impl UaRestriction {
         }
         // what cannot be decided is refused
         let listed = headers.all(Name::UserAgent).any(|agent| {
-            let mut found = self.patterns.iter().map(|pattern| pattern.captures(agent.trim_ascii()));
-            found.any(|found| found.map_or(!self.only_these, |found| found.is_some()))
+            let mut found = self.patterns.iter().map(|pattern| pattern.is_match(agent.trim_ascii()));
+            found.any(|found| found.unwrap_or(!self.only_these))
         });
         listed == self.only_these
     }

@@ -92,7 +92,7 @@ impl Plugin for UriBlocker {
 
     fn rewrite<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
         let uri = ex.var("request_uri").unwrap_or_default();
-        let blocked = self.rules.captures(&uri).map_or(true, |found| found.is_some());
+        let blocked = self.rules.is_match(&uri).unwrap_or(true);
         match &self.message {
             _ if !blocked => Step::Next,
             Some(message) => Step::Reply(Reply::error_msg(self.status, message)),

@@ -24,14 +24,15 @@ pub enum Reply {
 pub struct Malformed;
 
 /// Appends a command.
-pub fn write_command(out: &mut Vec<u8>, parts: &[&[u8]]) {
+pub fn write_command<'a>(out: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>) {
     let mut digits = itoa::Buffer::new();
     let mut head = |out: &mut Vec<u8>, kind: u8, number: usize| {
         out.push(kind);
         out.extend_from_slice(digits.format(number).as_bytes());
         out.extend_from_slice(b"\r\n");
     };
-    head(out, b'*', parts.len());
+    let parts = parts.into_iter();
+    head(out, b'*', parts.clone().count());
     for part in parts {
         head(out, b'$', part.len());
         out.extend_from_slice(part);
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn commands() {
         let mut out = Vec::new();
-        write_command(&mut out, &[b"SET", b"k", b"a\r\nb"]);
+        write_command(&mut out, [&b"SET"[..], b"k", b"a\r\nb"]);
         assert_eq!(out, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\na\r\nb\r\n");
     }
 

@@ -1,5 +1,7 @@
 //! Where Redis is and how it is spoken to, as limiters' configurations say it (apisix/utils/redis-schema.lua).
 
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use super::Times;
@@ -19,8 +21,8 @@ pub struct Conf {
 /// A server.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Address {
-    /// Name or address.
-    pub host: Box<str>,
+    /// Name or address; copied for each command, so it is shared.
+    pub host: Rc<str>,
     /// Its port.
     pub port: u16,
 }
@@ -76,7 +78,7 @@ impl Conf {
                 let port = u16::try_from(port).map_err(|_| format!("invalid port {port}"))?;
                 Conf {
                     topology: Topology::Single(Address {
-                        host: text("redis_host").unwrap_or_default(),
+                        host: conf["redis_host"].as_str().unwrap_or_default().into(),
                         port,
                     }),
                     login: Login {

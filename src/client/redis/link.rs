@@ -125,7 +125,7 @@ impl Link {
         outbound: &Outbound,
     ) -> Result<(), Error> {
         let stream = Rc::new(open(to, login, times, outbound).await?);
-        let mut bytes = Vec::new();
+        let mut bytes = Received::default();
         let until_ms = reactor::now_ms() + u64::from(times.read_ms);
         for command in login.commands() {
             stream.send(Out::from(command));
@@ -169,19 +169,29 @@ async fn open(to: &Address, login: &Login, times: Times, outbound: &Outbound) ->
     Ok(connect(&Target { address: (ip, to.port).into(), tls }, times.connect_ms).await?)
 }
 
-async fn next_reply(stream: &Stream, bytes: &mut Vec<u8>) -> Result<Reply, Error> {
+/// What has come. Replies come many at once, so those that were read are cut off together.
+#[derive(Default)]
+struct Received {
+    bytes: Vec<u8>,
+    /// So many bytes were read.
+    read: usize,
+}
+
+async fn next_reply(stream: &Stream, received: &mut Received) -> Result<Reply, Error> {
     loop {
-        if let Some((reply, length)) =
-            read_reply(bytes).map_err(|_| Error::Closed("no Redis reply".into()))?
-        {
-            bytes.drain(..length);
+        let unread = &received.bytes[received.read..];
+        let reply = read_reply(unread).map_err(|_| Error::Closed("no Redis reply".into()))?;
+        if let Some((reply, length)) = reply {
+            received.read += length;
             return Ok(reply);
         }
+        received.bytes.drain(..received.read);
+        received.read = 0;
         let chunk = stream.recv().await?;
         if chunk.is_empty() {
             return Err(Error::Closed("closed".into()));
         }
-        bytes.extend_from_slice(&chunk);
+        received.bytes.extend_from_slice(&chunk);
     }
 }
 
@@ -190,7 +200,7 @@ impl Login {
     fn commands(&self) -> Vec<Vec<u8>> {
         let command = |parts: &[&[u8]]| {
             let mut out = Vec::new();
-            write_command(&mut out, parts);
+            write_command(&mut out, parts.iter().copied());
             out
         };
         let mut commands = Vec::new();

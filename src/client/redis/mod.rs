@@ -123,30 +123,30 @@ impl Client {
 
     /// Runs a script over `keys`, which lie on one server.
     pub async fn eval(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Reply, Error> {
-        let count = keys.len().to_string();
-        let command = |verb: &'static [u8], script: &'static str, sha: &str| {
-            let script = if sha.is_empty() { script.as_bytes() } else { sha.as_bytes() };
-            let mut parts = vec![verb, script, count.as_bytes()];
-            parts.extend_from_slice(keys);
-            parts.extend_from_slice(args);
-            let mut out = Vec::new();
-            write_command(&mut out, &parts);
-            out
-        };
+        let mut count = itoa::Buffer::new();
+        let count = count.format(keys.len()).as_bytes();
         let key = keys.first().copied().unwrap_or_default();
-        match self.send(key, &command(b"EVALSHA", "", &script.sha)).await {
-            Err(Error::Server(error)) if error.starts_with("NOSCRIPT") => {
-                self.send(key, &command(b"EVAL", script.text, "")).await
-            }
+        let run = async |verb: &[u8], script: &str| {
+            let begin = [verb, script.as_bytes(), count];
+            let mut command = reactor::take_buffer();
+            write_command(&mut command, begin.iter().chain(keys).chain(args).copied());
+            let outcome = self.send(key, &command).await;
+            reactor::give_buffer(command);
+            outcome
+        };
+        match run(b"EVALSHA", &script.sha).await {
+            Err(Error::Server(error)) if error.starts_with("NOSCRIPT") => run(b"EVAL", script.text).await,
             outcome => outcome,
         }
     }
 
     /// Runs a command on the server of `key`.
     pub async fn command(&self, key: &[u8], parts: &[&[u8]]) -> Result<Reply, Error> {
-        let mut out = Vec::new();
-        write_command(&mut out, parts);
-        self.send(key, &out).await
+        let mut command = reactor::take_buffer();
+        write_command(&mut command, parts.iter().copied());
+        let outcome = self.send(key, &command).await;
+        reactor::give_buffer(command);
+        outcome
     }
 
     async fn send(&self, key: &[u8], command: &[u8]) -> Result<Reply, Error> {
@@ -159,7 +159,7 @@ impl Client {
             let outcome = match asking {
                 true => {
                     let mut both = Vec::new();
-                    write_command(&mut both, &[b"ASKING"]);
+                    write_command(&mut both, [&b"ASKING"[..]]);
                     let first = self.ask(&link, &both);
                     let second = self.ask(&link, command);
                     first.await.and(second.await)
@@ -246,7 +246,7 @@ impl Client {
 
     async fn read_slots(&self, nodes: &[Address]) -> Result<Slots, Error> {
         let mut command = Vec::new();
-        write_command(&mut command, &[b"CLUSTER", b"SLOTS"]);
+        write_command(&mut command, [&b"CLUSTER"[..], b"SLOTS"]);
         let mut error = Error::Closed("no node of the cluster is known".into());
         for node in nodes {
             match self.ask(&self.link(node, &self.conf.login), &command).await {
@@ -267,7 +267,7 @@ impl Client {
     ) -> Result<Address, Error> {
         let mut command = Vec::new();
         let what: &[u8] = if replica { b"replicas" } else { b"get-master-addr-by-name" };
-        write_command(&mut command, &[b"SENTINEL", what, master.as_bytes()]);
+        write_command(&mut command, [b"SENTINEL", what, master.as_bytes()]);
         let mut error = Error::Closed("no sentinel is known".into());
         for sentinel in sentinels {
             let reply = self.ask(&self.link(sentinel, login), &command).await;

@@ -133,6 +133,8 @@ impl Scope {
     /// Writes the whole key of a request.
     pub fn write(&self, key: &Key, ex: &Exchange, out: &mut Vec<u8>) {
         out.clear();
+        // with an address and a plugin's mark behind it, all at once
+        out.reserve(self.before.len() + self.behind.len() + 64);
         out.extend_from_slice(&self.before);
         key.append(ex, out);
         out.extend_from_slice(&self.behind);

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
+use smallvec::SmallVec;
+
 use super::window::{Verdict, slid};
 use crate::client::redis::{Client, Error, Script};
 use crate::wire::resp::Reply;
@@ -63,8 +65,9 @@ pub async fn fixed(
     cost: u64,
 ) -> Result<Verdict, Error> {
     let key = [PREFIX, b"v1:", key].concat();
-    let (cost, window) = (cost.to_string(), window_ms.to_string());
-    let reply = redis.eval(&FIXED, &[&key], &[cost.as_bytes(), window.as_bytes()]).await?;
+    let (mut cost_text, mut window_text) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let args = [cost_text.format(cost).as_bytes(), window_text.format(window_ms).as_bytes()];
+    let reply = redis.eval(&FIXED, &[&key], &args).await?;
     let [count, left_ms] = reply.items() else { return Err(malformed()) };
     let (count, left_ms) = count.number().zip(left_ms.number()).ok_or_else(malformed)?;
     let remaining = limit as i64 - count as i64;
@@ -81,17 +84,23 @@ pub async fn sliding(
     now: SystemTime,
 ) -> Result<Verdict, Error> {
     let Windows { this, last, left_ms } = Windows::of(key, window_ms, now);
-    let numbers = [limit, window_ms, left_ms, window_ms.saturating_mul(2)].map(|number| number.to_string());
-    let mut args: Vec<&[u8]> = numbers.iter().map(|number| number.as_bytes()).collect();
+    let mut texts = [itoa::Buffer::new(); 4];
+    let [most, whole, left, lasts] = &mut texts;
+    let args = [
+        most.format(limit),
+        whole.format(window_ms),
+        left.format(left_ms),
+        lasts.format(window_ms.saturating_mul(2)),
+    ];
+    let [most, whole, left, lasts] = args.map(str::as_bytes);
     let reply = if redis.is_cluster() {
         // the two may lie on different nodes, and the last window's counter changes no more
         let last = redis.command(&last, &[b"GET", &last]).await?.number().unwrap_or(0.0).to_string();
-        args.push(last.as_bytes());
-        redis.eval(&SLIDING, &[&this], &args).await?
+        redis.eval(&SLIDING, &[&this], &[most, whole, left, lasts, last.as_bytes()]).await?
     } else {
-        redis.eval(&SLIDING, &[&this, &last], &args).await?
+        redis.eval(&SLIDING, &[&this, &last], &[most, whole, left, lasts]).await?
     };
-    let numbers: Vec<f64> = reply.items().iter().filter_map(Reply::number).collect();
+    let numbers: SmallVec<[f64; 3]> = reply.items().iter().filter_map(Reply::number).collect();
     let [accepted, count, last] = *numbers else { return Err(malformed()) };
     Ok(slid(accepted == 1.0, count, last, limit as f64, window_ms as f64, left_ms as f64))
 }
@@ -131,7 +140,9 @@ impl Windows {
     fn of(key: &[u8], window_ms: u64, now: SystemTime) -> Windows {
         let now_ms = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let number = now_ms / window_ms;
-        let counter = |number: u64| [PREFIX, key, format!(".{number}.counter").as_bytes()].concat();
+        let counter = |number: u64| {
+            [PREFIX, key, b".", itoa::Buffer::new().format(number).as_bytes(), b".counter"].concat()
+        };
         let (this, last) = (counter(number), counter(number.wrapping_sub(1)));
         Windows { this, last, left_ms: window_ms - now_ms % window_ms }
     }
