@@ -24,7 +24,8 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::exchange::{Exchange, Reply};
+use super::kit::restriction::Restriction;
+use crate::exchange::Exchange;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
 
 /// What the registry knows.
@@ -67,16 +68,14 @@ pub const SPEC: Spec = Spec {
 };
 
 fn build(conf: &Value, _: &Build) -> Built {
-    let only_these = conf.get("whitelist").is_some();
-    let list = if only_these { "whitelist" } else { "blacklist" };
+    let restriction = Restriction::new(conf, "whitelist");
+    let list = if restriction.only_these { "whitelist" } else { "blacklist" };
     let hosts = conf[list].as_array().into_iter().flatten().filter_map(Value::as_str);
     let (suffixes, whole): (Vec<&str>, Vec<&str>) = hosts.partition(|host| host.starts_with('*'));
     Ok(Rc::new(RefererRestriction {
         whole: whole.into_iter().map(|host| host.as_bytes().into()).collect(),
         suffixes: suffixes.into_iter().map(|host| host.as_bytes()[1..].into()).collect(),
-        only_these,
-        bypass_missing: conf["bypass_missing"] == true,
-        message: conf["message"].as_str().unwrap_or_default().into(),
+        restriction,
     }))
 }
 
@@ -84,19 +83,17 @@ struct RefererRestriction {
     whole: Box<[Box<[u8]>]>,
     /// What stood behind `*`.
     suffixes: Box<[Box<[u8]>]>,
-    /// The hosts are those allowed, not those refused.
-    only_these: bool,
-    bypass_missing: bool,
-    message: Box<str>,
+    restriction: Restriction,
 }
 
 impl RefererRestriction {
-    fn allows(&self, ex: &Exchange) -> bool {
+    /// Is the host of the request's `Referer` in the list? `None`: it names none.
+    fn listed(&self, ex: &Exchange) -> Option<bool> {
         let referer = ex.header(b"referer");
-        let Some(host) = referer.as_deref().and_then(host_of) else { return self.bypass_missing };
+        let host = referer.as_deref().and_then(host_of)?;
         let listed = self.whole.iter().any(|whole| **whole == *host)
             || self.suffixes.iter().any(|suffix| host.ends_with(suffix));
-        listed == self.only_these
+        Some(listed)
     }
 }
 
@@ -118,10 +115,7 @@ impl Plugin for RefererRestriction {
     }
 
     fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        match self.allows(ex) {
-            true => Step::Next,
-            false => Step::Reply(Reply::message(403, &self.message)),
-        }
+        self.restriction.decide(self.listed(ex))
     }
 }
 
@@ -130,6 +124,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::exchange::Reply;
     use crate::plugin::SchemaType;
     use crate::plugins::kit::test;
 

@@ -25,7 +25,8 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::exchange::{Exchange, Reply};
+use super::kit::restriction::Restriction;
+use crate::exchange::Exchange;
 use crate::expr::regex::Pattern;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
 use crate::wire::Name;
@@ -69,34 +70,26 @@ fn patterns(conf: &Value) -> Result<Box<[Pattern]>, String> {
 }
 
 fn build(conf: &Value, _: &Build) -> Built {
-    Ok(Rc::new(UaRestriction {
-        patterns: patterns(conf)?,
-        only_these: conf.get("allowlist").is_some(),
-        bypass_missing: conf["bypass_missing"] == true,
-        message: conf["message"].as_str().unwrap_or_default().into(),
-    }))
+    let restriction = Restriction::new(conf, LISTS[0]);
+    Ok(Rc::new(UaRestriction { patterns: patterns(conf)?, restriction }))
 }
 
 struct UaRestriction {
     patterns: Box<[Pattern]>,
-    /// The patterns say who is allowed, not who is refused.
-    only_these: bool,
-    bypass_missing: bool,
-    message: Box<str>,
+    restriction: Restriction,
 }
 
 impl UaRestriction {
-    fn allows(&self, ex: &Exchange) -> bool {
+    /// Is one of the request's agents in the list? `None`: it names none.
+    fn listed(&self, ex: &Exchange) -> Option<bool> {
         let headers = ex.req_headers();
-        if !headers.has(Name::UserAgent) {
-            return self.bypass_missing;
-        }
         // what cannot be decided is refused
-        let listed = headers.all(Name::UserAgent).any(|agent| {
+        let undecided = !self.restriction.only_these;
+        let listed = |agent: &[u8]| {
             let mut found = self.patterns.iter().map(|pattern| pattern.is_match(agent.trim_ascii()));
-            found.any(|found| found.unwrap_or(!self.only_these))
-        });
-        listed == self.only_these
+            found.any(|found| found.unwrap_or(undecided))
+        };
+        headers.has(Name::UserAgent).then(|| headers.all(Name::UserAgent).any(listed))
     }
 }
 
@@ -106,10 +99,7 @@ impl Plugin for UaRestriction {
     }
 
     fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        match self.allows(ex) {
-            true => Step::Next,
-            false => Step::Reply(Reply::message(403, &self.message)),
-        }
+        self.restriction.decide(self.listed(ex))
     }
 }
 
@@ -118,6 +108,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::exchange::Reply;
     use crate::plugins::kit::test;
 
     #[test]
