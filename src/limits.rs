@@ -150,6 +150,8 @@ pub const QUEUED_BYTES: usize = 64 << 10;
 pub const DECODE_BUFFER: usize = 4 << 10;
 /// Of a request's body, kept to send it again with a retry, and awaited to give it a Content-Length.
 pub const REPLAY_BODY: usize = 64 << 10;
+/// The same where the operator asks for it (proxy-control): a form or a picture, not a film; once for each request.
+pub const BUFFERED_BODY: usize = 1 << 20;
 /// What is read and dropped of a body that nobody wanted, to keep the connection; beyond it closing is cheaper.
 pub const DRAIN_BODY_BYTES: usize = 64 << 10;
 /// nginx's `lingering_timeout`: how long a client may still send after our last byte, ms.

@@ -175,6 +175,8 @@ pub struct Prometheus {
     pub prefix: String,
     /// `default_buckets` of the latency histogram, ms.
     pub buckets: Option<Vec<f64>>,
+    /// `metrics`: extra labels and expiry, by family.
+    pub metrics: Value,
 }
 
 /// `deployment.role`

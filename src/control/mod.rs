@@ -20,5 +20,6 @@ pub mod rotation;
 pub mod run;
 pub mod scrape;
 pub mod secrets;
+pub mod server_info;
 pub mod store;
 pub mod switchboard;

@@ -1,8 +1,10 @@
-//! The operator's lists of plugins in config.yaml, which can be read again while the gateway runs
-//! (`PUT /plugins/reload` of the Admin and Control API; apisix/plugin.lua `load`).
+//! The operator's lists of plugins in config.yaml, and what it says to each of them, which can be read again while the
+//! gateway runs (`PUT /plugins/reload` of the Admin and Control API; apisix/plugin.lua `load`).
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
 
 use crate::config::{self, Config};
 
@@ -13,6 +15,8 @@ pub struct Lists {
     pub http: Vec<String>,
     /// `stream_plugins`
     pub stream: Vec<String>,
+    /// `plugin_attr`, for what of the plugins runs on the control thread.
+    pub attr: Value,
 }
 
 /// The lists as they were read last, and where from.
@@ -60,6 +64,7 @@ fn lists(config: &Config) -> Lists {
     Lists {
         http: config.plugins.clone().unwrap_or_default(),
         stream: config.stream_plugins.clone().unwrap_or_default(),
+        attr: config.plugin_attr.clone(),
     }
 }
 

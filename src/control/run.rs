@@ -19,8 +19,9 @@ use super::outbox::Outbox;
 use super::plugin_lists::PluginLists;
 use super::plugins::{Plugins, Unknown};
 use super::reload::{Reload, StartCores};
-use super::rotation;
+use super::rotation::{self, Logs};
 use super::scrape::Scrape;
+use super::server_info;
 use super::store::{Embedded, Etcd, File, Standalone, Store, etcd, etcd_tls};
 use super::switchboard::{Heard, Switchboard};
 use crate::config::{Config, Provider};
@@ -93,7 +94,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let outbox = Arc::new(Outbox::new(cores.clone()));
     let plugins = Arc::new(plugins(&config, registry));
     let listed = plugins.clone();
-    rotation::start(&config, plugins.clone(), log_file.clone());
     let (unknown, follow) = match config.deployment.provider {
         Provider::Etcd | Provider::Embedded { .. } => (Unknown::Skip, config.admin.is_none()),
         _ => (Unknown::RefuseDisabled, true),
@@ -103,6 +103,9 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
     let plugin_lists = Arc::new(PluginLists::new(&config));
+    let logs = Logs::new(&config, log_file);
+    server_info::start(&config, &store, plugins.clone(), plugin_lists.clone());
+    rotation::start(logs.clone(), plugins.clone(), plugin_lists.clone());
     let admin = admin_state(&config, &store, &feed, &plugins, &plugin_lists, &applied);
     if let Some(admin) = admin.clone() {
         tokio::spawn(async move { prepare(&admin).await });
@@ -147,7 +150,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     // Standalone, there is nothing to run with before the first document comes.
     let waits = config.deployment.provider != Provider::StandaloneApi;
     tokio::spawn(announce(banner, waits.then_some(applied)));
-    obey_signals(reload, &outbox, log_file, ended).await
+    obey_signals(reload, &outbox, &logs, ended).await
 }
 
 /// What an admin node does for the others on its etcd. A store that is down now is no reason not to start.
@@ -329,7 +332,7 @@ async fn announce(banner: String, applied: Option<Arc<Applied>>) {
 async fn obey_signals(
     reload: Reload,
     outbox: &Outbox,
-    mut log_file: Option<LogFile>,
+    logs: &Logs,
     mut ended: tokio::task::JoinHandle<()>,
 ) -> Result<(), String> {
     let stream = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
@@ -351,11 +354,9 @@ async fn obey_signals(
             _ = hup.recv() => if let Some(reload) = &mut reload
                 && let Some(access_log) = reload.run().await
             {
-                log_file = access_log;
+                logs.take(&reload.config, access_log);
             },
-            _ = usr1.recv() => {
-                rotation::reopen(log_file.as_ref());
-            }
+            _ = usr1.recv() => logs.reopen(),
             _ = &mut ended => return Ok(()),
         }
     }

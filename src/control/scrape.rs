@@ -1,7 +1,6 @@
 //! `GET /apisix/prometheus/metrics`: what the cores have counted, and what control knows.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use hyper::Method;
 use tokio::sync::{mpsc, oneshot};
@@ -26,7 +25,7 @@ pub struct Scrape {
     feed: Arc<Feed>,
     probes: mpsc::Sender<Order>,
     exporter: Arc<Mutex<Exporter>>,
-    began: Instant,
+    metrics: Arc<Metrics>,
 }
 
 impl Scrape {
@@ -43,8 +42,8 @@ impl Scrape {
             store: store.clone(),
             feed: feed.clone(),
             probes,
-            exporter: Arc::new(Mutex::new(Exporter::new(metrics))),
-            began: Instant::now(),
+            exporter: Arc::new(Mutex::new(Exporter::new(metrics.clone()))),
+            metrics,
         }
     }
 
@@ -83,7 +82,7 @@ impl Scrape {
             upstream_status: &upstream_status,
             tables: &[],
             dropped_lines: &dropped_lines,
-            now_ms: self.began.elapsed().as_millis() as u64,
+            now_ms: self.metrics.now_ms(),
         };
         self.exporter.lock().unwrap_or_else(PoisonError::into_inner).text(&node)
     }

@@ -170,6 +170,8 @@ pub struct Outgoing {
     pub upstream: Option<UpstreamChoice>,
     /// The host of the node that was picked, as the operator wrote it.
     pub node_host: Option<Rc<str>>,
+    /// How much of the body is collected before any is sent, bytes; [`crate::limits::REPLAY_BODY`] if `None`.
+    pub held_bytes: Option<usize>,
 }
 
 /// One request and its answer.

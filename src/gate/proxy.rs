@@ -296,14 +296,15 @@ fn server_name(core: &Core, ex: &Exchange) -> Option<ServerName<'static>> {
     trust::server_name(host)
 }
 
-/// Takes the body up to the replay limit: the connection is there, so what is taken is not lost by a
-/// failed connect, and a body that ends here goes with a Content-Length.
+/// Takes the body up to the replay limit, or what a plugin says in its place: the connection is there, so what is
+/// taken is not lost by a failed connect, and a body that ends here goes with a Content-Length.
 async fn hold_body(ex: &mut Exchange, held: &mut Held) -> Result<(), BodyError> {
     if held.ended || matches!(ex.req.body, Body::Empty) {
         held.ended = true;
         return Ok(());
     }
-    while held.whole && held.bytes.len() < limits::REPLAY_BODY {
+    let most = ex.out.held_bytes.unwrap_or(limits::REPLAY_BODY);
+    while held.whole && held.bytes.len() < most {
         match ex.req.body.piece().await? {
             Some(piece) => held.bytes.extend_from_slice(&piece),
             None => {

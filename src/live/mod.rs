@@ -94,8 +94,6 @@ pub struct Live {
     client_certs: AHashMap<Id, Arc<Stored<Value>>>,
     /// Routes without hosts of their own, by the service that may have some for them.
     service_routes: AHashMap<Id, AHashSet<Id>>,
-    /// The operator's list; `None` enables all that this build has.
-    enabled: Option<Arc<[Box<str>]>>,
     /// Upstreams in use, by resource key.
     in_use: RefCell<AHashMap<Box<str>, Rc<LiveUpstream>>>,
     /// Upstreams that plugins brought, and hold.
@@ -127,6 +125,7 @@ impl Live {
             RouterMode::Uri => Mode::Uri,
             RouterMode::UriWithParameter => Mode::UriWithParameter,
         };
+        *tools.host.enabled.borrow_mut() = enabled;
         Live {
             tools,
             mode,
@@ -141,7 +140,6 @@ impl Live {
             metadata: AHashMap::new(),
             client_certs: AHashMap::new(),
             service_routes: AHashMap::new(),
-            enabled,
             in_use: RefCell::new(AHashMap::new()),
             of_plugins: RefCell::default(),
             verdicts: AHashMap::new(),
@@ -159,7 +157,7 @@ impl Live {
                 Delta::Put(object) => self.put(object),
                 Delta::Delete(kind, id) => self.delete(*kind, id),
                 Delta::Plugins(list) => {
-                    self.enabled = Some(list.clone());
+                    *self.tools.host.enabled.borrow_mut() = Some(list.clone());
                     self.built_with += 1;
                     self.touch();
                 }

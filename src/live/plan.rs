@@ -309,7 +309,7 @@ fn chain(live: &Live, effective: &Effective<'_>, owner: &str, slots_from: u16) -
         if !bound.conf.is_object() || meta::is_disabled(bound.conf) {
             continue;
         }
-        if live.enabled.as_ref().is_some_and(|list| !list.iter().any(|n| &**n == *name)) {
+        if !live.tools.host.enables(name) {
             log::warn!("plugin {name} of {owner} is not in the list of plugins: skipped");
             continue;
         }

@@ -106,6 +106,8 @@ pub struct Host {
     pub config: Arc<crate::config::Config>,
     /// The ways out of plugins: names, connections, TLS, Redis.
     pub outbound: Rc<crate::client::Outbound>,
+    /// The operator's list of plugins; `None` enables all that this build has.
+    pub enabled: std::cell::RefCell<Option<Arc<[Box<str>]>>>,
     /// Upstream objects that there are, by id.
     pub upstreams: std::cell::RefCell<ahash::AHashSet<Id>>,
     /// The time that limiters go by: the reactor's, or a test's.
@@ -114,6 +116,13 @@ pub struct Host {
     pub unix_s: fn() -> u64,
     /// What plugins of one kind share on this core.
     pub shared: Shared,
+}
+
+impl Host {
+    /// Is the plugin in the operator's list?
+    pub fn enables(&self, plugin: &str) -> bool {
+        self.enabled.borrow().as_ref().is_none_or(|list| list.iter().any(|name| **name == *plugin))
+    }
 }
 
 /// The phases that a plugin takes part in, as a bit set.

@@ -31,10 +31,11 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use super::kit::off_route;
 use crate::exchange::{Exchange, Reply, ReplyBody};
 use crate::model::cjson;
 use crate::model::schema::{Schema, number_text};
-use crate::plugin::{Build, Built, Host, Phases, Plugin, Spec, no_check};
+use crate::plugin::{Host, Spec, no_check};
 use crate::plugins::kit::http::{Answer, Call, read_answer, write_call};
 use crate::reactor::{self, Out};
 use crate::transport::{Stream, Target, connect};
@@ -64,7 +65,7 @@ pub const SPEC: Spec = Spec {
     consumer_encrypt_fields: &[],
     consumer_key: None,
     check: no_check,
-    build,
+    build: off_route::build,
 };
 
 /// Where it is, unless `plugin_attr` says otherwise.
@@ -104,18 +105,6 @@ static BATCH: LazyLock<Schema> = LazyLock::new(|| {
     });
     Schema::compile(schema).unwrap_or_else(|error| panic!("the schema of a batch: {error}"))
 });
-
-fn build(_: &Value, _: &Build) -> Built {
-    Ok(Rc::new(BatchRequests))
-}
-
-struct BatchRequests;
-
-impl Plugin for BatchRequests {
-    fn phases(&self) -> Phases {
-        Phases::default()
-    }
-}
 
 /// Serves one batch.
 pub async fn serve(ex: &mut Exchange, host: &Host) -> Reply {

@@ -11,15 +11,19 @@
 //! `i` is required and not negative. The Control API answers `GET /v1/plugin/example-plugin/hello` with `world`, with
 //! `?json` as JSON.
 //!
-//! Phases: none.
+//! `ip` and `port` name a node that the route's requests go to in place of its own upstream.
 //!
-//! Known differences: `ip` and `port`, which send requests of the route to that node, are not served: 503.
+//! Phases: access.
+//!
+//! Known differences: nothing is logged in each phase; a node that cannot be gets 502, not 500.
 
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::plugin::{Build, Built, Phases, Plugin, Spec, no_check};
+use crate::exchange::{Exchange, OwnUpstream, UpstreamChoice};
+use crate::model::parse;
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -54,26 +58,56 @@ pub const SPEC: Spec = Spec {
     build,
 };
 
-fn build(conf: &Value, _: &Build) -> Built {
-    match conf.get("ip") {
-        Some(_) => Err("a node of its own is not served yet".into()),
-        None => Ok(Rc::new(Example)),
-    }
+fn build(conf: &Value, build: &Build) -> Built {
+    Ok(Rc::new(Example { node: conf.get("ip").map(|ip| upstream(ip, conf.get("port"), build.parent)) }))
 }
 
-struct Example;
+/// An upstream of one node.
+fn upstream(ip: &Value, port: Option<&Value>, key: &str) -> UpstreamChoice {
+    let mut node = json!({ "host": ip, "weight": 1 });
+    if let Some(port) = port {
+        node["port"] = port.clone();
+    }
+    let conf = json!({ "type": "roundrobin", "nodes": [node] });
+    UpstreamChoice::Own(Rc::new(OwnUpstream::new(key, parse::upstream(conf))))
+}
+
+struct Example {
+    /// Where requests go, if not where the route says.
+    node: Option<UpstreamChoice>,
+}
 
 impl Plugin for Example {
     fn phases(&self) -> Phases {
-        Phases::default()
+        Phases::of(&[Phase::Access])
+    }
+
+    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
+        if let Some(upstream) = &self.node {
+            ex.out.upstream = Some(upstream.clone());
+        }
+        Step::Next
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
+    use super::*;
     use crate::plugin::SchemaType;
+    use crate::plugins::kit::test;
+
+    #[test]
+    fn a_node_of_its_own_takes_the_requests() {
+        let host = test::host();
+        let run = |conf| {
+            let plugin = test::build(&SPEC, &host, conf);
+            let mut ex = test::exchange("GET / HTTP/1.1\nHost: a");
+            assert_eq!(test::run(&plugin, Phase::Access, &mut ex, &host), None);
+            ex.out.upstream.is_some()
+        };
+        assert!(!run(json!({ "i": 0 })));
+        assert!(run(json!({ "i": 0, "ip": "127.0.0.2", "port": 1981 })));
+    }
 
     #[test]
     fn configurations_and_metadata() {

@@ -19,11 +19,11 @@
 //! Known differences: `timeout` has no effect, for no program is run to compress; a stop of the node loses no
 //! rotation, but one that fell into it is not made up for.
 
-use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::plugin::{Build, Built, Phases, Plugin, Spec, no_check};
+use super::kit::off_route;
+use crate::plugin::{Spec, no_check};
 use crate::telemetry::rotate::Rules;
 
 /// What the registry knows.
@@ -40,20 +40,8 @@ pub const SPEC: Spec = Spec {
     consumer_encrypt_fields: &[],
     consumer_key: None,
     check: no_check,
-    build,
+    build: off_route::build,
 };
-
-fn build(_: &Value, _: &Build) -> Built {
-    Ok(Rc::new(LogRotate))
-}
-
-struct LogRotate;
-
-impl Plugin for LogRotate {
-    fn phases(&self) -> Phases {
-        Phases::default()
-    }
-}
 
 /// What `plugin_attr.log-rotate` says.
 pub fn rules(attr: Option<&Value>) -> Rules {

@@ -104,4 +104,6 @@ pub fn registry() -> Registry {
 }
 
 #[cfg(test)]
+mod nonsense;
+#[cfg(test)]
 mod tests;

@@ -17,12 +17,12 @@
 //!
 //! Known differences: none.
 
-use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
+use super::kit::off_route;
 use crate::exchange::{Reply, ReplyBody};
-use crate::plugin::{Build, Built, Host, Phases, Plugin, Spec, no_check};
+use crate::plugin::{Host, Spec, no_check};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -38,7 +38,7 @@ pub const SPEC: Spec = Spec {
     consumer_encrypt_fields: &[],
     consumer_key: None,
     check: no_check,
-    build,
+    build: off_route::build,
 };
 
 /// Where its page is.
@@ -46,18 +46,6 @@ pub const URI: &str = "/apisix/status";
 
 /// The numbers of nginx's page, in their order there.
 const NUMBERS: [&str; 7] = ["active", "accepted", "handled", "total", "reading", "writing", "waiting"];
-
-fn build(_: &Value, _: &Build) -> Built {
-    Ok(Rc::new(NodeStatus))
-}
-
-struct NodeStatus;
-
-impl Plugin for NodeStatus {
-    fn phases(&self) -> Phases {
-        Phases::default()
-    }
-}
 
 /// The page.
 pub fn page(host: &Host) -> Reply {

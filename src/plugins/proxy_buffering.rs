@@ -9,16 +9,13 @@
 //! }
 //! ```
 //!
-//! Phase: none (in APISIX rewrite, apisix/plugins/proxy-buffering.lua).
+//! Phases: none (in APISIX rewrite, apisix/plugins/proxy-buffering.lua).
 //!
 //! Known differences: an answer is never held back or spooled to a file here. Each piece leaves as it comes, as fast as
 //! the client reads, whatever `disable_proxy_buffering` says.
 
-use std::rc::Rc;
-
-use serde_json::Value;
-
-use crate::plugin::{Build, Built, Phases, Plugin, Spec, no_check};
+use super::kit::off_route;
+use crate::plugin::{Spec, no_check};
 
 /// The plugin.
 pub const SPEC: Spec = Spec {
@@ -39,20 +36,8 @@ pub const SPEC: Spec = Spec {
     consumer_encrypt_fields: &[],
     consumer_key: None,
     check: no_check,
-    build,
+    build: off_route::build,
 };
-
-struct ProxyBuffering;
-
-fn build(_: &Value, _: &Build) -> Built {
-    Ok(Rc::new(ProxyBuffering))
-}
-
-impl Plugin for ProxyBuffering {
-    fn phases(&self) -> Phases {
-        Phases::default()
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -9,16 +9,22 @@
 //! }
 //! ```
 //!
-//! Phase: none (in APISIX rewrite, apisix/plugins/proxy-control.lua).
+//! With `true`, the default of the option, the body is collected before the upstream gets any of it: a slow client
+//! keeps no upstream waiting, and another node can be tried with it. With `false` each piece goes upstream as it
+//! comes, and a try that fails after the first of them is the last. Requests without the plugin are sent when their
+//! body has ended, or 64 KiB of it are there.
 //!
-//! Known differences: a body is never spooled to a file here. It streams upstream as it comes, whatever
-//! `request_buffering` says; the first 64 KiB are kept so that the request can be sent again to another node.
+//! Phase: rewrite (apisix/plugins/proxy-control.lua).
+//!
+//! Known differences: a body is never spooled to a file. Of one above 1 MiB that much is collected, the rest streams.
 
 use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::plugin::{Build, Built, Phases, Plugin, Spec, no_check};
+use crate::exchange::Exchange;
+use crate::limits;
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
 
 /// The plugin.
 pub const SPEC: Spec = Spec {
@@ -42,15 +48,23 @@ pub const SPEC: Spec = Spec {
     build,
 };
 
-struct ProxyControl;
+struct ProxyControl {
+    held_bytes: usize,
+}
 
-fn build(_: &Value, _: &Build) -> Built {
-    Ok(Rc::new(ProxyControl))
+fn build(conf: &Value, _: &Build) -> Built {
+    let held_bytes = if conf["request_buffering"] == false { 0 } else { limits::BUFFERED_BODY };
+    Ok(Rc::new(ProxyControl { held_bytes }))
 }
 
 impl Plugin for ProxyControl {
     fn phases(&self) -> Phases {
-        Phases::default()
+        Phases::of(&[Phase::Rewrite])
+    }
+
+    fn rewrite<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
+        ex.out.held_bytes = Some(self.held_bytes);
+        Step::Next
     }
 }
 
@@ -68,5 +82,16 @@ mod tests {
         let error =
             "property \"request_buffering\" validation failed: wrong type: expected boolean, got string";
         assert_eq!(test::check(&SPEC, SchemaType::Plain, json!({"request_buffering": "no"})), error);
+    }
+
+    #[test]
+    fn says_how_much_is_collected() {
+        let host = test::host();
+        for (conf, held_bytes) in [(json!({}), 1 << 20), (json!({"request_buffering": false}), 0)] {
+            let plugin = test::build(&SPEC, &host, conf);
+            let mut ex = test::exchange("POST / HTTP/1.1\nHost: a");
+            assert_eq!(test::run(&plugin, Phase::Rewrite, &mut ex, &host), None);
+            assert_eq!(ex.out.held_bytes, Some(held_bytes));
+        }
     }
 }

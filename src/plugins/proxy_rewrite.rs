@@ -190,12 +190,15 @@ impl Headers {
             }
         }
         for (name, templates) in &self.set {
+            // an empty value takes the header away (lua-nginx-module `ngx.req.set_header`)
             let values = rendered(templates, ex, captures);
-            if let Some((first, more)) = values.split_first() {
-                ex.req.head.headers.set(name, first);
-                for value in more {
-                    ex.req.head.headers.add(name, value);
-                }
+            let mut values = values.iter().filter(|value| !value.is_empty());
+            match values.next() {
+                Some(first) => drop(ex.req.head.headers.set(name, first)),
+                None => ex.req.head.headers.remove_named(name),
+            }
+            for value in values {
+                ex.req.head.headers.add(name, value);
             }
         }
         for name in &self.remove {
@@ -480,7 +483,7 @@ mod tests {
         assert_eq!(header("X-Tag"), "one|$remote_addr_b|3");
         assert_eq!(header("X-Set"), "a.com-one|b");
         assert_eq!(header("X-Api"), "$remote_addrx\\$1");
-        assert_eq!(header("X-None"), "");
+        assert_eq!(header("X-None"), "-");
         assert_eq!(header("X-Del"), "-");
         assert_eq!(ex.out.host.as_deref(), Some(&b"b.com:81"[..]));
         assert_eq!(ex.var("request_method").as_deref(), Some(&b"POST"[..]));
@@ -488,8 +491,10 @@ mod tests {
 
     #[test]
     fn the_older_form_of_headers_sets() {
-        let (ex, _) = rewritten(json!({ "headers": { "X-Old": "$arg_a", "X-N": 1.5 } }), "/?a=7");
+        let headers = json!({ "X-Old": "$arg_a", "X-N": 1.5, "X-Del": "" });
+        let (ex, _) = rewritten(json!({ "headers": headers }), "/?a=7");
         assert_eq!(test::values(ex.req_headers(), "X-Old"), "7");
         assert_eq!(test::values(ex.req_headers(), "X-N"), "1.5");
+        assert_eq!(test::values(ex.req_headers(), "X-Del"), "-", "an empty value takes a header away");
     }
 }

@@ -71,7 +71,7 @@ fn docs_are_the_pages_of_the_sources() {
 }
 
 /// The JSON blocks of a plugin's page.
-fn examples(name: &str) -> Vec<String> {
+pub(super) fn examples(name: &str) -> Vec<String> {
     let blocks = page(name);
     blocks.split("```json").skip(1).map(|rest| rest.split("```").next().unwrap_or("").into()).collect()
 }

@@ -54,14 +54,13 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     let ports = control::Ports::bind(config)?;
     let registry = Arc::new(crate::plugins::registry());
     let prometheus = &config.prometheus;
-    let extra = config.attr("prometheus").and_then(|attr| attr.get("metrics"));
     let (to_control, from_cores) = tokio::sync::mpsc::channel(limits::CONTROL_MAIL);
     let mut starter = Starter {
         count,
         sockets: Vec::new(),
         access: None,
         registry: registry.clone(),
-        metrics: Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), extra),
+        metrics: Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), Some(&prometheus.metrics)),
         counters: Arc::new(Counters::default()),
         trust: trusted(config)?,
         applied: Arc::new(Applied::new(count)),

@@ -84,6 +84,7 @@ pub async fn run(parts: Parts) {
         control: control.clone(),
         config: config.clone(),
         outbound: Rc::new(Outbound::new(names, pools.clone(), tls.clone())),
+        enabled: RefCell::default(),
         upstreams: RefCell::default(),
         now: reactor::now,
         unix_s: clock::unix_s,
@@ -212,7 +213,8 @@ async fn housekeeping(shard: Rc<accept::Shard>) {
         reactor::sleep(1000).await;
         let now_ms = reactor::now_ms();
         shard.core.live.borrow().sweep(now_ms);
-        shard.core.host.metrics.borrow_mut().tick(now_ms);
+        let metrics = &mut *shard.core.host.metrics.borrow_mut();
+        metrics.tick(metrics.metrics().now_ms());
         if let Some(access) = &shard.core.access {
             access.borrow_mut().log.tick(now_ms);
         }

@@ -6,8 +6,9 @@
 //! seen, so a scrape never slows requests.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -106,12 +107,14 @@ pub struct Tallies {
     pub refused_series: Tally,
 }
 
-/// One core's numbers.
+/// One core's numbers. When the core ends, at a reload, the next one goes on with them.
 #[derive(Debug, Default)]
 pub struct Page {
     /// The fixed ones.
     pub tallies: Tallies,
     series: Mutex<Vec<Arc<Series>>>,
+    /// A core writes it.
+    taken: AtomicBool,
 }
 
 impl Page {
@@ -142,6 +145,7 @@ pub struct Metrics {
     /// Upper bounds of the latency buckets, ms, ascending.
     pub(super) buckets: Box<[f64]>,
     pages: Mutex<Vec<Arc<Page>>>,
+    began: Instant,
 }
 
 impl Metrics {
@@ -185,21 +189,40 @@ impl Metrics {
             ),
         ];
         let (prefix, pages) = (prefix.to_owned(), Mutex::default());
-        Arc::new(Metrics { prefix, families, buckets: buckets.into(), pages })
+        Arc::new(Metrics { prefix, families, buckets: buckets.into(), pages, began: Instant::now() })
     }
 
-    /// A page for one more core.
+    /// A page for one more core: one that a core left behind, else a new one. So there are never more pages than
+    /// cores were alive at once, and what was counted stays counted.
     pub fn core(self: &Arc<Self>) -> CoreMetrics {
-        let page = Arc::new(Page::default());
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner).push(page.clone());
-        CoreMetrics {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        // pairs with the release in `drop`: the numbers are seen as the core before has left them
+        let page = match pages.iter().find(|page| !page.taken.load(Acquire)) {
+            Some(left) => left.clone(),
+            None => {
+                let page = Arc::new(Page::default());
+                pages.push(page.clone());
+                page
+            }
+        };
+        page.taken.store(true, Relaxed);
+        drop(pages);
+        let series = page.series.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut core = CoreMetrics {
             metrics: self.clone(),
             page,
-            series: Vec::new(),
+            series,
             index: HashMap::new(),
             hasher: ahash::RandomState::new(),
             now_ms: 0,
-        }
+        };
+        core.build_index();
+        core
+    }
+
+    /// The clock that says when a series was last used, the same for all cores and whoever reads them.
+    pub fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
     }
 
     /// The family of an id.
@@ -276,7 +299,16 @@ impl CoreMetrics {
         &self.metrics
     }
 
-    /// The clock that "last used" is taken from: call it about once a second.
+    /// Finds the series that the page has already by their labels.
+    fn build_index(&mut self) {
+        for (id, series) in self.series.iter().enumerate() {
+            let labels: SmallVec<[&[u8]; 16]> = series.labels.iter().map(|label| label.as_bytes()).collect();
+            let hash = self.hasher.hash_one((series.family, &labels[..]));
+            self.index.entry(hash).or_default().push(id as u32);
+        }
+    }
+
+    /// What [`Metrics::now_ms`] says: call it about once a second.
     pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
     }
@@ -354,6 +386,17 @@ impl CoreMetrics {
     }
 }
 
+/// The core ends: its connections are gone, its page is free for the next.
+impl Drop for CoreMetrics {
+    fn drop(&mut self) {
+        let Tallies { active, reading, writing, waiting, .. } = self.tallies();
+        for tally in [active, reading, writing, waiting] {
+            tally.set(0);
+        }
+        self.page.taken.store(false, Release);
+    }
+}
+
 /// Not an atomic addition: this core is the only writer.
 fn add(value: &AtomicU64, n: u64) {
     value.store(value.load(Relaxed).wrapping_add(n), Relaxed);
@@ -407,6 +450,27 @@ mod tests {
         let mut other = metrics.core();
         let id = other.series(BANDWIDTH, &[&long, b"\xff"]);
         assert_eq!(other.series(BANDWIDTH, &[&long, b"\xff"]), id);
+    }
+
+    #[test]
+    fn a_core_goes_on_with_the_page_of_one_that_ended() {
+        let metrics = Metrics::new("apisix_", None, None);
+        for _ in 0..3 {
+            // at a reload the new cores are there before the old ones end
+            let (mut old, mut new) = (metrics.core(), metrics.core());
+            old.tallies().active.add(2);
+            old.tallies().requests.add(1);
+            old.count(BANDWIDTH, &LATENCY, 5);
+            new.count(BANDWIDTH, &LATENCY, 5);
+        }
+        assert_eq!(metrics.pages().len(), 2, "it does not grow");
+        assert_eq!((metrics.sum(|t| &t.requests), metrics.sum(|t| &t.active)), (3, 0));
+        let mut seen = [Vec::new(), Vec::new()];
+        for (page, seen) in metrics.pages().iter().zip(&mut seen) {
+            page.fetch(seen);
+        }
+        let counted: Vec<u64> = seen.iter().flatten().map(|series| series.values[0].load(Relaxed)).collect();
+        assert_eq!(counted, [15, 15], "one series a page, and it goes on");
     }
 
     #[test]

@@ -48,10 +48,12 @@ impl Rotator {
     /// Renames what is due at `now_s` (since 1970); `stamp` is the time as it stands in the names.
     pub fn look(&mut self, now_s: u64, stamp: &str) -> Rotated {
         let interval_s = self.rules.interval_s.max(1);
-        let due_s = *self.due_s.get_or_insert(now_s + interval_s - now_s % interval_s);
+        let next_s = now_s + interval_s - now_s % interval_s;
+        let due_s = *self.due_s.get_or_insert(next_s);
         let by_time = now_s >= due_s;
-        if by_time {
-            self.due_s = Some(now_s + interval_s - now_s % interval_s);
+        // a clock that was set back must not put the next rotation off until it is there again
+        if by_time || due_s > next_s {
+            self.due_s = Some(next_s);
         }
         let large = |log: &Path| {
             self.rules.max_size.is_some_and(|most| fs::metadata(log).is_ok_and(|data| data.len() >= most))
@@ -174,6 +176,16 @@ mod tests {
         }
         assert_eq!(names(&log), ["2__error.log", "3__error.log"]);
         assert_eq!(rotator.look(600, "4"), Rotated::default(), "a log that is not there");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_puts_nothing_off() {
+        let log = scratch("back");
+        let mut rotator = Rotator::new(RULES, vec![log.clone()]);
+        fs::write(&log, "zero").unwrap();
+        assert_eq!(rotator.look(1_000_000, "a"), Rotated::default());
+        assert_eq!(rotator.look(100, "b"), Rotated::default());
+        assert_eq!(rotator.look(120, "c").files, [log.with_file_name("c__error.log")]);
     }
 
     #[test]

@@ -164,6 +164,47 @@ impl Etcd {
             .await?
     }
 
+    /// The version of the server that answers.
+    pub(crate) async fn version(&self) -> Result<String, Error> {
+        let status = self.cluster.read(|mut client| async move { client.status().await }).await?;
+        Ok(status.version().to_owned())
+    }
+
+    /// Has a key live `ttl_s` from now on: its lease is renewed, or it is written with a new one where it is gone,
+    /// differs, or was never written. `lease` is what the call before left there.
+    pub(crate) async fn announce(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl_s: i64,
+        lease: &mut Option<i64>,
+    ) -> Result<(), Error> {
+        let there = self.get(key).await?.is_some_and(|entry| entry.value == value);
+        if let (true, Some(id)) = (there, *lease)
+            && self.renew(id).await?
+        {
+            return Ok(());
+        }
+        let key = self.cluster.full(key);
+        let id = self.cluster.write(|mut client| async move {
+            let id = client.lease_grant(ttl_s, None).await?.id();
+            client.put(key, value.to_vec(), Some(PutOptions::new().with_lease(id))).await?;
+            Ok(id)
+        });
+        *lease = Some(id.await?);
+        Ok(())
+    }
+
+    /// Renews a lease; `false` where it has ended.
+    async fn renew(&self, id: i64) -> Result<bool, Error> {
+        let renewed = self.cluster.attempt(|mut client| async move {
+            let (mut keeper, mut answers) = client.lease_keep_alive(id).await?;
+            keeper.keep_alive().await?;
+            answers.message().await
+        });
+        Ok(renewed.await?.is_some_and(|answer| answer.ttl() > 0))
+    }
+
     pub(super) async fn delete(&self, key: &str, below: bool) -> Result<Written, Error> {
         let key = self.cluster.full(key);
         self.cluster

@@ -10,7 +10,9 @@ pub mod http;
 pub mod log_entry;
 pub mod log_files;
 pub mod limit;
+pub mod off_route;
 pub mod place;
+pub mod restriction;
 #[cfg(test)]
 pub mod test;
 pub mod version;

@@ -63,6 +63,7 @@ pub fn host() -> Rc<Host> {
         control: tokio::sync::mpsc::channel(1).0,
         config: Arc::new(loaded.config),
         outbound: Rc::new(Outbound::new(Names::new(|_| true), pools, tls)),
+        enabled: RefCell::default(),
         upstreams: RefCell::default(),
         now,
         unix_s,

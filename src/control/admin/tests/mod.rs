@@ -84,7 +84,11 @@ async fn world(store: Store) -> Arc<AdminState> {
         })),
         stream: false,
         plugin_lists: Arc::new(
-            Lists { http: vec!["key-auth".into(), "proxy-cache".into()], stream: vec!["mqtt-proxy".into()] }
+            Lists {
+                http: vec!["key-auth".into(), "proxy-cache".into()],
+                stream: vec!["mqtt-proxy".into()],
+                ..Lists::default()
+            }
                 .into(),
         ),
         written: AtomicI64::new(0),
