@@ -19,7 +19,6 @@
 //! Known differences: `timeout` has no effect, for no program is run to compress; a stop of the node loses no
 //! rotation, but one that fell into it is not made up for.
 
-
 use serde_json::Value;
 
 use super::kit::off_route;

@@ -17,7 +17,6 @@
 //!
 //! Known differences: none.
 
-
 use serde_json::{Map, Value, json};
 
 use super::kit::off_route;

@@ -31,11 +31,36 @@ const OUTWARD: [&str; 7] =
 
 /// Headers that some plugin reads.
 const NAMES: [&str; 30] = [
-    "accept-encoding", "access-control-request-headers", "access-control-request-method",
-    "access-control-request-private-network", "apikey", "apisix-csrf-token", "authorization", "content-encoding",
-    "content-length", "content-type", "cookie", "date", "digest", "expect", "forwarded", "host", "jwt-assertion",
-    "origin", "range", "referer", "user-agent", "x-api-key", "x-api-version", "x-forwarded-for", "x-forwarded-proto",
-    "x-hmac-algorithm", "x-real-ip", "x-release", "x-request-id", "x-tag",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "access-control-request-private-network",
+    "apikey",
+    "apisix-csrf-token",
+    "authorization",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "digest",
+    "expect",
+    "forwarded",
+    "host",
+    "jwt-assertion",
+    "origin",
+    "range",
+    "referer",
+    "user-agent",
+    "x-api-key",
+    "x-api-version",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-hmac-algorithm",
+    "x-real-ip",
+    "x-release",
+    "x-request-id",
+    "x-tag",
 ];
 
 #[test]
@@ -52,7 +77,8 @@ fn no_plugin_panics_and_no_answer_has_a_secret() {
                 let chain = chain(spec, plugin.unwrap_or_else(|error| panic!("{conf}: {error}")));
                 for _ in 0..REQUESTS {
                     let mut ex = request(&mut rng);
-                    let said = format!("{} of seed {seed}, {conf}: {}", spec.name, lines(&ex.req.head.headers));
+                    let said =
+                        format!("{} of seed {seed}, {conf}: {}", spec.name, lines(&ex.req.head.headers));
                     let run = catch_unwind(AssertUnwindSafe(|| run(&chain, &mut ex, &host, &mut rng)));
                     let answer = run.unwrap_or_else(|_| panic!("{said}"));
                     assert!(!answer.contains(SECRET), "{said}\n{answer}");
@@ -82,7 +108,8 @@ fn configurations(spec: &'static Spec) -> Vec<Value> {
         let object: Value = serde_json::from_str(&example).ok()?;
         object.get("username").is_none().then(|| object["plugins"].get(spec.name).cloned())?
     });
-    let empty = Some(json!({})).filter(|conf| test::check(spec, SchemaType::Plain, conf.clone()) == "accepted");
+    let empty =
+        Some(json!({})).filter(|conf| test::check(spec, SchemaType::Plain, conf.clone()) == "accepted");
     of_page.chain(empty).collect()
 }
 

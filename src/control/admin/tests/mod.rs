@@ -89,7 +89,7 @@ async fn world(store: Store) -> Arc<AdminState> {
                 stream: vec!["mqtt-proxy".into()],
                 ..Lists::default()
             }
-                .into(),
+            .into(),
         ),
         written: AtomicI64::new(0),
     })
