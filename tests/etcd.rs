@@ -305,3 +305,19 @@ fn private_keys_that_apisix_encrypted_are_used() {
         assert_eq!((answer.status, &*answer.text()), (200, "SUCCESS"), "{answer}");
     });
 }
+
+/// Other nodes and dashboards find this one by its key, which goes with it.
+#[test]
+fn a_node_reports_itself() {
+    on_both_drivers(|driver| {
+        let etcd = Etcd::start();
+        let gateway = Setup::new(driver, Source::Etcd(etcd.port)).rest("plugins: [server-info]").start();
+        let shown = || get(gateway.ports.control, "/v1/server_info").json();
+        let key = format!("/apisix/data_plane/server_info/{}", shown()["id"].as_str().unwrap());
+        eventually("the report", || etcd.get(&key).is_some());
+        let stored: Value = serde_json::from_str(&etcd.get(&key).unwrap()).unwrap();
+        assert_eq!(stored, shown());
+        assert!(stored["etcd_version"].as_str().unwrap().starts_with("3."), "{stored}");
+        assert!(stored["boot_time"].as_u64().unwrap() > 1_700_000_000, "{stored}");
+    });
+}

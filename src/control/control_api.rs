@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::admin::message::{self, AdminRequest, AdminResponse};
 use super::admin::{page, plugin_api};
 use super::applied::{Applied, NOTHING};
+use super::encryption::hide_fields;
 use super::feed::Feed;
 use super::plugin_lists::PluginLists;
 use super::plugins::{Plugins, Unknown};
@@ -128,7 +129,7 @@ fn schema(state: &ControlState) -> Value {
     json!({"main": main, "plugins": plugin_api::all(&state.plugins), "stream_plugins": {}})
 }
 
-/// An object as the gateway runs with it: defaults filled. `None` if it is not in use.
+/// An object as the gateway runs with it: defaults filled, secrets hidden. `None` if it is not in use.
 fn shown_object(state: &ControlState, kind: Kind, entry: Entry) -> Option<Value> {
     let (found, id) = Kind::of_key(entry.key.trim_start_matches('/'))?;
     if found != kind || state.feed.model().get(kind, id).is_none() {
@@ -141,10 +142,12 @@ fn shown_object(state: &ControlState, kind: Kind, entry: Entry) -> Option<Value>
     if let Some(Value::Object(plugins)) = value.get_mut("plugins") {
         state.plugins.decrypt(plugins, SchemaType::Plain);
         let _ = state.plugins.check(plugins, SchemaType::Plain, Unknown::Skip); // it runs, so it was right
+        state.plugins.hide_secrets(plugins, SchemaType::Plain);
         for conf in plugins.values_mut().filter_map(Value::as_object_mut) {
             conf.entry("_meta").or_insert_with(|| json!({}));
         }
     }
+    hide_fields(&mut value, &["tls.client_key", "upstream.tls.client_key"]);
     for pointer in ["/nodes", "/upstream/nodes"] {
         value.pointer_mut(pointer).into_iter().for_each(list_nodes);
     }

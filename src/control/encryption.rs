@@ -15,8 +15,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::model::schema::is_secret_ref;
+
 /// How a PEM file begins: a private key that is not encrypted.
 const PEM: &str = "---";
+/// What is shown of a secret.
+const HIDDEN: &str = "******";
 
 /// The key ring. An empty one leaves everything as it is.
 #[derive(Clone, Default)]
@@ -93,6 +97,13 @@ impl Keyring {
         {
             *text = decrypted;
         }
+    }
+}
+
+/// Puts asterisks in the place of the named fields, but for references, which are none of the secrets themselves.
+pub fn hide_fields(conf: &mut Value, fields: &[&str]) {
+    for field in fields {
+        each_leaf(conf, field, &|text| (!is_secret_ref(text)).then(|| HIDDEN.to_owned()));
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::{Map, Value};
 
-use super::encryption::Keyring;
+use super::encryption::{self, Keyring};
 use crate::expr::Expr;
 use crate::model::check::PluginFault;
 use crate::plugin::meta::is_disabled;
@@ -155,6 +155,13 @@ impl Plugins {
     pub fn decrypt_one(&self, name: &str, conf: &mut Value, kind: SchemaType) {
         if self.encrypts_fields {
             self.keyring.decrypt_fields(conf, self.secret_fields(name, kind));
+        }
+    }
+
+    /// Puts asterisks in the place of the secret fields of an object's plugins, for who may look but not know.
+    pub fn hide_secrets(&self, plugins: &mut Map<String, Value>, kind: SchemaType) {
+        for (name, conf) in plugins {
+            encryption::hide_fields(conf, self.secret_fields(name, kind));
         }
     }
 

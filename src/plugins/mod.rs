@@ -1,6 +1,7 @@
 //! One file per plugin, named as in APISIX; this file is the registry. How to add one: `README.md` beside it.
 
 pub mod api_breaker;
+pub mod attach_consumer_label;
 pub mod basic_auth;
 pub mod batch_requests;
 pub mod client_control;
@@ -72,6 +73,7 @@ pub const ALL: &[&Spec] = &[
     &jwt_auth::SPEC,             // 2510
     &key_auth::SPEC,             // 2500
     &consumer_restriction::SPEC, // 2400
+    &attach_consumer_label::SPEC, // 2399
     &forward_auth::SPEC,         // 2002
     &proxy_mirror::SPEC,         // 1010
     &proxy_rewrite::SPEC,        // 1008
