@@ -31,13 +31,11 @@ fn a_full_disk_costs_lines_and_no_request() {
     on_both_drivers(|driver| {
         let upstream = Upstream::answering_unseen(ok("hi"));
         let plugins = json!({ "file-logger": { "path": "/dev/full" } });
-        let gateway = Setup::new(
-            driver,
-            Source::Yaml(format!("routes:\n{}", route("/*", upstream.port, plugins))),
-        )
-        .http("access_log: /dev/full")
-        .nginx("error_log: /dev/full")
-        .start();
+        let gateway =
+            Setup::new(driver, Source::Yaml(format!("routes:\n{}", route("/*", upstream.port, plugins))))
+                .http("access_log: /dev/full")
+                .nginx("error_log: /dev/full")
+                .start();
         let mut client = gateway.connect();
         for _ in 0..200 {
             assert_eq!(client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 200);
@@ -173,7 +171,8 @@ fn secrets_stay_secret() {
         said.push_str(&metrics(&gateway));
         said.push_str(&gateway.read("logs/error.log"));
         said.push_str(&gateway.read("logs/access.log"));
-        let found = said.find("s3cret-of-").map(|at| &said[at.saturating_sub(300)..(at + 60).min(said.len())]);
+        let found =
+            said.find("s3cret-of-").map(|at| &said[at.saturating_sub(300)..(at + 60).min(said.len())]);
         assert_eq!(found, None);
     });
 }
@@ -219,7 +218,9 @@ fn proxy_control_sends_at_once_or_collects() {
         let gateway = Gateway::with_yaml(driver, &format!("routes:\n{}", routes.concat()));
         let begin = |path: &str| {
             let mut client = gateway.connect();
-            client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"));
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
+            ));
             client
         };
         let mut client = begin("/collected");
