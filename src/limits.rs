@@ -156,6 +156,13 @@ pub const BUFFERED_BODY: usize = 1 << 20;
 pub const DRAIN_BODY_BYTES: usize = 64 << 10;
 /// nginx's `lingering_timeout`: how long a client may still send after our last byte, ms.
 pub const LINGER_MS: u64 = 5_000;
+/// TLS sessions that the process keeps for resumption, of all certificates: as many as nginx does in the 20 MB that
+/// APISIX gives it.
+pub const TLS_SESSIONS: usize = 80_000;
+/// Parts of them, each behind a lock of its own.
+pub const TLS_SESSION_SHARDS: usize = 64;
+/// A key for session tickets is used for half a day, and opens them for another half.
+pub const TLS_TICKET_KEY_S: u64 = 12 * 3600;
 /// Used exchanges kept for reuse by a core: as many as are answered at once between two looks at the kernel.
 pub const SPARE_EXCHANGES: usize = 1024;
 /// Plans that a route keeps for different consumers; beyond it they are built anew.

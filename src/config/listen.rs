@@ -81,13 +81,15 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
         take(r, "prometheus port", address, r.line("plugin_attr.prometheus.export_addr.port"));
         ports.prometheus = Some(address);
     }
-    let proxy_protocol = proxy_protocol(r);
+    let proxy_protocol = proxy_protocol(r, "listen_http_port");
+    let proxy_protocol_ssl = proxy_protocol_ssl(r);
     let ssl = ssl_listen(r);
     let mut bound: Vec<(SocketAddr, &str)> = Vec::new();
     for (scheme, addresses, into) in [
         ("http", http, &mut ports.listen.http),
         ("proxy_protocol", proxy_protocol, &mut ports.listen.proxy_protocol),
         ("https", ssl, &mut ports.listen.ssl),
+        ("proxy_protocol", proxy_protocol_ssl, &mut ports.listen.proxy_protocol_ssl),
     ] {
         for (address, line) in addresses {
             let port = address.port();
@@ -105,13 +107,6 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
                 into.push(address);
             }
         }
-    }
-    if !ports.listen.ssl.is_empty() {
-        let shown: Vec<String> = ports.listen.ssl.iter().map(SocketAddr::to_string).collect();
-        r.notes.warn(
-            r.line("apisix.ssl.listen"),
-            format!("TLS is not served yet: ssl.listen {} is not opened", shown.join(", ")),
-        );
     }
     ports.listen.trusted_certificate = r
         .text("apisix.ssl.ssl_trusted_certificate")
@@ -196,9 +191,16 @@ fn item_addresses(
     port.map_or(Vec::new(), |port| addresses(ip, port, ipv6, item.line))
 }
 
-fn proxy_protocol(r: &mut Reader<'_>) -> Vec<(SocketAddr, u32)> {
+fn proxy_protocol_ssl(r: &mut Reader<'_>) -> Vec<(SocketAddr, u32)> {
+    if !r.is("apisix.ssl.enable") {
+        return Vec::new();
+    }
+    proxy_protocol(r, "listen_https_port")
+}
+
+fn proxy_protocol(r: &mut Reader<'_>, option: &str) -> Vec<(SocketAddr, u32)> {
     let ipv6 = r.is("apisix.enable_ipv6");
-    let Some(node) = r.at("apisix.proxy_protocol.listen_http_port") else { return Vec::new() };
+    let Some(node) = r.at(&format!("apisix.proxy_protocol.{option}")) else { return Vec::new() };
     r.port(node, "proxy_protocol").map_or(Vec::new(), |port| addresses(None, port, ipv6, node.line))
 }
 

@@ -118,6 +118,7 @@ pub(super) fn config(
     let config = Config {
         id: r.text("apisix.id").filter(|id| !id.is_empty()),
         listen: ports.listen,
+        ssl: ssl(&mut r),
         admin,
         control: ports.control,
         status: ports.status,
@@ -157,6 +158,26 @@ pub(super) fn config(
         );
     }
     (config, empty_keys)
+}
+
+fn ssl(r: &mut Reader<'_>) -> Ssl {
+    let path = "apisix.ssl.ssl_protocols";
+    let protocols = r.text(path).unwrap_or_default();
+    let (versions, others) = TlsVersions::named(protocols.split_whitespace());
+    if versions.is_empty() {
+        r.notes.error(r.line(path), format!("{path} names none that is served: TLSv1.2, TLSv1.3"));
+    } else if !others.is_empty() {
+        r.notes.warn(
+            r.line(path),
+            format!("{path}: {} is not served, only TLSv1.2 and TLSv1.3", others.join(" ")),
+        );
+    }
+    Ssl {
+        versions,
+        ciphers: r.text("apisix.ssl.ssl_ciphers").map(|list| list.split(':').map(str::to_owned).collect()),
+        session_tickets: r.is("apisix.ssl.ssl_session_tickets"),
+        fallback_sni: r.text("apisix.ssl.fallback_sni").map(|sni| sni.to_ascii_lowercase()),
+    }
 }
 
 /// Its sub-requests come from the loopback address and pass on the client's (apisix/cli/ops.lua).

@@ -20,6 +20,8 @@ pub struct Config {
     pub home: PathBuf,
     /// Where HTTP is served.
     pub listen: Listen,
+    /// TLS towards clients.
+    pub ssl: Ssl,
     /// The Admin API; `None` if `apisix.enable_admin` is false or the role is `data_plane`.
     pub admin: Option<Admin>,
     /// Address of the Control API (`apisix.enable_control`, `apisix.control`).
@@ -104,10 +106,56 @@ pub struct Listen {
     pub http: Vec<SocketAddr>,
     /// `apisix.proxy_protocol.listen_http_port`: the PROXY header is required there.
     pub proxy_protocol: Vec<SocketAddr>,
-    /// `apisix.ssl.listen`, empty if `ssl.enable` is false. Not opened yet.
+    /// `apisix.ssl.listen`, empty if `ssl.enable` is false.
     pub ssl: Vec<SocketAddr>,
+    /// `apisix.proxy_protocol.listen_https_port`: a PROXY header, then TLS.
+    pub proxy_protocol_ssl: Vec<SocketAddr>,
     /// `apisix.ssl.ssl_trusted_certificate`: a PEM file; `None` is the system's.
     pub trusted_certificate: Option<PathBuf>,
+}
+
+/// `apisix.ssl`: TLS towards clients, but for what an ssl object says of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ssl {
+    /// `ssl_protocols`
+    pub versions: TlsVersions,
+    /// `ssl_ciphers`, by their names in OpenSSL; `None` allows all that are secure.
+    pub ciphers: Option<Vec<String>>,
+    /// `ssl_session_tickets`: sessions are kept by the client; otherwise by this process.
+    pub session_tickets: bool,
+    /// `fallback_sni`: the name of clients that send none.
+    pub fallback_sni: Option<String>,
+}
+
+/// Versions of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsVersions {
+    /// TLS 1.2
+    pub v1_2: bool,
+    /// TLS 1.3
+    pub v1_3: bool,
+}
+
+impl TlsVersions {
+    /// Those of `names` (`TLSv1.2`, `TLSv1.3`) that are served, and the names of those that are not. TLS 1.1 and older
+    /// are served by no safe library.
+    pub fn named<'a>(names: impl Iterator<Item = &'a str>) -> (TlsVersions, Vec<&'a str>) {
+        let mut versions = TlsVersions { v1_2: false, v1_3: false };
+        let mut others = Vec::new();
+        for name in names {
+            match name {
+                "TLSv1.2" => versions.v1_2 = true,
+                "TLSv1.3" => versions.v1_3 = true,
+                other => others.push(other),
+            }
+        }
+        (versions, others)
+    }
+
+    /// No version at all.
+    pub fn is_empty(self) -> bool {
+        !self.v1_2 && !self.v1_3
+    }
 }
 
 /// The Admin API.

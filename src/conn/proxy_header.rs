@@ -3,15 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::reactor::{self, Chunk};
-use crate::transport::Stream;
+use crate::reactor::{Chunk, TcpStream};
 use crate::wire::http::Progress;
 use crate::wire::proxy_protocol::{self, ProxyHeader};
 
-/// Reads the header; what follows it stays in the stream. `None`: the balancer speaks for itself (LOCAL,
+/// Reads the header until `deadline_ms`; what follows it stays in the stream. `None`: the balancer speaks for itself (LOCAL,
 /// UNKNOWN).
-pub async fn read(stream: &Stream, timeout_ms: u64) -> io::Result<Option<SocketAddr>> {
-    stream.set_recv_deadline(Some(reactor::now_ms() + timeout_ms));
+pub async fn read(stream: &TcpStream, deadline_ms: u64) -> io::Result<Option<SocketAddr>> {
+    stream.set_recv_deadline(Some(deadline_ms));
     let mut gathered = Vec::new();
     loop {
         let chunk = stream.recv().await?;

@@ -32,6 +32,7 @@ pub use trace::Trace;
 pub use vars::Vars;
 
 use crate::model::{Consumer, Stored};
+use crate::transport::Agreed;
 use crate::transport::pool::Lease;
 use crate::wire::headers::Headers;
 use crate::wire::http::{Method, RequestHead, ResponseHead};
@@ -48,15 +49,40 @@ pub struct Facts {
     pub proxy_protocol: Option<SocketAddr>,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// What the TLS handshake gave.
+    pub tls: Option<Box<TlsFacts>>,
     /// `$connection`: counts the connections of this core.
     pub serial: u64,
 }
 
+/// What the TLS handshake of a connection gave.
+pub struct TlsFacts {
+    /// The name that the client asked for, lower case; else `fallback_sni`.
+    pub sni: Option<Box<str>>,
+    /// Version, cipher, resumption.
+    pub agreed: Agreed,
+    /// Whether the client showed who it is.
+    pub client: ClientVerify,
+    /// The certificate that it showed, DER.
+    pub client_certificate: Option<Box<[u8]>>,
+}
+
+/// What became of the client's certificate: `$ssl_client_verify`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientVerify {
+    /// It showed none, or was not asked.
+    None,
+    /// It leads to the authority of the ssl object.
+    Success,
+    /// It does not.
+    Failed,
+}
+
 impl Facts {
-    /// A connection without PROXY header.
+    /// A connection without PROXY header or TLS.
     pub fn new(peer: SocketAddr, local: SocketAddr, scheme: &'static str, serial: u64) -> Self {
         let peer_text = peer.ip().to_string().into_bytes().into();
-        Facts { peer, peer_text, local, proxy_protocol: None, scheme, serial }
+        Facts { peer, peer_text, local, proxy_protocol: None, scheme, tls: None, serial }
     }
 }
 

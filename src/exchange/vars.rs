@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Exchange, Source};
+use super::{ClientVerify, Exchange, Source};
 use crate::wire::http::write::http_date;
 use crate::wire::uri;
 
@@ -87,6 +87,7 @@ impl Exchange {
             })),
             "proxy_protocol_addr" => self.facts.proxy_protocol.and_then(|a| text(a.ip())),
             "proxy_protocol_port" => self.facts.proxy_protocol.and_then(|a| text(a.port())),
+            name if name.starts_with("ssl_") => self.tls_var(name),
             "server_addr" => text(self.facts.local.ip()),
             "server_port" => text(self.facts.local.port()),
             "server_name" => Some(Cow::Borrowed(b"_")),
@@ -96,6 +97,28 @@ impl Exchange {
             "nginx_version" => Some(Cow::Borrowed(b"1.27.1")),
             _ => None,
         }
+    }
+
+    fn tls_var(&self, name: &str) -> Value<'_> {
+        let tls = self.facts.tls.as_deref()?;
+        Some(Cow::Borrowed(match name {
+            "ssl_protocol" => tls.agreed.version.as_bytes(),
+            "ssl_cipher" => tls.agreed.cipher.as_bytes(),
+            "ssl_server_name" => tls.sni.as_deref()?.as_bytes(),
+            "ssl_session_reused" => {
+                if tls.agreed.resumed {
+                    b"r"
+                } else {
+                    b"."
+                }
+            }
+            "ssl_client_verify" => match tls.client {
+                ClientVerify::None => b"NONE",
+                ClientVerify::Success => b"SUCCESS",
+                ClientVerify::Failed => b"FAILED",
+            },
+            _ => return None,
+        }))
     }
 
     fn matched_var(&self, name: &str) -> Value<'_> {

@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::rc::Rc;
 
-use super::{Core, head, prepare, proxy};
+use super::{Core, head, mtls, prepare, proxy};
 use crate::exchange::{Exchange, Reply};
 use crate::live::Plan;
 use crate::plugin::{Chain, Phase};
 use crate::wire::uri;
 
 /// An answer that ends the road early.
-type Road = Result<(), Reply>;
+pub type Road = Result<(), Reply>;
 
 /// From the head of the request to the head of the answer. Body filters run while the answer is written,
 /// the log phase when it has left ([`super::finish`]).
@@ -26,6 +26,7 @@ pub async fn handle(core: &Core, ex: &mut Exchange) {
 /// `Err`: the gateway answers. `Ok`: the upstream has, or the client has left.
 async fn road(core: &Core, ex: &mut Exchange) -> Road {
     prepare::request(core, ex)?;
+    mtls::verify(core, ex)?;
     prepare::own_endpoint(core, ex).await?;
     ex.trace = core.debug.get().then(Box::default);
     let global = core.live.borrow().global_chain().map_err(Reply::page)?;

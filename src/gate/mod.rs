@@ -3,6 +3,7 @@
 pub mod finish;
 pub mod handle;
 pub mod head;
+pub mod mtls;
 pub mod passive;
 pub mod prepare;
 pub mod proxy;

@@ -4,6 +4,7 @@
 //! (chain and upstream of a route) are built on first use and looked at again only when something that
 //! any plan depends on has changed.
 
+pub mod certificates;
 pub mod plan;
 pub mod router;
 pub mod upstream;
@@ -18,6 +19,7 @@ use ahash::{AHashMap, AHashSet};
 use serde_json::Value;
 use slab::Slab;
 
+use self::certificates::Certificates;
 use crate::config::RouterMode;
 use crate::exchange::{Exchange, OwnUpstream};
 use crate::model::delta::{Batch, Delta, Object};
@@ -90,6 +92,8 @@ pub struct Live {
     consumer_groups: AHashMap<Id, Arc<Stored<PluginBundle>>>,
     global_rules: BTreeMap<Id, Arc<Stored<PluginBundle>>>,
     metadata: AHashMap<Id, Arc<Stored<Value>>>,
+    /// What we show to clients.
+    certificates: Certificates,
     /// What we show to upstreams (`tls.client_cert_id`).
     client_certs: AHashMap<Id, Arc<Stored<Value>>>,
     /// Routes without hosts of their own, by the service that may have some for them.
@@ -138,6 +142,7 @@ impl Live {
             consumer_groups: AHashMap::new(),
             global_rules: BTreeMap::new(),
             metadata: AHashMap::new(),
+            certificates: Certificates::default(),
             client_certs: AHashMap::new(),
             service_routes: AHashMap::new(),
             in_use: RefCell::new(AHashMap::new()),
@@ -187,7 +192,8 @@ impl Live {
             Object::ConsumerGroup(o) => drop(self.consumer_groups.insert(o.id.clone(), o.clone())),
             Object::GlobalRule(o) => drop(self.global_rules.insert(o.id.clone(), o.clone())),
             Object::Ssl(o) => {
-                // Certificates for clients of ours are no business of routes.
+                self.certificates.put(o);
+                // Routes depend on those that we show to upstreams.
                 let is_client = o.value.get("type").is_some_and(|of| of == "client");
                 let old = self.client_certs.remove(&o.id);
                 if is_client {
@@ -227,6 +233,7 @@ impl Live {
                 return self.tools.host.consumers.remove(id);
             }
             Kind::Ssl => {
+                self.certificates.remove(id);
                 if self.client_certs.remove(id).is_none() {
                     return;
                 }
@@ -449,6 +456,11 @@ impl Live {
     /// Closes idle upstream connections that are too old.
     pub fn sweep(&self, now_ms: u64) {
         self.tools.pools.sweep(now_ms);
+    }
+
+    /// What we show to clients.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// A consumer group.

@@ -1,6 +1,7 @@
 //! Accepting connections, and handing them to a core that has less to do.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,11 +10,11 @@ use crate::conn::Gate;
 use crate::conn::h1::server;
 use crate::conn::proxy_header;
 use crate::control::applied::Applied;
-use crate::exchange::Facts;
+use crate::exchange::{ClientVerify, Facts, TlsFacts};
 use crate::gate::Core;
 use crate::mail::{Cores, ToCore};
 use crate::reactor::{self, Accepted, Listener, SendError, TcpStream};
-use crate::transport::Stream;
+use crate::transport::{Sites, Stream, TlsStream};
 
 /// A listening socket on its way to its core.
 pub struct Listening {
@@ -21,8 +22,17 @@ pub struct Listening {
     pub socket: std::net::TcpListener,
     /// Its address.
     pub local: SocketAddr,
-    /// Each connection begins with a PROXY header.
+    /// How a connection begins.
+    pub begins: Begins,
+}
+
+/// What comes before the first request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begins {
+    /// A PROXY header.
     pub proxy_protocol: bool,
+    /// A TLS handshake.
+    pub tls: bool,
 }
 
 /// A listening socket at work.
@@ -33,8 +43,8 @@ pub struct Tap {
     pub listener: RefCell<Option<Rc<Listener>>>,
     /// Its address.
     pub local: SocketAddr,
-    /// Each connection begins with a PROXY header.
-    pub proxy_protocol: bool,
+    /// How a connection begins.
+    pub begins: Begins,
 }
 
 /// One core with its connections.
@@ -47,6 +57,8 @@ pub struct Shard {
     pub cores: Arc<Cores>,
     /// The revision that each core runs.
     pub applied: Arc<Applied>,
+    /// TLS towards clients.
+    pub sites: Arc<Sites>,
     live: Cell<u32>,
     serial: Cell<u64>,
 }
@@ -56,8 +68,14 @@ struct Live(Rc<Shard>);
 
 impl Shard {
     /// No connections yet.
-    pub fn new(index: usize, core: Rc<Core>, cores: Arc<Cores>, applied: Arc<Applied>) -> Self {
-        Shard { index, core, cores, applied, live: Cell::new(0), serial: Cell::new(0) }
+    pub fn new(
+        index: usize,
+        core: Rc<Core>,
+        cores: Arc<Cores>,
+        applied: Arc<Applied>,
+        sites: Arc<Sites>,
+    ) -> Self {
+        Shard { index, core, cores, applied, sites, live: Cell::new(0), serial: Cell::new(0) }
     }
 
     /// Live connections.
@@ -137,15 +155,16 @@ pub fn adopt(shard: &Rc<Shard>, tap: &Rc<Tap>, accepted: Accepted) {
     };
     let Ok(peer) = stream.peer_addr() else { return };
     let live = Live::new(shard);
-    let stream = Rc::new(Stream::Plain(stream));
     let local = match tap.local.ip().is_unspecified() {
-        true => stream.tcp().local_addr().unwrap_or(tap.local),
+        true => stream.local_addr().unwrap_or(tap.local),
         false => tap.local,
     };
     let facts = Facts::new(peer, local, "http", live.0.serial.get());
-    match tap.proxy_protocol {
-        true => reactor::spawn(serve_behind_balancer(live, stream, facts)),
-        false => reactor::spawn(serve(live, stream, Rc::new(facts))),
+    match tap.begins {
+        Begins { proxy_protocol: false, tls: false } => {
+            reactor::spawn(serve(live, Rc::new(Stream::Plain(stream)), Rc::new(facts)));
+        }
+        begins => reactor::spawn(begin(live, stream, facts, begins)),
     }
 }
 
@@ -154,13 +173,65 @@ async fn serve(live: Live, stream: Rc<Stream>, facts: Rc<Facts>) {
     server::serve(live.0.core.clone(), stream, facts).await;
 }
 
-/// The same for one that begins with a PROXY header.
-async fn serve_behind_balancer(live: Live, stream: Rc<Stream>, mut facts: Facts) {
-    match proxy_header::read(&stream, live.0.core.config.http.client_header_timeout_ms).await {
-        Ok(source) => facts.proxy_protocol = source,
-        Err(error) => return log::info!("broken PROXY header from {}: {error}", facts.peer),
+/// The same for one that begins with something else than a request. What that needs is gone when it is served.
+async fn begin(live: Live, tcp: TcpStream, mut facts: Facts, begins: Begins) {
+    let deadline_ms = reactor::now_ms() + live.0.core.config.http.client_header_timeout_ms;
+    let begun = Box::pin(begun(&live.0, tcp, &mut facts, begins, deadline_ms)).await;
+    match begun {
+        Ok(stream) => serve(live, Rc::new(stream), Rc::new(facts)).await,
+        Err(error) => log::info!("a connection from {} ended before a request: {error}", facts.peer),
     }
-    serve(live, stream, Rc::new(facts)).await;
+}
+
+async fn begun(
+    shard: &Shard,
+    tcp: TcpStream,
+    facts: &mut Facts,
+    begins: Begins,
+    deadline_ms: u64,
+) -> io::Result<Stream> {
+    if begins.proxy_protocol {
+        facts.proxy_protocol = proxy_header::read(&tcp, deadline_ms).await?;
+    }
+    match begins.tls {
+        true => Ok(Stream::Tls(Box::new(handshake(shard, tcp, facts, deadline_ms).await?))),
+        false => Ok(Stream::Plain(tcp)),
+    }
+}
+
+/// TLS with the certificate of the name that the client asks for. Without a name, `fallback_sni` is taken.
+async fn handshake(
+    shard: &Shard,
+    tcp: TcpStream,
+    facts: &mut Facts,
+    deadline_ms: u64,
+) -> io::Result<TlsStream> {
+    let mut sni = None;
+    let choose = |asked: Option<&str>| {
+        let fallback = || shard.sites.fallback_sni().map(str::to_owned);
+        sni = asked.map(str::to_lowercase).or_else(fallback);
+        let name = sni.as_deref()?;
+        let live = shard.core.live.borrow();
+        let found = live.certificates().find(name).and_then(|found| found.site(&shard.sites));
+        if found.is_none() {
+            log::info!("failed to match any SSL certificate by SNI: {name}");
+        }
+        found.cloned()
+    };
+    let (stream, site) = TlsStream::accept(tcp, choose, deadline_ms).await?;
+    let shown = stream.peer_certificates();
+    let client = match &site.client_auth {
+        Some(auth) if !shown.is_empty() => match auth.believes(&shown) {
+            true => ClientVerify::Success,
+            false => ClientVerify::Failed,
+        },
+        _ => ClientVerify::None,
+    };
+    let client_certificate = shown.into_iter().next().map(|certificate| Box::from(certificate.as_ref()));
+    let sni = sni.map(String::into_boxed_str);
+    facts.scheme = "https";
+    facts.tls = Some(Box::new(TlsFacts { sni, agreed: stream.agreed(), client, client_certificate }));
+    Ok(stream)
 }
 
 #[cfg(test)]

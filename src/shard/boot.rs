@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender as Ready, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::accept::Listening;
+use super::accept::{Begins, Listening};
 use super::{Parts, run};
 use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider};
 use crate::control::applied::Applied;
@@ -23,6 +23,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::file::{LogFile, Target};
 use crate::telemetry::format::{Escape, LogFormat};
 use crate::telemetry::metrics::Metrics;
+use crate::transport::site::{Shared as TlsShared, Sites};
 use crate::transport::trust::{self, Trust};
 
 /// Runs the gateway until a signal ends it.
@@ -64,6 +65,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         counters: Arc::new(Counters::default()),
         trust: trusted(config)?,
         applied: Arc::new(Applied::new(count)),
+        tls: Arc::new(TlsShared::new()?),
         to_control,
         threads: Arc::default(),
     };
@@ -109,6 +111,8 @@ struct Starter {
     counters: Arc<Counters>,
     trust: Trust,
     applied: Arc<Applied>,
+    /// TLS sessions outlive a reload.
+    tls: Arc<TlsShared>,
     to_control: tokio::sync::mpsc::Sender<ToControl>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -116,7 +120,7 @@ struct Starter {
 /// The sockets of one address, one a core.
 struct Bound {
     local: SocketAddr,
-    proxy_protocol: bool,
+    begins: Begins,
     per_core: Vec<TcpListener>,
 }
 
@@ -135,6 +139,7 @@ impl Starter {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
         let cores = Arc::new(Cores::new(senders));
+        let sites = Arc::new(Sites::new(config.ssl.clone(), &[b"http/1.1"], self.tls.clone()));
         let (ready, readiness) = channel();
         for (index, mail) in receivers.into_iter().enumerate() {
             let listeners: Result<_, _> = sockets.iter().map(|bound| bound.listening(index)).collect();
@@ -151,6 +156,7 @@ impl Starter {
                 control: self.to_control.clone(),
                 cores: cores.clone(),
                 applied: self.applied.clone(),
+                sites: sites.clone(),
             };
             let thread = start_core(parts, generation, ready.clone(), self.to_control.clone());
             let thread = thread.map_err(|error| error.to_string())?;
@@ -167,12 +173,12 @@ impl Starter {
 impl Bound {
     fn listening(&self, core: usize) -> io::Result<Listening> {
         let socket = self.per_core[core].try_clone()?;
-        Ok(Listening { socket, local: self.local, proxy_protocol: self.proxy_protocol })
+        Ok(Listening { socket, local: self.local, begins: self.begins })
     }
 
     fn copy(&self) -> io::Result<Bound> {
         let per_core = self.per_core.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        Ok(Bound { local: self.local, proxy_protocol: self.proxy_protocol, per_core })
+        Ok(Bound { local: self.local, begins: self.begins, per_core })
     }
 }
 
@@ -211,29 +217,44 @@ fn raise_descriptor_limit(wanted: u64) {
 /// One socket an address and core: those that are `open` already are taken over, others are opened. An address in
 /// use is named.
 fn listen_all(config: &Config, cores: usize, open: &[Bound]) -> Result<Vec<Bound>, String> {
-    let plain = config.listen.http.iter().map(|addr| (*addr, false));
-    let proxied = config.listen.proxy_protocol.iter().map(|addr| (*addr, true));
+    let listen = &config.listen;
     let mut all = Vec::new();
-    for (local, proxy_protocol) in plain.chain(proxied) {
-        let refused = |error: io::Error| format!("bind() to {local} failed: {error}");
-        if let Some(bound) = open.iter().find(|bound| bound.local == local) {
-            all.push(Bound { proxy_protocol, ..bound.copy().map_err(refused)? });
-            continue;
+    for (locals, proxy_protocol, tls) in [
+        (&listen.http, false, false),
+        (&listen.proxy_protocol, true, false),
+        (&listen.ssl, false, true),
+        (&listen.proxy_protocol_ssl, true, true),
+    ] {
+        for local in locals {
+            all.extend(listen_on(*local, Begins { proxy_protocol, tls }, cores, open)?);
         }
-        // once without SO_REUSEPORT: another process on this address must be noticed, not joined
-        match listen_alone(local) {
-            Ok(socket) => drop(socket),
-            Err(error) if local.is_ipv6() && !has_ipv6() => {
-                log::warn!("{}: this host has no IPv6", refused(error));
-                continue;
-            }
-            Err(error) => return Err(refused(error)),
-        }
-        let per_core =
-            (0..cores).map(|_| reactor::listen(local, ListenOptions::default())).collect::<io::Result<_>>();
-        all.push(Bound { local, proxy_protocol, per_core: per_core.map_err(refused)? });
     }
     Ok(all)
+}
+
+/// The sockets of one address; none where the host lacks what it needs.
+fn listen_on(
+    local: SocketAddr,
+    begins: Begins,
+    cores: usize,
+    open: &[Bound],
+) -> Result<Option<Bound>, String> {
+    let refused = |error: io::Error| format!("bind() to {local} failed: {error}");
+    if let Some(bound) = open.iter().find(|bound| bound.local == local) {
+        return Ok(Some(Bound { begins, ..bound.copy().map_err(refused)? }));
+    }
+    // once without SO_REUSEPORT: another process on this address must be noticed, not joined
+    match listen_alone(local) {
+        Ok(socket) => drop(socket),
+        Err(error) if local.is_ipv6() && !has_ipv6() => {
+            log::warn!("{}: this host has no IPv6", refused(error));
+            return Ok(None);
+        }
+        Err(error) => return Err(refused(error)),
+    }
+    let per_core =
+        (0..cores).map(|_| reactor::listen(local, ListenOptions::default())).collect::<io::Result<_>>();
+    Ok(Some(Bound { local, begins, per_core: per_core.map_err(refused)? }))
 }
 
 /// Tries for a moment, as nginx does: the kernel takes down a killed gateway's rings, and with them its sockets,
@@ -328,8 +349,14 @@ fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Option<String>)
     let list = |addrs: &[SocketAddr]| addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
     let _ = writeln!(text, "ringway {} is up", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(text, "  proxy     {}", list(&config.listen.http));
-    if !config.listen.proxy_protocol.is_empty() {
-        let _ = writeln!(text, "  PROXY     {}", list(&config.listen.proxy_protocol));
+    for (name, addrs) in [
+        ("TLS      ", &config.listen.ssl),
+        ("PROXY    ", &config.listen.proxy_protocol),
+        ("PROXY+TLS", &config.listen.proxy_protocol_ssl),
+    ] {
+        if !addrs.is_empty() {
+            let _ = writeln!(text, "  {name} {}", list(addrs));
+        }
     }
     if let Some(admin) = &config.admin {
         let _ = writeln!(text, "  Admin API {}", admin.listen);

@@ -22,9 +22,9 @@ use crate::plugin::{Host, Registry};
 use crate::reactor::{self, Accepted, Listener, Receiver};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::CoreMetrics;
-use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
 use crate::transport::trust::Trust;
+use crate::transport::{Sites, TlsClients};
 use crate::upstream::health::Status;
 
 /// What a core is made of before its thread runs.
@@ -53,6 +53,8 @@ pub struct Parts {
     pub cores: Arc<Cores>,
     /// The revision that each core runs.
     pub applied: Arc<Applied>,
+    /// TLS towards clients.
+    pub sites: Arc<Sites>,
 }
 
 /// Runs a core until it has drained.
@@ -70,6 +72,7 @@ pub async fn run(parts: Parts) {
         control,
         cores,
         applied,
+        sites,
     } = parts;
     let (pools, tls) = (Rc::new(Pools::new()), Rc::new(TlsClients::new(trust)));
     let asks = control.clone();
@@ -101,14 +104,14 @@ pub async fn run(parts: Parts) {
         config.plugins.iter().map(|list| list.iter().map(|name| name.as_str().into()).collect()).next();
     let live = Live::new(tools, config.router, enabled);
     let core = Rc::new(Core::new(live, host, config, control, access));
-    let shard = Rc::new(accept::Shard::new(index, core, cores, applied));
+    let shard = Rc::new(accept::Shard::new(index, core, cores, applied, sites));
     let mut taps = Vec::new();
     for (at, listening) in listeners.into_iter().enumerate() {
         match Listener::from_std(listening.socket) {
             Ok(listener) => {
-                let (local, proxy_protocol) = (listening.local, listening.proxy_protocol);
+                let (local, begins) = (listening.local, listening.begins);
                 let listener = RefCell::new(Some(Rc::new(listener)));
-                taps.push(Rc::new(accept::Tap { at, listener, local, proxy_protocol }));
+                taps.push(Rc::new(accept::Tap { at, listener, local, begins }));
             }
             Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
         }

@@ -1,17 +1,21 @@
 //! A byte stream to a peer: plain TCP or TLS over it, one interface.
 //!
-//! [`connect`] gives a [`Stream`]; [`trust`] says whom a TLS client believes, and [`tls`] runs rustls over the
-//! reactor's socket.
+//! [`connect`] gives a [`Stream`]; [`trust`] says whom a TLS client believes, [`site`] how we are a TLS server, and
+//! [`tls`] runs rustls over the reactor's socket.
 
+pub mod client_auth;
 pub mod connect;
 pub mod pool;
+pub mod sessions;
+pub mod site;
 pub mod stream;
 pub mod tls;
 pub mod trust;
 
 pub use connect::{Secure, Target, connect};
+pub use site::{Site, Sites};
 pub use stream::Stream;
-pub use tls::{TlsClient, TlsClients, TlsStream};
+pub use tls::{Agreed, TlsClient, TlsClients, TlsStream};
 
 #[cfg(test)]
 pub(crate) mod tests;

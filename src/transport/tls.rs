@@ -1,21 +1,23 @@
-//! TLS as a client: rustls, which knows no sockets, over the reactor's stream.
+//! TLS in both roles: rustls, which knows no sockets, over the reactor's stream.
 //!
 //! Encrypted chunks go in, plain ones come out. What rustls wants to send (records, tickets' and key
 //! updates' answers, alerts) is queued on the socket at once and leaves with everything else of the turn.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::Acceptor;
+use rustls::{ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion};
 use smallvec::SmallVec;
 
 use crate::reactor::{Chunk, Out, TcpStream, take_buffer};
 
+use super::site::{Site, cipher_name};
 use super::trust::{Identity, Trust, client_config};
 
 /// One way of being a TLS client on this core: trust, identity and protocols. Connections of one client
@@ -77,7 +79,7 @@ impl TlsClients {
 /// A TLS connection, its handshake done.
 pub struct TlsStream {
     tcp: TcpStream,
-    tls: RefCell<ClientConnection>,
+    tls: RefCell<Connection>,
     /// Plain bytes that were put back, the front one last.
     front: RefCell<SmallVec<[Chunk; 1]>>,
 }
@@ -93,22 +95,87 @@ impl TlsStream {
         name: ServerName<'static>,
         deadline_ms: u64,
     ) -> io::Result<TlsStream> {
-        let mut tls = ClientConnection::new(Arc::clone(&client.config), name).map_err(invalid)?;
-        // What is written is encrypted and queued on the socket at once: poll_flushed is the back-pressure.
-        tls.set_buffer_limit(None);
-        let stream = TlsStream { tcp, tls: RefCell::new(tls), front: RefCell::default() };
+        let tls = ClientConnection::new(Arc::clone(&client.config), name).map_err(invalid)?;
+        let stream = TlsStream::over(tcp, tls.into());
         stream.tcp.set_recv_deadline(Some(deadline_ms));
         stream.send_records()?;
-        while stream.tls.borrow().is_handshaking() {
-            let chunk = stream.tcp.recv().await?;
+        stream.finish_handshake().await?;
+        Ok(stream)
+    }
+
+    /// Shakes hands as a server until `deadline_ms` on the core's clock. `choose` is told the name that the client
+    /// asks for (SNI), and gives the site that serves it.
+    ///
+    /// # Errors
+    /// As `handshake`; `PermissionDenied` if there is no site. The client has been told by an alert.
+    pub async fn accept<S: AsRef<Site>>(
+        tcp: TcpStream,
+        choose: impl FnOnce(Option<&str>) -> Option<S>,
+        deadline_ms: u64,
+    ) -> io::Result<(TlsStream, S)> {
+        tcp.set_recv_deadline(Some(deadline_ms));
+        let mut acceptor = Acceptor::default();
+        loop {
+            let chunk = tcp.recv().await?;
             if chunk.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // A server that speaks first may send data with its last flight.
-            stream.unrecv(stream.decrypt(&chunk)?);
+            let mut rest = &chunk[..];
+            while !rest.is_empty() && acceptor.read_tls(&mut rest)? > 0 {
+                let accepted = match acceptor.accept() {
+                    Ok(None) => continue,
+                    Ok(Some(accepted)) => accepted,
+                    Err((error, mut alert)) => {
+                        let mut bytes = take_buffer();
+                        alert.write_all(&mut bytes)?;
+                        return refuse(&tcp, bytes, invalid(error)).await;
+                    }
+                };
+                let Some(site) = choose(accepted.client_hello().server_name()) else {
+                    let unknown =
+                        io::Error::new(io::ErrorKind::PermissionDenied, "no certificate for this name");
+                    return refuse(&tcp, UNRECOGNIZED_NAME.to_vec(), unknown).await;
+                };
+                let tls = match accepted.into_connection(Arc::clone(&site.as_ref().config)) {
+                    Ok(tls) => tls,
+                    Err((error, mut alert)) => {
+                        let mut bytes = take_buffer();
+                        alert.write_all(&mut bytes)?;
+                        return refuse(&tcp, bytes, invalid(error)).await;
+                    }
+                };
+                let stream = TlsStream::over(tcp, tls.into());
+                stream.unrecv(stream.decrypt(rest)?);
+                stream.finish_handshake().await?;
+                return Ok((stream, site));
+            }
         }
-        stream.tcp.set_recv_deadline(None);
-        Ok(stream)
+    }
+
+    fn over(tcp: TcpStream, mut tls: Connection) -> TlsStream {
+        // What is written is encrypted and queued on the socket at once: poll_flushed is the back-pressure.
+        tls.set_buffer_limit(None);
+        TlsStream { tcp, tls: RefCell::new(tls), front: RefCell::default() }
+    }
+
+    /// Takes and answers records until both sides agree.
+    async fn finish_handshake(&self) -> io::Result<()> {
+        while self.tls.borrow().is_handshaking() {
+            let chunk = self.tcp.recv().await?;
+            if chunk.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // Who speaks first may send data with the last flight.
+            match self.decrypt(&chunk) {
+                Ok(plain) => self.unrecv(plain),
+                Err(error) => {
+                    let _ = self.tcp.flush().await; // the alert
+                    return Err(error);
+                }
+            }
+        }
+        self.tcp.set_recv_deadline(None);
+        Ok(())
     }
 
     /// See [`super::Stream::poll_recv`]. A connection that ends without a close_notify ends like any other,
@@ -176,12 +243,16 @@ impl TlsStream {
 
     /// See [`super::Stream::send`].
     pub fn send(&self, out: &Out) {
-        let mut tls = self.tls.borrow_mut();
-        for piece in out.slices() {
-            // Writing into rustls' own unbounded buffer cannot fail.
-            let _ = tls.writer().write_all(piece);
+        let mut slices: SmallVec<[IoSlice<'_>; 4]> = out.slices().map(IoSlice::new).collect();
+        let mut rest = &mut slices[..];
+        while !rest.is_empty() {
+            // One call makes one run of records of all pieces. Writing into rustls' own unbounded buffer cannot fail.
+            let taken = self.tls.borrow_mut().writer().write_vectored(rest).unwrap_or(0);
+            if taken == 0 {
+                break;
+            }
+            IoSlice::advance_slices(&mut rest, taken);
         }
-        drop(tls);
         // Nor can writing into a vector.
         let _ = self.send_records();
     }
@@ -203,6 +274,24 @@ impl TlsStream {
         self.tls.borrow().alpn_protocol().map(<[u8]>::to_vec)
     }
 
+    /// What was agreed on.
+    pub fn agreed(&self) -> Agreed {
+        let tls = self.tls.borrow();
+        Agreed {
+            version: match tls.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                _ => "TLSv1.2",
+            },
+            cipher: tls.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
+            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+
+    /// The certificate that the peer showed, and those behind it.
+    pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        self.tls.borrow().peer_certificates().unwrap_or_default().to_vec()
+    }
+
     /// Queues on the socket what rustls has to send.
     fn send_records(&self) -> io::Result<()> {
         let mut tls = self.tls.borrow_mut();
@@ -215,6 +304,27 @@ impl TlsStream {
         }
         Ok(())
     }
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// `TLSv1.2` or `TLSv1.3`: `$ssl_protocol`.
+    pub version: &'static str,
+    /// By OpenSSL's name: `$ssl_cipher`.
+    pub cipher: &'static str,
+    /// An earlier session went on.
+    pub resumed: bool,
+}
+
+/// A fatal alert `unrecognized_name` (RFC 6066 section 3) in a record of its own.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// Tells the client why with an alert, and gives up.
+async fn refuse<T>(tcp: &TcpStream, alert: Vec<u8>, error: io::Error) -> io::Result<T> {
+    tcp.send(alert);
+    let _ = tcp.flush().await;
+    Err(error)
 }
 
 fn invalid(error: rustls::Error) -> io::Error {

@@ -1,0 +1,114 @@
+//! Clients that show a certificate: `client` of an ssl object.
+
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
+
+/// Believes certificates that lead to `client.ca` over at most `client.depth` others.
+#[derive(Debug)]
+pub struct ClientAuth {
+    chain: Arc<dyn ClientCertVerifier>,
+    depth: usize,
+    /// Who shows none, or a wrong one, is let in so far, and judged when the request is known
+    /// (`skip_mtls_uri_regex`).
+    lenient: bool,
+}
+
+impl ClientAuth {
+    /// `ca` is PEM, of one certificate or several.
+    ///
+    /// # Errors
+    /// It holds none that can be read.
+    pub fn new(
+        ca: &str,
+        depth: usize,
+        lenient: bool,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<ClientAuth, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+            let added = certificate.map_err(|error| error.to_string())?;
+            roots.add(added).map_err(|error| format!("client.ca: {error}"))?;
+        }
+        let chain = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| format!("client.ca: {error}"))?;
+        Ok(ClientAuth { chain, depth, lenient })
+    }
+
+    /// Is this certificate, with what came behind it, believed now? What a lenient handshake leaves open.
+    pub fn believes(&self, shown: &[CertificateDer<'_>]) -> bool {
+        let Some((own, others)) = shown.split_first() else { return false };
+        self.check(own, others, UnixTime::now()).is_ok()
+    }
+
+    fn check(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        // Authorities that lead from the client's own to the root, which needs not be sent.
+        if others.len() > self.depth {
+            return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        }
+        self.chain.verify_client_cert(own, others, now)
+    }
+}
+
+impl ClientCertVerifier for ClientAuth {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        !self.lenient
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self.check(own, others, now) {
+            Err(_) if self.lenient => Ok(ClientCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,378 @@
+//! TLS towards clients: certificates by name, versions, resumption, client certificates. The clients are OpenSSL's.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use common::*;
+use ringway::transport::trust::{self, Trust};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+use serde_json::json;
+
+/// Keys and certificates of one test, made by OpenSSL.
+struct Pki(PathBuf);
+
+impl Pki {
+    fn new(name: &str) -> Pki {
+        let folder = std::env::temp_dir().join(format!("ringway-pki-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        Pki(folder)
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.0.join(file).display().to_string()
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.0.join(file)).unwrap()
+    }
+
+    /// `name.pem` and `name.key` for these names; `by` is `name` of an authority, else it signs itself.
+    fn make(&self, name: &str, kind: &str, names: &str, by: Option<&str>) -> &Pki {
+        let key: &[&str] = match kind {
+            "rsa" => &["-newkey", "rsa:2048"],
+            _ => &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        };
+        let subject = format!("/CN={name}");
+        let alternative = format!("subjectAltName={names}");
+        let (pem, private) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-nodes", "-days", "30", "-subj", &subject, "-addext", &alternative]);
+        openssl.args(key).args(["-out", &pem, "-keyout", &private]);
+        if let Some(by) = by {
+            openssl.args([
+                "-CA",
+                &self.path(&format!("{by}.pem")),
+                "-CAkey",
+                &self.path(&format!("{by}.key")),
+            ]);
+            openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        }
+        let made = openssl.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self
+    }
+
+    /// An ssl object with this pair.
+    fn ssl(&self, name: &str, snis: &[&str]) -> serde_json::Value {
+        let (cert, key) = (self.read(&format!("{name}.pem")), self.read(&format!("{name}.key")));
+        json!({"cert": cert, "key": key, "snis": snis})
+    }
+}
+
+impl Drop for Pki {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A gateway with the Admin API, TLS on `ports.proxied`, and a route that takes everything to `upstream`.
+fn gateway(driver: &'static str, ssl: &str, upstream: u16) -> Gateway {
+    let listen = format!("ssl: {{enable: true, listen: [{{ip: 127.0.0.1, port: $PROXIED}}]{ssl}}}\n");
+    let gateway = Setup::new(driver, Source::Embedded).apisix(&listen).start();
+    let route = json!({"uri": "/*", "upstream": {"type": "roundrobin", "nodes": {format!("127.0.0.1:{upstream}"): 1}}});
+    gateway.put("/routes/1", &route);
+    gateway
+}
+
+/// `curl https://NAME/…` with the gateway's address in place of the name's.
+fn curl(gateway: &Gateway, url: &str, more: &[&str]) -> Output {
+    let instead = format!("::127.0.0.1:{}", gateway.ports.proxied);
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-S", "-m", "20", "--connect-to", &instead, url]).args(more);
+    curl.output().unwrap()
+}
+
+/// What OpenSSL's client says of a connection on which it sends `request`.
+fn s_client(gateway: &Gateway, more: &[&str], request: &str) -> String {
+    let to = format!("127.0.0.1:{}", gateway.ports.proxied);
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &to, "-ign_eof"])
+        .args(more)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = client.stdin.take().unwrap().write_all(request.as_bytes());
+    let output = client.wait_with_output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A client that keeps its connection, whatever certificate it was shown.
+struct Stays(StreamOwned<ClientConnection, TcpStream>);
+
+impl Stays {
+    fn connect(gateway: &Gateway) -> Stays {
+        let config = trust::client_config(&Trust::Anyone, None, &[]).unwrap();
+        let name = ServerName::try_from("a.x.test").unwrap();
+        let tcp = TcpStream::connect(("127.0.0.1", gateway.ports.proxied)).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        Stays(StreamOwned::new(ClientConnection::new(config, name).unwrap(), tcp))
+    }
+
+    /// One more request.
+    fn get(&mut self) -> String {
+        self.0.write_all(b"GET / HTTP/1.1\r\nHost: a.x.test\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nhi") {
+            let mut piece = [0; 1000];
+            let n = self.0.read(&mut piece).unwrap();
+            assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..n]);
+        }
+        String::from_utf8_lossy(&answer[answer.len() - 2..]).into_owned()
+    }
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.x.test\r\nConnection: close\r\n\r\n";
+
+fn body(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_certificate_is_chosen_by_name() {
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("names-{driver}"));
+        pki.make("own", "ec", "DNS:a.x.test", None).make("wild", "ec", "DNS:*.x.test", None);
+        let upstream = Upstream::answering_unseen(ok("hi"));
+        let gateway = gateway(driver, "", upstream.port);
+        gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
+        gateway.put("/ssls/wild", &pki.ssl("wild", &["*.x.test"]));
+        for (name, authority, trusted) in [
+            ("a.x.test", "own", true),
+            ("A.X.Test", "own", true),
+            ("b.x.test", "wild", true),
+            ("b.x.test", "own", false),
+        ] {
+            let got = curl(
+                &gateway,
+                &format!("https://{name}/"),
+                &["--cacert", &pki.path(&format!("{authority}.pem"))],
+            );
+            assert_eq!(body(&got) == "hi", trusted, "{name} {authority} {got:?}");
+        }
+        // no certificate for the name, and no name
+        for refused in [&["-servername", "a.b.x.test"][..], &["-noservername"]] {
+            let said = s_client(&gateway, refused, GET);
+            assert!(said.contains("unrecognized name"), "{said}");
+        }
+    });
+}
+
+#[test]
+fn a_client_without_a_name_is_served_as_fallback_sni() {
+    let pki = Pki::new("fallback");
+    pki.make("own", "ec", "DNS:a.x.test", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", ", fallback_sni: A.x.test", upstream.port);
+    gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
+    let said = s_client(&gateway, &["-noservername"], GET);
+    assert!(said.contains("HTTP/1.1 200 OK") && said.contains("CN = own"), "{said}");
+}
+
+#[test]
+fn certificates_change_under_connections_that_stay() {
+    let pki = Pki::new("change");
+    pki.make("old", "ec", "DNS:a.x.test", None).make("new", "ec", "DNS:a.x.test", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", "", upstream.port);
+    gateway.put("/ssls/1", &pki.ssl("old", &["a.x.test"]));
+    let mut stays = Stays::connect(&gateway);
+    assert_eq!(stays.get(), "hi");
+    gateway.put("/ssls/1", &pki.ssl("new", &["a.x.test"]));
+    assert_eq!(stays.get(), "hi");
+    let new = curl(&gateway, "https://a.x.test/", &["--cacert", &pki.path("new.pem")]);
+    assert_eq!(body(&new), "hi", "{new:?}");
+    gateway.delete("/ssls/1");
+    assert_eq!(stays.get(), "hi");
+    let said = s_client(&gateway, &["-servername", "a.x.test"], GET);
+    assert!(said.contains("unrecognized name"), "{said}");
+}
+
+#[test]
+fn one_name_has_rsa_and_ecdsa() {
+    let pki = Pki::new("kinds");
+    pki.make("rsa", "rsa", "DNS:a.x.test", None).make("ec", "ec", "DNS:a.x.test", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", "", upstream.port);
+    let mut ssl = pki.ssl("rsa", &["a.x.test"]);
+    ssl["certs"] = json!([pki.read("ec.pem")]);
+    ssl["keys"] = json!([pki.read("ec.key")]);
+    gateway.put("/ssls/1", &ssl);
+    for (algorithms, subject) in [
+        ("ecdsa_secp256r1_sha256:rsa_pss_rsae_sha256", "CN = ec"),
+        ("rsa_pss_rsae_sha256", "CN = rsa"),
+        ("ecdsa_secp256r1_sha256", "CN = ec"),
+    ] {
+        let said = s_client(&gateway, &["-servername", "a.x.test", "-sigalgs", algorithms], GET);
+        assert!(said.contains(subject) && said.contains("200 OK"), "{algorithms} {said}");
+    }
+}
+
+#[test]
+fn versions_are_those_of_the_configuration_or_of_the_object() {
+    let pki = Pki::new("versions");
+    pki.make("own", "ec", "DNS:*.x.test", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", ", ssl_protocols: TLSv1.3", upstream.port);
+    gateway.put("/ssls/1", &pki.ssl("own", &["a.x.test"]));
+    let mut older = pki.ssl("own", &["b.x.test"]);
+    older["ssl_protocols"] = json!(["TLSv1.1", "TLSv1.2"]);
+    gateway.put("/ssls/2", &older);
+    for (name, version, served) in [
+        ("a.x.test", "-tls1_3", true),
+        ("a.x.test", "-tls1_2", false),
+        ("b.x.test", "-tls1_2", true),
+        ("b.x.test", "-tls1_3", false),
+        ("b.x.test", "-tls1_1", false),
+    ] {
+        let said = s_client(&gateway, &["-servername", name, version], GET);
+        assert_eq!(said.contains("200 OK"), served, "{name} {version} {said}");
+    }
+}
+
+#[test]
+fn clients_show_who_they_are() {
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("mtls-{driver}"));
+        pki.make("own", "ec", "DNS:*.x.test", None).make("ca", "ec", "DNS:ca", None);
+        pki.make("client", "ec", "DNS:client", Some("ca")).make("other", "ec", "DNS:other", None);
+        let upstream = Upstream::answering_unseen(ok("hi"));
+        let gateway = gateway(driver, "", upstream.port);
+        let mut asking = pki.ssl("own", &["a.x.test"]);
+        asking["client"] = json!({"ca": pki.read("ca.pem")});
+        gateway.put("/ssls/asking", &asking);
+        asking["snis"] = json!(["skip.x.test"]);
+        asking["client"]["skip_mtls_uri_regex"] = json!(["^/open"]);
+        gateway.put("/ssls/skipping", &asking);
+        gateway.put("/ssls/open", &pki.ssl("own", &["open.x.test"]));
+        let authority = pki.path("own.pem");
+        let status = |url: &str, certificate: Option<&str>, more: &[&str]| {
+            let mut args = vec!["--cacert", &authority, "-o", "/dev/null", "-w", "%{http_code}"];
+            let (cert, key) = (
+                pki.path(&format!("{}.pem", certificate.unwrap_or_default())),
+                pki.path(&format!("{}.key", certificate.unwrap_or_default())),
+            );
+            if certificate.is_some() {
+                args.extend(["--cert", &cert, "--key", &key]);
+            }
+            args.extend(more);
+            body(&curl(&gateway, url, &args))
+        };
+        assert_eq!(status("https://a.x.test/", Some("client"), &[]), "200");
+        assert_eq!(status("https://a.x.test/", None, &[]), "000", "the handshake fails");
+        assert_eq!(status("https://a.x.test/", Some("other"), &[]), "000");
+        assert_eq!(status("https://open.x.test/", None, &[]), "200");
+        // judged by the path
+        assert_eq!(status("https://skip.x.test/open/x", None, &[]), "200");
+        assert_eq!(status("https://skip.x.test/open/x", Some("other"), &[]), "200");
+        assert_eq!(status("https://skip.x.test/closed", None, &[]), "400");
+        assert_eq!(status("https://skip.x.test/closed", Some("other"), &[]), "400");
+        assert_eq!(status("https://skip.x.test/closed", Some("client"), &[]), "200");
+        // a handshake under one name, a request to another
+        assert_eq!(status("https://open.x.test/", None, &["-H", "Host: a.x.test"]), "400");
+        assert_eq!(status("https://open.x.test/", None, &["-H", "Host: skip.x.test"]), "400");
+        assert_eq!(status("https://a.x.test/", Some("client"), &["-H", "Host: open.x.test"]), "200");
+    });
+}
+
+#[test]
+fn a_session_goes_on_only_under_its_policy() {
+    for tickets in ["", ", ssl_session_tickets: true"] {
+        let pki = Pki::new(&format!("sessions{}", tickets.len()));
+        pki.make("own", "ec", "DNS:*.x.test", None).make("ca", "ec", "DNS:ca", None);
+        let upstream = Upstream::answering_unseen(ok("hi"));
+        let gateway = gateway("io_uring", tickets, upstream.port);
+        gateway.put("/ssls/1", &pki.ssl("own", &["a.x.test"]));
+        for version in ["-tls1_2", "-tls1_3"] {
+            let session = pki.path(&format!("session{version}"));
+            let name = ["-servername", "a.x.test", version];
+            let first = s_client(&gateway, &[&name[..], &["-sess_out", &session]].concat(), GET);
+            assert!(first.contains("New, ") && first.contains("200 OK"), "{first}");
+            let again = s_client(&gateway, &[&name[..], &["-sess_in", &session]].concat(), GET);
+            assert!(again.contains("Reused, ") && again.contains("200 OK"), "{tickets} {again}");
+            // another name has another policy
+            gateway.put("/ssls/2", &pki.ssl("own", &["b.x.test"]));
+            let other = ["-servername", "b.x.test", version, "-sess_in", &session];
+            let said = s_client(&gateway, &other, GET);
+            assert!(!said.contains("Reused, "), "{said}");
+        }
+        // from now on clients must show a certificate: no earlier session leads around it
+        let mut asking = pki.ssl("own", &["a.x.test"]);
+        asking["client"] = json!({"ca": pki.read("ca.pem")});
+        gateway.put("/ssls/1", &asking);
+        for version in ["-tls1_2", "-tls1_3"] {
+            let session = pki.path(&format!("session{version}"));
+            let said = s_client(&gateway, &["-servername", "a.x.test", version, "-sess_in", &session], GET);
+            assert!(!said.contains("200 OK"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn long_bodies_pass_both_ways() {
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("long-{driver}"));
+        pki.make("own", "ec", "DNS:a.x.test", None);
+        let long = "0123456789abcdef".repeat(200_000);
+        let upstream = Upstream::answering_unseen(ok(&long));
+        let gateway = gateway(driver, "", upstream.port);
+        gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
+        std::fs::write(pki.path("long"), &long).unwrap();
+        let authority = pki.path("own.pem");
+        let data = format!("@{}", pki.path("long"));
+        for more in [&["--cacert", &authority][..], &["--cacert", &authority, "--data-binary", &data]] {
+            let got = curl(&gateway, "https://a.x.test/", more);
+            assert_eq!(got.stdout.len(), long.len(), "{}", String::from_utf8_lossy(&got.stderr));
+            assert!(body(&got) == long);
+        }
+    });
+}
+
+#[test]
+fn what_is_no_tls_ends_its_own_connection_only() {
+    let pki = Pki::new("garbage");
+    pki.make("own", "ec", "DNS:a.x.test", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", "", upstream.port);
+    gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
+    let mut stays = Stays::connect(&gateway);
+    for garbage in
+        [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[22, 3, 1, 0, 5, 1, 0, 0, 1, 0], &[0xff; 70_000]]
+    {
+        let mut client = Client::connect(gateway.ports.proxied);
+        let _ = client.try_send(garbage);
+        client.rest();
+        assert_eq!(stays.get(), "hi");
+    }
+}
+
+#[test]
+fn variables_tell_of_the_handshake() {
+    let pki = Pki::new("variables");
+    pki.make("own", "ec", "DNS:a.x.test", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", "", upstream.port);
+    gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
+    let shown =
+        "$scheme $https $ssl_protocol $ssl_cipher $ssl_server_name $ssl_session_reused $ssl_client_verify";
+    gateway.put(
+        "/global_rules/1",
+        &json!({"plugins": {"response-rewrite": {"headers": {"set": {"X-Tls": shown}}}}}),
+    );
+    let got = curl(
+        &gateway,
+        "https://a.x.test/",
+        &["--cacert", &pki.path("own.pem"), "-D", "-", "-o", "/dev/null"],
+    );
+    let head = body(&got);
+    let want = "X-Tls: https on TLSv1.3 TLS_AES_256_GCM_SHA384 a.x.test . NONE";
+    assert!(head.contains(want), "{head}");
+}
