@@ -162,7 +162,7 @@ pub(super) fn config(
 
 fn ssl(r: &mut Reader<'_>) -> Ssl {
     let path = "apisix.ssl.ssl_protocols";
-    let protocols = r.text(path).unwrap_or_default();
+    let protocols = r.text(path).unwrap_or_else(|| "TLSv1.2 TLSv1.3".to_owned());
     let (versions, others) = TlsVersions::named(protocols.split_whitespace());
     if versions.is_empty() {
         r.notes.error(r.line(path), format!("{path} names none that is served: TLSv1.2, TLSv1.3"));

@@ -61,9 +61,11 @@ fn build(conf: &Value, _: &Build) -> Built {
     Ok(Rc::new(AttachConsumerLabel { headers: headers.filter_map(pair).collect() }))
 }
 
+/// A header, and the name of the label that it shows.
+type Labelled = (Box<[u8]>, Box<str>);
+
 struct AttachConsumerLabel {
-    /// Headers, with the names of their labels.
-    headers: Box<[(Box<[u8]>, Box<str>)]>,
+    headers: Vec<Labelled>,
 }
 
 impl Plugin for AttachConsumerLabel {
