@@ -113,8 +113,8 @@ pub const TURN_COMPLETIONS: usize = 4096;
 /// other without end cannot starve the sockets.
 pub const TURN_POLLS: usize = 4096;
 
-/// Runtimes (cores) alive at once in a process: the core has eight bits of a waker.
-pub const RUNTIMES: usize = 256;
+/// Runtimes (cores) alive at once in a process: during a reload there are twice as many as [`CORES`].
+pub const RUNTIMES: usize = 2 * CORES;
 
 /// Chunks that may wait unread in a stream before its receive is stopped: 8 × 16 KiB.
 pub const RECV_QUEUE: usize = 8;

@@ -138,7 +138,7 @@ pub(super) fn block_on<F: Future>(config: Config, main: impl FnOnce(Info) -> F) 
 }
 
 impl Core {
-    fn new(config: &Config, runtime: u8, remote: &'static Remote) -> io::Result<(Rc<Core>, Info)> {
+    fn new(config: &Config, runtime: u16, remote: &'static Remote) -> io::Result<(Rc<Core>, Info)> {
         let mut refused = None;
         let mut uring = None;
         if config.driver != Driver::Epoll {

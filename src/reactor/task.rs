@@ -24,24 +24,27 @@ pub(super) type BoxedTask = Pin<Box<dyn Future<Output = ()>>>;
 /// The future given to `block_on` has this index; it is kept apart from the others.
 pub(super) const MAIN: u32 = 0;
 
-const INDEX_BITS: u32 = 28;
+const INDEX_BITS: u32 = 26;
 const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
 const GENERATION_MASK: u32 = INDEX_MASK as u32;
 const _: () = assert!(usize::BITS == 64 && limits::RUNTIMES <= 1 << (64 - 2 * INDEX_BITS));
 
-/// Which task to poll: 8 bits runtime, 28 generation, 28 index.
+// A reload starts all cores anew beside the old ones.
+const _: () = assert!(limits::RUNTIMES >= 2 * limits::CORES);
+
+/// Which task to poll: 12 bits runtime, 26 generation, 26 index.
 #[derive(Clone, Copy)]
 pub(super) struct TaskId(usize);
 
 impl TaskId {
-    fn new(runtime: u8, generation: u32, index: u32) -> TaskId {
+    fn new(runtime: u16, generation: u32, index: u32) -> TaskId {
         TaskId(
             usize::from(runtime) << (2 * INDEX_BITS) | (generation as usize) << INDEX_BITS | index as usize,
         )
     }
 
-    pub fn runtime(self) -> u8 {
-        (self.0 >> (2 * INDEX_BITS)) as u8
+    pub fn runtime(self) -> u16 {
+        (self.0 >> (2 * INDEX_BITS)) as u16
     }
 
     fn generation(self) -> u32 {
@@ -77,7 +80,7 @@ struct Slot {
 
 /// The tasks of a core, by index, and those to poll next.
 pub(super) struct Tasks {
-    runtime: u8,
+    runtime: u16,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<u32>>,
     ready: RefCell<VecDeque<u32>>,
@@ -85,7 +88,7 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    pub fn new(runtime: u8) -> Tasks {
+    pub fn new(runtime: u16) -> Tasks {
         let main = Slot { task: None, generation: 0, queued: true };
         Tasks {
             runtime,
@@ -97,7 +100,7 @@ impl Tasks {
     }
 
     /// The runtime id that wakers of these tasks carry.
-    pub fn runtime(&self) -> u8 {
+    pub fn runtime(&self) -> u16 {
         self.runtime
     }
 
@@ -203,7 +206,7 @@ static REMOTES: [OnceLock<Remote>; limits::RUNTIMES] = [const { OnceLock::new() 
 
 impl Remote {
     /// Takes a free runtime id until `give_up`.
-    pub fn take() -> io::Result<(u8, &'static Remote)> {
+    pub fn take() -> io::Result<(u16, &'static Remote)> {
         for (id, place) in REMOTES.iter().enumerate() {
             if place.get().is_none() {
                 // SAFETY: eventfd takes two integers.
@@ -224,7 +227,7 @@ impl Remote {
             if let Some(remote) = place.get()
                 && !remote.taken.swap(true, Ordering::AcqRel)
             {
-                return Ok((id as u8, remote));
+                return Ok((id as u16, remote));
             }
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "too many runtimes at once"))
@@ -277,5 +280,21 @@ impl Remote {
             }
         }
         self.all.load(Ordering::Relaxed) && self.all.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_keeps_its_parts_up_to_their_bounds() {
+        let last_runtime = (limits::RUNTIMES - 1) as u16;
+        for (runtime, generation, index) in
+            [(0, 0, 1), (last_runtime, 0, MAIN), (last_runtime, GENERATION_MASK, INDEX_MASK as u32)]
+        {
+            let id = TaskId::new(runtime, generation, index);
+            assert_eq!((id.runtime(), id.generation(), id.index()), (runtime, generation, index));
+        }
     }
 }

@@ -194,7 +194,8 @@ fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) 
         b"" => write::status_line(out, head.status),
         reason => write::status_line_with(out, head.status, reason),
     }
-    if !head.headers.has(Name::Date) {
+    // of an upstream's answer the date is its own, or none, as `proxy_pass_header Date` has it (ngx_tpl.lua)
+    if ex.resp.source == Source::Gateway && !head.headers.has(Name::Date) {
         write::header(out, b"Date", &crate::telemetry::clock::date());
     }
     if let Some(value) = head.headers.get(Name::ContentType) {
