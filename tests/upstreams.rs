@@ -300,6 +300,19 @@ fn https_upstreams() {
 }
 
 #[test]
+fn a_client_certificate_that_cannot_be_read_is_a_503() {
+    on_both_drivers(|driver| {
+        let tls = format!("{{client_cert: \"{}\", client_key: \"{}\"}}", "c".repeat(200), "k".repeat(200));
+        let upstream = format!("{{scheme: https, tls: {tls}, nodes: {{\"127.0.0.1:{}\": 1}}}}", free_port());
+        let gateway = with(driver, &[], &upstream);
+        assert_eq!(gateway.get("/").status, 503);
+        gateway.read_until("logs/error.log", "the upstream of route 1 cannot be used: client_cert");
+        let missing = upstream.replace(&tls, "{client_cert_id: none}");
+        assert_eq!(with(driver, &[], &missing).get("/").status, 502, "an ssl object that is not there");
+    });
+}
+
+#[test]
 fn a_name_is_resolved() {
     on_both_drivers(|driver| {
         let servers = [Upstream::mirror()];

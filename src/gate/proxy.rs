@@ -12,7 +12,7 @@ use crate::conn::h1::client::{self, NoAnswer, SendBody};
 use crate::exchange::{Body, BodyError, Exchange, Reply, Source, UpstreamChoice};
 use crate::limits;
 use crate::live::plan::Destination;
-use crate::live::{LiveUpstream, Picked, Plan};
+use crate::live::{LiveUpstream, Picked, Plan, Unusable};
 use crate::mail::ToControl;
 use crate::model::Scheme;
 use crate::plugin::{Chain, Phase};
@@ -109,16 +109,16 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
 fn destination(core: &Core, ex: &Exchange, plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
     let live = core.live.borrow();
     let chosen = match (&ex.out.upstream, &plan.destination) {
-        (Some(UpstreamChoice::Object(id)), _) => {
-            live.upstream_by_id(id).unwrap_or_else(|| Err(format!("failed to find upstream by id: {id}")))
-        }
+        (Some(UpstreamChoice::Object(id)), _) => live.upstream_by_id(id).unwrap_or_else(|| {
+            Err(Unusable { status: 502, reason: format!("failed to find upstream by id: {id}") })
+        }),
         (Some(UpstreamChoice::Own(own)), _) => live.own_upstream(own),
         (None, Destination::Upstream(up)) => Ok(if up.awaited { live.again(up) } else { up.clone() }),
         (None, Destination::None(status)) => return Err(Reply::page(*status)),
     };
-    let upstream = chosen.map_err(|error| {
-        log::error!("{error}");
-        Reply::page(502)
+    let upstream = chosen.map_err(|Unusable { status, reason }| {
+        log::error!("{reason}");
+        Reply::page(status)
     })?;
     match upstream.conf.scheme {
         Scheme::Http | Scheme::Https if upstream.conf.discovery.is_none() => Ok(upstream),

@@ -32,7 +32,7 @@ use crate::transport::{Target, TlsClient, TlsClients};
 use crate::upstream::health::Status;
 
 pub use plan::Plan;
-pub use upstream::{LiveUpstream, Picked};
+pub use upstream::{LiveUpstream, Picked, Unusable};
 
 use router::{Entry, Matcher, Mode, Params, Router};
 
@@ -377,7 +377,7 @@ impl Live {
     }
 
     /// The upstream of this resource key, built now if nobody used it yet or if it has changed.
-    fn live_upstream(&self, key: &str, conf: &Arc<Upstream>) -> Result<Rc<LiveUpstream>, String> {
+    fn live_upstream(&self, key: &str, conf: &Arc<Upstream>) -> Result<Rc<LiveUpstream>, Unusable> {
         let mut in_use = self.in_use.borrow_mut();
         if let Some(up) = in_use.get(key)
             && Arc::ptr_eq(&up.conf, conf)
@@ -408,7 +408,7 @@ impl Live {
     }
 
     /// An upstream that a plugin brought: built at its first use, kept with the plugin.
-    pub fn own_upstream(&self, own: &OwnUpstream) -> Result<Rc<LiveUpstream>, String> {
+    pub fn own_upstream(&self, own: &OwnUpstream) -> Result<Rc<LiveUpstream>, Unusable> {
         let previous = own.live.borrow().clone().and_then(|live| live.downcast::<LiveUpstream>().ok());
         if let Some(up) = previous.as_ref().filter(|up| !up.stale.get()) {
             return Ok(up.clone());
@@ -426,13 +426,13 @@ impl Live {
     }
 
     /// The upstream object of this id.
-    pub fn upstream_by_id(&self, id: &str) -> Option<Result<Rc<LiveUpstream>, String>> {
+    pub fn upstream_by_id(&self, id: &str) -> Option<Result<Rc<LiveUpstream>, Unusable>> {
         let stored = self.upstreams.get(id)?;
         Some(self.live_upstream(&format!("/apisix/upstreams/{id}"), &stored.value))
     }
 
     /// Certificates of upstreams are believed unless `tls.verify` says to look at them.
-    fn tls_for(&self, conf: &Upstream) -> Result<Option<Rc<TlsClient>>, String> {
+    fn tls_for(&self, conf: &Upstream) -> Result<Option<Rc<TlsClient>>, Unusable> {
         if !matches!(conf.scheme, Scheme::Https | Scheme::Grpcs) {
             return Ok(None);
         }
@@ -441,11 +441,13 @@ impl Live {
         let mut identity =
             field("client_cert").and_then(Value::as_str).zip(field("client_key").and_then(Value::as_str));
         if let Some(id) = client_cert_id(conf) {
-            let ssl = self.client_certs.get(&id).ok_or_else(|| format!("failed to get ssl cert {id}"))?;
+            let missing = || Unusable { status: 502, reason: format!("failed to get ssl cert {id}") };
+            let ssl = self.client_certs.get(&id).ok_or_else(missing)?;
             let text = |name: &str| ssl.value.get(name).and_then(Value::as_str);
             identity = text("cert").zip(text("key"));
         }
-        self.tools.tls.get(verify, identity, &[]).map(Some).map_err(|error| error.to_string())
+        let client = self.tools.tls.get(verify, identity, &[]);
+        client.map(Some).map_err(|error| Unusable { status: 503, reason: error.to_string() })
     }
 
     /// The pool of a target that is known only when a request comes (TLS with the request's host as name).

@@ -9,7 +9,7 @@ use ahash::AHashMap;
 use serde_json::Value;
 
 use super::router::{Params, matched_host};
-use super::{Live, LiveUpstream};
+use super::{Live, LiveUpstream, Unusable};
 use crate::exchange::{Known, Matched, body_vars};
 use crate::limits;
 use crate::model::{Id, PluginBundle, Plugins, Route, Service, Stored, Timeout, Upstream};
@@ -284,9 +284,9 @@ impl Plan {
         };
         match built {
             Ok(up) => self.destination = Destination::Upstream(up),
-            Err(error) => {
-                log::error!("the upstream of route {} cannot be used: {error}", self.route.id);
-                self.destination = Destination::None(502);
+            Err(Unusable { status, reason }) => {
+                log::error!("the upstream of route {} cannot be used: {reason}", self.route.id);
+                self.destination = Destination::None(status);
             }
         }
     }

@@ -69,6 +69,15 @@ struct Health {
     unsettled: NodeSet,
 }
 
+/// Why an upstream cannot be used.
+pub struct Unusable {
+    /// What its requests get: 502 where an object that it refers to is missing, 503 where its client certificate
+    /// cannot be read (apisix/upstream.lua).
+    pub status: u16,
+    /// For the error log.
+    pub reason: String,
+}
+
 /// A place to send a request to.
 pub struct Picked {
     /// Index of the node.

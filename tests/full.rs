@@ -1,0 +1,302 @@
+//! What is noticed of a bound when it is reached: a wait, a clear error or a line in a log, and everybody else is
+//! served as before. Those that a peer reaches by malformed bytes are in `bounds.rs`.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::*;
+use serde_json::{Value, json};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A route in YAML whose plugins are JSON.
+fn route(id: &str, uri: &str, upstream: &Upstream, plugins: &Value) -> String {
+    let port = upstream.port;
+    format!(
+        "- {{id: {id}, uri: {uri}, plugins: {plugins}, upstream: {{nodes: {{\"127.0.0.1:{port}\": 1}}}}}}\n"
+    )
+}
+
+fn with(driver: &'static str, upstream: &Upstream, plugins: &Value) -> Gateway {
+    let objects = format!("routes:\n{}", route("1", "/*", upstream, plugins));
+    Setup::new(driver, Source::Yaml(objects)).workers(1).start()
+}
+
+/// The descriptors that a process has open.
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[test]
+fn without_descriptors_connections_wait_in_the_backlog() {
+    on_both_drivers(|driver| {
+        let mut gateway = Setup::new(driver, Source::Yaml("routes: []".into())).workers(1).start();
+        let most = descriptors(gateway.pid()) + 5;
+        let limited = Command::new("prlimit")
+            .args([format!("--pid={}", gateway.pid()), format!("--nofile={most}:{most}")])
+            .status();
+        assert!(limited.unwrap().success());
+        let mut clients: Vec<Client> = (0..12).map(|_| gateway.connect()).collect();
+        for client in &mut clients {
+            client.send(GET);
+        }
+        for client in &mut clients[..5] {
+            assert_eq!(client.response().status, 404);
+        }
+        gateway.read_until("logs/error.log", "accept() on ");
+        for client in clients.drain(..5).collect::<Vec<_>>() {
+            drop(client);
+        }
+        for mut client in clients {
+            assert_eq!(client.response().status, 404, "its turn came");
+        }
+        assert!(gateway.is_running());
+    });
+}
+
+#[test]
+fn connections_beyond_worker_connections_are_closed() {
+    on_both_drivers(|driver| {
+        let setup = Setup::new(driver, Source::Yaml("routes: []".into())).workers(1);
+        let gateway = setup.nginx("event: {worker_connections: 3}").start();
+        let mut clients: Vec<Client> = (0..3).map(|_| gateway.connect()).collect();
+        for client in &mut clients {
+            assert_eq!(client.send(GET).response().status, 404);
+        }
+        gateway.connect().closed();
+        gateway.read_until("logs/error.log", "3 worker_connections are not enough");
+        drop(clients.pop());
+        eventually("the place is free again", || {
+            let mut client = gateway.connect();
+            client.try_send(GET).is_ok() && client.try_response(false).is_some()
+        });
+        assert_eq!(clients[0].send(GET).response().status, 404, "those that were there are served on");
+    });
+}
+
+#[test]
+fn a_connection_too_many_of_the_control_api_waits() {
+    const CONNECTIONS: usize = 256;
+    let gateway = Gateway::with_yaml(drivers()[0], "routes: []");
+    let mut held: Vec<Client> = (0..CONNECTIONS).map(|_| Client::connect(gateway.ports.control)).collect();
+    let mut late = Client::connect(gateway.ports.control);
+    late.send("GET /v1/healthcheck HTTP/1.1\r\nHost: a\r\n\r\n");
+    late.stream().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let waits = std::io::Read::read(&mut late.stream(), &mut [0]);
+    assert!(waits.is_err(), "nothing came: {waits:?}");
+    late.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+    held.truncate(CONNECTIONS - 10);
+    assert_eq!(late.response().status, 200);
+}
+
+/// nginx's lingering close: the client can read its answer, and is not waited for without end.
+#[test]
+fn a_client_that_sends_on_behind_its_answer_is_left_in_time() {
+    on_both_drivers(|driver| {
+        let setup = Setup::new(driver, Source::Yaml("routes: []".into()));
+        let gateway = setup.http("client_max_body_size: 1000").start();
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+        let began = Instant::now();
+        assert_eq!(client.response().status, 413);
+        let mut stream = client.stream();
+        while stream.write_all(&[b'x'; 100]).is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(9), "still there after {:?}", began.elapsed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(began.elapsed() > Duration::from_secs(4), "left after {:?}", began.elapsed());
+    });
+}
+
+/// A route keeps so many chains for its consumers; each gets its own all the same.
+#[test]
+fn more_consumers_than_a_route_remembers() {
+    const CONSUMERS: usize = 1030;
+    let upstream = Upstream::answering_unseen(ok("x"));
+    let mut objects =
+        format!("routes:\n{}consumers:\n", route("1", "/*", &upstream, &json!({"key-auth": {}})));
+    for n in 0..CONSUMERS {
+        let plugins = json!({"key-auth": {"key": format!("key-{n}")}, "response-rewrite": {"headers": {"set": {"X-Me": n}}}});
+        let _ = writeln!(objects, "- {{username: c{n}, plugins: {plugins}}}");
+    }
+    let gateway = Setup::new(drivers()[0], Source::Yaml(objects)).workers(1).start();
+    let mut client = gateway.connect();
+    for n in (0..CONSUMERS).chain(0..20) {
+        let answer = client.send(format!("GET / HTTP/1.1\r\nHost: a\r\napikey: key-{n}\r\n\r\n")).response();
+        assert_eq!((answer.status, answer.header("x-me")), (200, Some(n.to_string().as_str())));
+    }
+}
+
+/// The same for groups of limit-count: what a group counts does not depend on how many there are.
+#[test]
+fn more_groups_of_limit_count_than_are_remembered() {
+    const GROUPS: usize = 1100;
+    let upstream = Upstream::answering_unseen(ok("x"));
+    let mut objects = "routes:\n".to_string();
+    for n in 0..GROUPS {
+        let limit = json!({"count": 1, "time_window": 600, "key": "remote_addr", "rejected_code": 429, "group": format!("g{n}")});
+        objects += &route(&n.to_string(), &format!("/{n}"), &upstream, &json!({"limit-count": limit}));
+    }
+    let gateway = Setup::new(drivers()[0], Source::Yaml(objects)).workers(1).start();
+    for n in [0, 1, 500, GROUPS - 1] {
+        let target = format!("/{n}");
+        assert_eq!([gateway.get(&target).status, gateway.get(&target).status], [200, 429], "group {n}");
+    }
+}
+
+#[test]
+fn a_silent_mirror_holds_a_bounded_number_of_copies() {
+    const MIRRORS: usize = 256;
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok("x"));
+        let mirror = Upstream::start(|conn| {
+            conn.drain();
+        });
+        let plugins = json!({"proxy-mirror": {"host": format!("http://127.0.0.1:{}", mirror.port)}});
+        let gateway = with(driver, &upstream, &plugins);
+        let mut client = gateway.connect();
+        for _ in 0..MIRRORS + 50 {
+            assert_eq!(client.send(GET).response().status, 200, "the client notices nothing");
+        }
+        gateway.read_until("logs/error.log", "256 copies to mirrors are under way: a request is not copied");
+        eventually("the copies", || mirror.connections() == MIRRORS);
+    });
+}
+
+#[test]
+fn an_endless_answer_to_a_plugin_is_an_error() {
+    let upstream = Upstream::answering(ok("x"));
+    let auth = Upstream::start(|conn| {
+        conn.request();
+        let mut sent = conn.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        let piece = vec![b'a'; 1 << 20];
+        while sent.is_ok() {
+            sent = conn.send(&piece);
+        }
+    });
+    let plugins =
+        json!({"forward-auth": {"uri": format!("http://127.0.0.1:{}/", auth.port), "timeout": 60000}});
+    let gateway = with(drivers()[0], &upstream, &plugins);
+    assert_eq!(gateway.get("/").status, 403);
+    gateway.read_until("logs/error.log", "the answer is too long");
+    assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn a_logged_body_has_a_bound() {
+    let upstream = Upstream::answering(ok(&"b".repeat(600_000)));
+    let file = std::env::temp_dir().join(format!("ringway-full-{}.log", std::process::id()));
+    let _ = std::fs::remove_file(&file);
+    let gateway =
+        with(drivers()[0], &upstream, &json!({"file-logger": {"path": file, "include_resp_body": true}}));
+    assert_eq!(gateway.get("/").body.len(), 600_000, "the client gets all of it");
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually("a line", || text().ends_with('\n'));
+    let entry: Value = serde_json::from_str(&text()).unwrap();
+    assert_eq!(entry["response"]["body"].as_str().map(str::len), Some(512 << 10));
+    let _ = std::fs::remove_file(&file);
+}
+
+#[test]
+fn an_identifier_has_a_longest_length() {
+    let upstream = Upstream::mirror();
+    let plugins = json!({"request-id": {"algorithm": "range_id", "range_id": {"length": 100_000}}});
+    let gateway = with(drivers()[0], &upstream, &plugins);
+    assert_eq!(gateway.get("/").header("x-request-id").map(str::len), Some(1024));
+}
+
+/// More combinations of route and status than the plugin remembers: it counts right all the same.
+#[test]
+fn more_series_than_prometheus_remembers() {
+    const ROUTES: usize = 11;
+    let upstream = Upstream::start(|conn| {
+        while let Some(request) = conn.head() {
+            let status = request.target.rsplit('/').next().unwrap_or_default().to_string();
+            if conn.send(format!("HTTP/1.1 {status} Some\r\nContent-Length: 0\r\n\r\n")).is_err() {
+                return;
+            }
+        }
+    });
+    let mut objects = "global_rules:\n- {id: 1, plugins: {prometheus: {}}}\nroutes:\n".to_string();
+    for n in 0..ROUTES {
+        objects += &route(&format!("r{n}"), &format!("/{n}/*"), &upstream, &json!({}));
+    }
+    let gateway = Setup::new(drivers()[0], Source::Yaml(objects)).workers(1).start();
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        for (n, status) in (0..ROUTES).flat_map(|n| (200..600).map(move |status| (n, status))) {
+            let answer = client.send(format!("GET /{n}/{status} HTTP/1.1\r\nHost: a\r\n\r\n")).response();
+            assert_eq!(answer.status, status);
+        }
+    }
+    let counts = || -> HashMap<String, u32> {
+        let text = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+        let lines = text.lines().filter(|line| line.starts_with("apisix_http_status{"));
+        lines.filter_map(|line| line.rsplit_once(' ')).map(|(k, n)| (k.into(), n.parse().unwrap())).collect()
+    };
+    eventually("all are counted", || counts().values().sum::<u32>() == 2 * ROUTES as u32 * 400);
+    assert_eq!(counts().len(), ROUTES * 400);
+    assert!(counts().values().all(|n| *n == 2));
+}
+
+/// Conditions look into a GraphQL document of 1 MiB at most.
+#[test]
+fn a_longer_graphql_document_is_not_looked_into() {
+    let upstream = Upstream::answering_unseen(ok("x"));
+    let condition = r#"["graphql_operation", "==", "query"]"#;
+    let objects = format!(
+        "routes:\n- {{id: 1, uri: /*, vars: [{condition}], upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+        upstream.port
+    );
+    let gateway = Setup::new(drivers()[0], Source::Yaml(objects)).workers(1).start();
+    for (padding, status) in [(1_000_000, 200), (1 << 20, 404)] {
+        let body = format!("query {{ owner }}{}", " ".repeat(padding));
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = ask(gateway.port(), (head + &body).as_bytes());
+        assert_eq!(answer.status, status, "{padding}: {answer}");
+    }
+}
+
+/// A collector that does not answer does not keep the gateway from ending.
+#[test]
+fn log_batches_are_not_waited_for_without_end() {
+    let (upstream, collector) = (
+        Upstream::answering(ok("x")),
+        Upstream::start(|conn| {
+            conn.drain();
+        }),
+    );
+    let uri = format!("http://127.0.0.1:{}/", collector.port);
+    let plugins = json!({"http-logger": {"uri": uri, "timeout": 60, "batch_max_size": 1}});
+    let mut gateway = with(drivers()[0], &upstream, &plugins);
+    gateway.get("/");
+    eventually("the batch is under way", || collector.connections() > 0);
+    gateway.signal("TERM");
+    let began = Instant::now();
+    gateway.wait(PATIENCE);
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
+}
+
+/// gRPC's usual bound for one message is 4 MiB; a whole configuration is one message.
+#[test]
+fn a_large_configuration_comes_from_etcd_whole() {
+    let (etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
+    for n in 0..6 {
+        let route = json!({
+            "id": n.to_string(), "uri": format!("/{n}"), "desc": "d".repeat(256), "labels": {},
+            "vars": [["arg_x", "!=", "v".repeat(1_000_000)]],
+            "upstream": {"type": "roundrobin", "nodes": {format!("127.0.0.1:{}", upstream.port): 1}},
+        });
+        etcd.put(&format!("/apisix/routes/{n}"), &route.to_string());
+    }
+    let gateway = Setup::new(drivers()[0], Source::Etcd(etcd.port)).start();
+    for n in 0..6 {
+        assert_eq!(gateway.get(&format!("/{n}")).text(), "served");
+    }
+}
