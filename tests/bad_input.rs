@@ -345,6 +345,7 @@ fn bytes_behind_an_answer_reach_no_other_client() {
         for _ in 0..10 {
             assert_eq!(gateway.get("/").text(), "mine");
         }
+        assert_eq!(upstream.connections(), 10, "not even where all of it had come with the answer");
     });
 }
 
@@ -373,5 +374,93 @@ fn an_early_answer_to_a_large_body_arrives() {
         assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
         client.rest();
         writing.join().unwrap();
+    });
+}
+
+/// The rest of a body that nobody sends any more would be taken for the next request.
+#[test]
+fn a_connection_with_half_a_request_on_it_is_not_used_again() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.head() {
+                conn.remember(&request);
+                let _ = conn.send("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno");
+            }
+        });
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port))).workers(1);
+        let gateway = setup.start();
+        let mut client = gateway.connect();
+        // more than the gateway keeps, and never all of it
+        client.send("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+        client.send(vec![b'x'; 200_000]);
+        assert_eq!(client.response().status, 403);
+        for _ in 0..3 {
+            assert_eq!(gateway.get("/next").status, 403);
+        }
+        let connections: Vec<usize> = upstream.requests().iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 1, 1, 1]);
+    });
+}
+
+/// A server that ends a kept connection while a request is on its way may have done what was asked.
+#[test]
+fn a_post_on_a_connection_that_died_is_not_sent_twice() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                if request.connection == 0 && request.target == "/dies" {
+                    return;
+                }
+                let _ = conn.send(ok("served"));
+            }
+        });
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port))).workers(1);
+        let gateway = setup.start();
+        let mut client = gateway.connect();
+        let ask = |client: &mut Client, method: &str, target: &str| {
+            let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+            client.send(head).response().status
+        };
+        assert_eq!(ask(&mut client, "POST", "/first"), 200);
+        assert_eq!(ask(&mut client, "POST", "/dies"), 502);
+        let posts = upstream.requests().iter().filter(|request| request.target == "/dies").count();
+        assert_eq!(posts, 1, "it may have had its effect");
+    });
+}
+
+/// nginx's `send_timeout`: between two writes, not for the whole answer.
+#[test]
+fn a_client_that_reads_nothing_is_left() {
+    on_both_drivers(|driver| {
+        let (tell, told) = channel();
+        let tell = std::sync::Mutex::new(tell);
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+            while conn.send(vec![b'd'; 1 << 20]).is_ok() {}
+            let _ = tell.lock().unwrap().send(());
+        });
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port)));
+        let gateway = setup.http("send_timeout: 500ms").start();
+        let mut client = gateway.connect();
+        client.send("GET /unread HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(()), "the upstream is let go, too");
+        gateway.read_until("logs/access.log", "\"GET /unread HTTP/1.1\" 200 ");
+    });
+}
+
+/// Nobody has asked to switch: what follows would be neither HTTP nor a tunnel.
+#[test]
+fn a_101_that_nobody_asked_for_is_a_502() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            let _ =
+                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
+            conn.drain();
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let fields = "Host: a\r\nUpgrade: x\r\nConnection: upgrade\r\n";
+        assert_eq!(request(gateway.port(), "GET", "/", fields).status, 502);
     });
 }

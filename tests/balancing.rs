@@ -65,6 +65,66 @@ fn least_conn_leaves_a_busy_node_alone() {
     });
 }
 
+/// A client that leaves frees its place, or its node would get less and less.
+#[test]
+fn least_conn_forgets_who_has_left() {
+    on_both_drivers(|driver| {
+        let never = || Upstream::start(|conn| while conn.request().is_some() {});
+        let (first, second) = (never(), never());
+        let nodes = "{type: least_conn, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
+        let gateway = with(driver, &[&first, &second], nodes);
+        let sent = || first.requests().len() + second.requests().len();
+        let leave = || {
+            let mut client = gateway.connect();
+            client.send(GET);
+            let before = sent();
+            eventually("it is at a node", || sent() > before);
+            drop(client);
+        };
+        let mut open = gateway.connect();
+        open.send(GET);
+        eventually("one request stays open", || sent() == 1);
+        let (busy, idle) = if first.requests().is_empty() { (&second, &first) } else { (&first, &second) };
+        for left in 1..=4 {
+            leave();
+            gateway.read_until("logs/access.log", " 499 ");
+            eventually("its line", || gateway.read("logs/access.log").matches(" 499 ").count() == left);
+        }
+        assert_eq!((busy.requests().len(), idle.requests().len()), (1, 4));
+    });
+}
+
+/// What is in flight counts on when the upstream is changed meanwhile.
+#[test]
+fn a_change_does_not_forget_what_is_in_flight() {
+    on_both_drivers(|driver| {
+        let holds = Arc::new(AtomicBool::new(true));
+        let (busy, idle) = (holding(&holds), Upstream::answering(ok("idle")));
+        let gateway = Setup::new(driver, Source::Embedded).workers(1).start();
+        let put = |desc: &str| {
+            let nodes = json!({format!("127.0.0.1:{}", busy.port): 1, format!("127.0.0.1:{}", idle.port): 1});
+            let upstream = json!({"type": "least_conn", "nodes": nodes, "desc": desc});
+            gateway.put("/routes/1", &json!({"uri": "/*", "upstream": upstream}));
+        };
+        put("before");
+        let mut waiting = gateway.connect();
+        while busy.requests().is_empty() {
+            let before = idle.requests().len();
+            waiting = gateway.connect();
+            waiting.send(GET);
+            eventually("it is at a node", || !busy.requests().is_empty() || idle.requests().len() > before);
+        }
+        for desc in ["after", "and again"] {
+            put(desc);
+            for _ in 0..4 {
+                assert_eq!(gateway.get("/").text(), "idle", "{desc}");
+            }
+        }
+        holds.store(false, Ordering::SeqCst);
+        assert_eq!(waiting.response().text(), "held");
+    });
+}
+
 #[test]
 fn chash_can_hash_what_the_body_says() {
     on_both_drivers(|driver| {

@@ -66,6 +66,50 @@ fn an_http_1_0_client_never_gets_chunks() {
     });
 }
 
+/// What a request was given (a consumer, headers, variables, another upstream) is gone with it: exchanges are reused.
+#[test]
+fn a_request_leaves_nothing_for_the_next() {
+    on_both_drivers(|driver| {
+        let (upstream, other) = (Upstream::mirror(), Upstream::mirror());
+        let plugins = format!(
+            "{{key-auth: {{}}, request-id: {{}}, limit-count: {{count: 9, time_window: 60, key: remote_addr}}, \
+             proxy-rewrite: {{uri: /rewritten, host: other.test, method: PUT, headers: {{add: {{X-Sent: a}}}}}}, \
+             response-rewrite: {{headers: {{set: {{X-Got: b}}}}, body: other}}, real-ip: {{source: arg_ip}}, \
+             gzip: {{min_length: 1, types: \"*\"}}, traffic-split: {{rules: [{{weighted_upstreams: [{{upstream: \
+             {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}]}}]}}}}",
+            other.port
+        );
+        let nodes = format!("upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}", upstream.port);
+        let objects = format!(
+            "routes:\n- {{id: plain, uri: /plain, {nodes}}}\n- {{id: rich, uri: \"/rich/:id\", plugins: {plugins}, {nodes}}}\n\
+             consumers:\n- {{username: jack, plugins: {{key-auth: {{key: k}}}}}}"
+        );
+        let setup = Setup::new(driver, Source::Yaml(objects)).workers(1);
+        let setup = setup.apisix("router: {http: radixtree_uri_with_parameter}").http(
+            "access_log_format: \"$uri $consumer_name $route_id $uri_param_id $upstream_addr $upstream_uri \
+             $remote_addr $upstream_host $rate_limiting_info\"",
+        );
+        let gateway = setup.start();
+        let mut client = gateway.connect();
+        let plain = |client: &mut Client| {
+            let answer = client.send("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n").response();
+            (answer.head.clone(), answer.text())
+        };
+        let before = plain(&mut client);
+        let rich = "GET /rich/7?ip=10.1.1.1 HTTP/1.1\r\nHost: a\r\napikey: k\r\nAccept-Encoding: gzip\r\n\r\n";
+        for _ in 0..3 {
+            let answer = client.send(rich).response();
+            assert_eq!((answer.status, answer.header("x-got")), (200, Some("b")), "{answer}");
+            assert_eq!(other.last().header("x-sent"), Some("a"));
+            assert_eq!(plain(&mut client), before);
+        }
+        let log = gateway.read_until("logs/access.log", "/rich/7");
+        let lines: Vec<&str> = log.lines().filter(|line| line.starts_with("/plain ")).collect();
+        assert!(lines.len() > 1 && lines.iter().all(|line| *line == lines[0]), "{log}");
+        assert!(log.lines().any(|line| line.starts_with("/rich/7 jack rich 7 ")), "{log}");
+    });
+}
+
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
     on_both_drivers(|driver| {
@@ -790,6 +834,34 @@ fn an_upgrade_becomes_a_tunnel() {
         client.closed();
         let seen = upstream.last();
         assert_eq!(seen.header("sec-websocket-version"), Some("13"));
+        gateway.read_until("logs/access.log", " 101 ");
+    });
+}
+
+#[test]
+fn a_silent_tunnel_ends_with_the_read_timeout() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            let _ =
+                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
+            conn.drain();
+        });
+        let routes = format!(
+            "routes:\n- {{id: 1, uri: /*, enable_websocket: true, timeout: {{connect: 5, send: 5, read: 0.5}}, \
+             upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &routes);
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n");
+        assert_eq!(client.response().status, 101);
+        // what the client says does not count, as in nginx
+        let began = std::time::Instant::now();
+        while client.try_send("x").is_ok() {
+            assert!(began.elapsed() < PATIENCE, "the tunnel is still open");
+            thread::sleep(std::time::Duration::from_millis(50));
+        }
         gateway.read_until("logs/access.log", " 101 ");
     });
 }

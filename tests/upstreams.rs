@@ -193,6 +193,108 @@ fn an_upstream_that_does_not_answer_is_a_504() {
     });
 }
 
+/// A server whose backlog is full: the kernel answers no further SYN.
+fn deaf() -> (socket2::Socket, u16, Vec<std::net::TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        waiting.push(stream);
+    }
+    (socket, address.port(), waiting)
+}
+
+#[test]
+fn a_node_that_cannot_be_reached_in_time_is_a_504() {
+    on_both_drivers(|driver| {
+        let (_socket, port, _waiting) = deaf();
+        let well = Upstream::answering(ok("well"));
+        let nodes = |retries| {
+            format!(
+                "{{retries: {retries}, nodes: [{{host: 127.0.0.1, port: {port}, weight: 1, priority: 1}}, \
+                 {{host: 127.0.0.1, port: {}, weight: 1}}], timeout: {{connect: 0.3, send: 5, read: 5}}}}",
+                well.port
+            )
+        };
+        let answer = with(driver, &[], &nodes(0)).get("/");
+        assert_eq!((answer.status, answer.header("x-apisix-upstream-status")), (504, Some("504")));
+        let began = Instant::now();
+        assert_eq!(
+            with(driver, &[], &nodes(1)).get("/").text(),
+            "well",
+            "nothing was sent: it is tried elsewhere"
+        );
+        assert!(began.elapsed() > Duration::from_millis(290));
+    });
+}
+
+/// nginx's `proxy_send_timeout`, and APISIX's `timeout.send`.
+#[test]
+fn an_upstream_that_takes_no_body_is_a_504() {
+    on_both_drivers(|driver| {
+        let servers = [Upstream::start(|conn| {
+            conn.head();
+            std::thread::sleep(PATIENCE);
+        })];
+        let nodes = "{nodes: {\"127.0.0.1:$0\": 1}, timeout: {connect: 1, send: 0.3, read: 60}}";
+        let gateway = with(driver, &servers, nodes);
+        let mut client = gateway.connect();
+        client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+        let mut writer = client.stream();
+        let writing = std::thread::spawn(move || {
+            use std::io::Write;
+            while writer.write_all(&[b'x'; 64 << 10]).is_ok() {}
+        });
+        assert_eq!(client.response().status, 504);
+        client.rest();
+        writing.join().unwrap();
+    });
+}
+
+/// A name server that says what it is told: one address for every name.
+fn name_server(address: Arc<Mutex<[u8; 4]>>) -> u16 {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question) {
+            // the question as it came, up to its type and class (RFC 1035 section 4)
+            let name = question[12..length].iter().position(|byte| *byte == 0).unwrap();
+            let mut answer = question[..12 + name + 5].to_vec();
+            let is_a = question[12 + name + 2] == 1;
+            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, is_a.into(), 0, 0, 0, 0]);
+            if is_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]); // its time to live: a second
+                answer.extend(*address.lock().unwrap());
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    port
+}
+
+#[test]
+fn a_name_that_moves_is_followed() {
+    on_both_drivers(|driver| {
+        let server = Upstream::answering(ok("here"));
+        let address = Arc::new(Mutex::new([127, 0, 0, 1]));
+        let dns = name_server(address.clone());
+        let routes = format!(
+            "routes:\n- {{id: 1, uri: /*, upstream: {{nodes: {{\"moving.test:{}\": 1}}}}}}",
+            server.port
+        );
+        let setup = Setup::new(driver, Source::Yaml(routes)).workers(1);
+        let gateway = setup.apisix(&format!("dns_resolver: [\"127.0.0.1:{dns}\"]")).start();
+        assert_eq!(gateway.get("/").text(), "here");
+        *address.lock().unwrap() = [127, 0, 0, 99];
+        eventually("nobody listens at the new address", || gateway.get("/").status == 502);
+        *address.lock().unwrap() = [127, 0, 0, 1];
+        eventually("it has come back", || gateway.get("/").status == 200);
+    });
+}
+
 #[test]
 fn an_answer_that_stalls_is_cut() {
     on_both_drivers(|driver| {

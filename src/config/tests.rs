@@ -278,6 +278,8 @@ fn values_that_do_not_parse_stop_the_start_with_their_line() {
             "nginx_config:\n  error_log_level: loud\n",
             "line 2: invalid value \"loud\" of nginx_config.error_log_level",
         ),
+        ("nginx_config:\n  worker_processes: 1025\n", "line 2: worker_processes must be 1 to 1024"),
+        ("nginx_config:\n  worker_processes: 0\n", "line 2: worker_processes must be 1 to 1024"),
     ] {
         assert_eq!(errors(text), [want], "{text}");
     }

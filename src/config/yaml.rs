@@ -376,7 +376,9 @@ mod tests {
     fn errors_carry_their_line_and_floods_end() {
         assert_eq!(parse("a: 1\nb: [1,\nc: 2\n").unwrap_err().line, 3);
         assert_eq!(parse("# nothing\n").unwrap().data, Data::Null);
-        assert!(parse(&"[".repeat(500)).is_err());
+        let nested = |depth| format!("{}1{}\n", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(&nested(64)).is_ok());
+        assert_eq!(parse(&nested(65)).unwrap_err().text, "nested too deeply");
         let mut bomb = String::from("a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n");
         for i in 1..9 {
             bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(",")));

@@ -85,4 +85,15 @@ mod tests {
         drop(log);
         assert_eq!(written(), "four\nmore than ten\nend\n");
     }
+
+    #[test]
+    fn a_buffer_has_a_largest_size() {
+        let path = scratch("access/large.log");
+        let _ = fs::remove_file(&path);
+        let file = LogFile::open("test", Target::File(path.clone()), 8).unwrap();
+        let mut log = AccessLog::new(file.clone(), usize::MAX);
+        log.line(0, |out| out.resize(limits::ACCESS_LOG_BUFFER_BYTES, b'x'));
+        file.flush(Duration::from_secs(5));
+        assert_eq!(fs::metadata(&path).unwrap().len() as usize, limits::ACCESS_LOG_BUFFER_BYTES + 1);
+    }
 }

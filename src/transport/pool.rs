@@ -259,6 +259,22 @@ mod tests {
         });
     }
 
+    /// What one core keeps has a bound over all upstreams.
+    #[test]
+    fn a_full_core_keeps_no_more_and_begins_again_when_there_is_room() {
+        on_both(async || {
+            let bench = Bench::new();
+            bench.pools.total.set(limits::IDLE_UPSTREAM_CONNECTIONS);
+            let (one_more, _far_end) = bench.connection().await;
+            bench.pool.put(one_more, &RULES, 0);
+            assert!(bench.pool.take(0).is_none(), "it was closed");
+            bench.pools.total.set(limits::IDLE_UPSTREAM_CONNECTIONS - 1);
+            let (last, _far_end) = bench.connection().await;
+            bench.pool.put(last, &RULES, 0);
+            assert!(bench.pool.take(0).is_some());
+        });
+    }
+
     #[test]
     fn a_connection_serves_its_number_of_requests() {
         on_both(async || {

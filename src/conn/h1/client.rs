@@ -157,7 +157,10 @@ pub async fn read_answer(
             };
             chunk.advance(consumed);
             let status = ex.resp.head.status;
-            if (100..200).contains(&status) && !(status == 101 && websocket) {
+            if status == 101 && !websocket {
+                return Err(NoAnswer::Invalid("upstream switched protocols without being asked"));
+            }
+            if (100..200).contains(&status) && status != 101 {
                 continue;
             }
             return settle(stream, ex, chunk, timeout_ms);

@@ -212,6 +212,35 @@ mod tests {
         assert!(answer.contains("Server: APISIX\r\n"), "{answer}");
     }
 
+    /// On a clock that jumps to the next deadline: what a client gets that sends this and then nothing, and when.
+    async fn wait_for(bytes: &[u8]) -> (String, Duration) {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let service = Service::new("APISIX");
+        tokio::spawn(async move {
+            let peer = IpAddr::from([127, 0, 0, 1]);
+            let answer = |_| async { AdminResponse::empty(200) };
+            let _ = super::talk(server, peer, &service, true, answer).await;
+        });
+        client.write_all(bytes).await.unwrap();
+        let (mut answer, began) = (String::new(), tokio::time::Instant::now());
+        client.read_to_string(&mut answer).await.unwrap();
+        (answer, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_is_not_waited_for_without_end() {
+        let patience = Duration::from_millis(limits::ADMIN_PATIENCE_MS);
+        for (sent, answer) in [
+            ("", ""),
+            ("GET / HTTP/1.1\r\nHost: x\r\n", ""),
+            ("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "HTTP/1.1 408 "),
+        ] {
+            let (got, took) = wait_for(sent.as_bytes()).await;
+            assert!(got.starts_with(answer), "{sent:?} got {got:?}");
+            assert!(took >= patience && took < 3 * patience, "{sent:?}: {took:?}");
+        }
+    }
+
     #[test]
     fn a_body_beyond_the_limit_is_not_kept() {
         let mut request = format!(

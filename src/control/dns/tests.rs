@@ -198,3 +198,25 @@ async fn an_unresolvable_name_is_told_once() {
     assert!(dns.next().await.is_empty());
     tokio::time::timeout(Duration::from_millis(1300), dns.deltas.recv()).await.unwrap_err();
 }
+
+/// A name server that is silent is not asked without end, and a name too many has no address rather than a place.
+#[tokio::test]
+async fn questions_and_names_have_bounds() {
+    let server = MockNameServer::start().await;
+    for n in 0..limits::DNS_NAMES {
+        server.say(&format!("{n}.example."), RecordType::A, Say::Nothing);
+    }
+    let mut dns = Running::start(server.config(), "");
+    for n in 0..limits::DNS_NAMES {
+        dns.using(&format!("{n}.example")).await;
+    }
+    dns.using("one.more.example").await;
+    assert!(dns.next().await.is_empty(), "told at once");
+    // each is asked again when its time is over
+    assert!(server.asked() <= 4 * limits::DNS_IN_FLIGHT, "{} questions", server.asked());
+    dns.using("0.example").await;
+    dns.orders.send(Order::Release("1.example".into())).await.unwrap();
+    dns.using("there.is.room.again").await;
+    let told = tokio::time::timeout(Duration::from_millis(300), dns.deltas.recv()).await;
+    assert!(told.is_err(), "it waits for its answer, as the others do");
+}

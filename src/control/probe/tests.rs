@@ -1,6 +1,8 @@
 //! Probes against servers of the test's own, on tokio's paused clock where no socket is involved.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -172,6 +174,66 @@ async fn probes_end_with_their_upstream() {
     probes.orders.send(Order::Forget { upstream: "/upstreams/1".into() }).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1300)).await;
     assert_eq!(server.requests.load(Ordering::Relaxed), 0);
+}
+
+/// What never ends its first line is no answer, and is not gathered.
+#[tokio::test]
+async fn a_status_line_without_end_is_a_failure_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            while stream.write_all(&[b'x'; 1000]).await.is_ok() {}
+        }
+    });
+    let mut checks = quick_checks();
+    checks["active"]["timeout"] = json!(60);
+    checks["active"]["unhealthy"]["http_statuses"] = json!([0, 500]);
+    let mut probes = Running::start();
+    probes.watch(&checks, &[address]).await;
+    assert_eq!(probes.status().await, Status::Unhealthy, "long before the time that a probe has");
+}
+
+#[tokio::test]
+async fn probes_beyond_the_bound_of_the_process_are_late_not_lost() {
+    const UPSTREAMS: usize = 40;
+    const NODES: usize = 10; // as many as `concurrency` lets an upstream probe at once
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (open, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now_open, most_open) = (Arc::clone(&open), Arc::clone(&peak));
+    let probed: Arc<Mutex<HashSet<SocketAddr>>> = Arc::default();
+    let met = Arc::clone(&probed);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            most_open.fetch_max(now_open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            met.lock().unwrap().insert(stream.local_addr().unwrap());
+            let now_open = Arc::clone(&now_open);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                now_open.fetch_sub(1, Ordering::Relaxed);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            });
+        }
+    });
+    let probes = Running::start();
+    let checks = json!({"active": {"timeout": 60, "healthy": {"interval": 1}, "unhealthy": {"interval": 1}}});
+    let checks = Arc::new(Checks::parse(&checks).unwrap());
+    for number in 0..UPSTREAMS {
+        let address = |node| SocketAddr::from(([127, 0, 1 + number as u8, 1 + node as u8], port));
+        let targets = (0..NODES).map(|node| target(address(node))).collect();
+        let upstream = format!("/upstreams/{number}").into();
+        let watch = Order::Watch { upstream, checks: Arc::clone(&checks), targets };
+        probes.orders.send(watch).await.unwrap();
+    }
+    for _ in 0..200 {
+        if probed.lock().unwrap().len() == UPSTREAMS * NODES {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(probed.lock().unwrap().len(), UPSTREAMS * NODES);
+    assert_eq!(peak.load(Ordering::Relaxed), limits::PROBES_IN_FLIGHT);
 }
 
 /// Holds each connection for a while and keeps the largest number that it held at once.

@@ -188,6 +188,11 @@ async fn keeps_its_promises(store: Store) {
     assert!(store.delete_dir("/routes2").await.unwrap().existed);
     assert_eq!(&*next_change(&mut events).await.key, "/routes2/1");
 
+    // A lease for longer than clocks count is one for a long time.
+    store.put("/upstreams/1", bytes("{}"), None, Some(i64::MAX)).await.unwrap();
+    assert!(next_change(&mut events).await.value.is_some());
+    assert!(store.get("/upstreams/1").await.unwrap().is_some());
+
     // A leased key goes away by itself, and the watcher is told.
     store.put("/upstreams/1", bytes("{}"), None, Some(1)).await.unwrap();
     assert!(next_change(&mut events).await.value.is_some());
@@ -263,10 +268,11 @@ fn a_damaged_file_is_named_and_not_served() {
 
 #[test]
 fn concurrent_writers_share_revisions_without_gaps() {
+    const WRITERS: i64 = 1000; // more than the store's queue holds: the rest wait in line
     let directory = TempDir::new();
     block_on(async {
         let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
-        let writes: Vec<_> = (0..100)
+        let writes: Vec<_> = (0..WRITERS)
             .map(|n| {
                 let store = store.clone();
                 tokio::spawn(async move {
@@ -279,7 +285,7 @@ fn concurrent_writers_share_revisions_without_gaps() {
             revisions.push(write.await.unwrap());
         }
         revisions.sort_unstable();
-        assert_eq!(revisions, (1..=100).collect::<Vec<i64>>());
+        assert_eq!(revisions, (1..=WRITERS).collect::<Vec<i64>>());
     });
 }
 

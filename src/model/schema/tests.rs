@@ -217,6 +217,12 @@ fn endless_schemas_end() {
         deep = json!({"items": deep});
     }
     assert_eq!(Schema::compile(deep).unwrap_err(), "the schema is too large");
+    let wide = |members: usize| {
+        let members = (0..members).map(|n| (n.to_string(), json!({"type": "string"})));
+        json!({"properties": members.collect::<serde_json::Map<_, _>>()})
+    };
+    assert_eq!(Schema::compile(wide(70_000)).unwrap_err(), "the schema is too large");
+    assert!(Schema::compile(wide(60_000)).is_ok());
 }
 
 #[test]
