@@ -58,6 +58,21 @@ fn what_no_route_takes_is_not_found() {
 }
 
 #[test]
+fn global_rules_run_for_what_no_route_takes() {
+    on_both_drivers(|driver| {
+        let plugins = "{fault-injection: {abort: {http_status: 418, vars: [[[\"arg_abort\", \"==\", \"yes\"]]]}}, \
+                       limit-count: {count: 1, time_window: 60, key: remote_addr}}";
+        let gateway = Gateway::with_yaml(
+            driver,
+            &format!("routes: []\nglobal_rules:\n- {{id: 1, plugins: {plugins}}}"),
+        );
+        assert_eq!(gateway.get("/none?abort=yes").status, 418, "in the rewrite phase");
+        assert_eq!(gateway.get("/none").status, 404);
+        assert_eq!(gateway.get("/none").status, 503, "in the access phase");
+    });
+}
+
+#[test]
 fn exact_paths_beat_prefixes_and_longer_prefixes_shorter() {
     on_both_drivers(|driver| {
         let table = Table::new(

@@ -214,10 +214,15 @@ impl Live {
 
     fn delete(&mut self, kind: Kind, id: &Id) {
         match kind {
-            Kind::Route => return self.remove_route(id),
+            Kind::Route => {
+                self.remove_route(id);
+                self.in_use.get_mut().remove(&*format!("/apisix/routes/{id}"));
+                return;
+            }
             Kind::Consumer => return self.tools.host.consumers.remove(id),
             Kind::Service => {
                 let old = self.services.remove(id);
+                self.in_use.get_mut().remove(&*format!("/apisix/services/{id}"));
                 self.rehost(id, old.as_ref().map_or(&[], |old| &old.value.hosts), &[]);
             }
             Kind::Upstream => drop(self.upstreams.remove(id)),
@@ -264,6 +269,7 @@ impl Live {
         self.global.replace(None);
     }
 
+    /// Its upstream, if it has one of its own, stays in use: what is in flight and how fast its nodes are counts on.
     fn put_route(&mut self, route: &Arc<Stored<Route>>) {
         self.remove_route(&route.id);
         if route.value.disabled {
@@ -298,8 +304,6 @@ impl Live {
         {
             routes.remove(&old.model.id);
         }
-        let key = format!("/apisix/routes/{}", old.model.id);
-        self.in_use.get_mut().remove(&*key);
     }
 
     /// A service's hosts have changed: its routes that have none of their own move in the router.
