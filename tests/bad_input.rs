@@ -449,6 +449,32 @@ fn a_client_that_reads_nothing_is_left() {
     });
 }
 
+/// Answers that pile up have the same time: one that is short never waits, many do.
+#[test]
+fn a_client_that_pipelines_and_reads_nothing_is_left() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok(&"x".repeat(60_000)));
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port)));
+        let gateway = setup.http("send_timeout: 500ms").start();
+        let mut client = gateway.connect();
+        let began = Instant::now();
+        let some = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10);
+        let mut writer = client.stream();
+        writer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        loop {
+            use std::io::Write;
+            match writer.write(some.as_bytes()) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+                Ok(_) => {}
+            }
+            assert!(began.elapsed() < PATIENCE, "it is still there");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        client.rest();
+    });
+}
+
 /// Nobody has asked to switch: what follows would be neither HTTP nor a tunnel.
 #[test]
 fn a_101_that_nobody_asked_for_is_a_502() {

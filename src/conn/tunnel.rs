@@ -12,24 +12,33 @@ use crate::transport::Stream;
 struct Way<'a> {
     from: &'a Stream,
     to: &'a Stream,
+    /// How long a piece may be on its way out, ms.
+    send_ms: u64,
     /// A piece is on its way out: the next one is asked for when it has left.
     sending: bool,
+    /// The next piece is awaited since its deadline was set.
+    waiting: bool,
     done: bool,
     bytes: u64,
 }
 
-/// Pumps between the client and the upstream connection of `ex` until both have closed, one fails, or
-/// the upstream has been silent for its read timeout (nginx observes it towards the upstream alone).
-pub async fn run(client: &Rc<Stream>, ex: &mut Exchange) {
+/// Pumps between the client and the upstream connection of `ex` until both have closed, one fails, or nothing
+/// has come either way for the upstream's read timeout (nginx's timer is on the upstream's socket, and what
+/// the client sends winds it up again).
+/// A side that takes nothing has the same time, the client `send_ms`.
+pub async fn run(client: &Rc<Stream>, ex: &mut Exchange, send_ms: u32) {
     let Some(lease) = ex.lease.take() else { return };
     let upstream = lease.connection.stream.clone();
     let idle_ms = u64::from(lease.read_timeout_ms);
-    let mut down = Way { from: &upstream, to: client, sending: false, done: false, bytes: 0 };
-    let mut up = Way { from: client, to: &upstream, sending: false, done: false, bytes: 0 };
+    let mut down = Way::new(&upstream, client, u64::from(send_ms));
+    let mut up = Way::new(client, &upstream, idle_ms);
+    client.set_recv_deadline(None);
     let ended = std::future::poll_fn(|cx| {
+        let before = up.bytes;
         if let Poll::Ready(Err(error)) = up.poll(cx, None) {
             return Poll::Ready(Err(error));
         }
+        down.waiting &= up.bytes == before;
         if let Poll::Ready(Err(error)) = down.poll(cx, Some(idle_ms)) {
             return Poll::Ready(Err(error));
         }
@@ -43,21 +52,31 @@ pub async fn run(client: &Rc<Stream>, ex: &mut Exchange) {
     ex.resp.body_bytes += down.bytes;
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    fn new(from: &'a Stream, to: &'a Stream, send_ms: u64) -> Self {
+        Way { from, to, send_ms, sending: false, waiting: false, done: false, bytes: 0 }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, idle_ms: Option<u64>) -> Poll<io::Result<()>> {
         while !self.done {
             if self.sending {
                 std::task::ready!(self.to.poll_flushed(cx))?;
                 self.sending = false;
             }
-            self.from.set_recv_deadline(idle_ms.map(|idle_ms| reactor::now_ms() + idle_ms));
+            // once for each wait: a deadline that every poll moves never comes
+            if let Some(idle_ms) = idle_ms.filter(|_| !self.waiting) {
+                self.from.set_recv_deadline(Some(reactor::now_ms() + idle_ms));
+            }
+            self.waiting = true;
             let chunk = std::task::ready!(self.from.poll_recv(cx))?;
+            self.waiting = false;
             if chunk.is_empty() {
                 self.done = true;
                 self.to.shutdown_write();
                 break;
             }
             self.bytes += chunk.len() as u64;
+            self.to.set_send_deadline(Some(reactor::now_ms() + self.send_ms));
             self.to.send(Out::from(chunk));
             self.sending = true;
         }

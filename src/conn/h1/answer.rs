@@ -49,7 +49,7 @@ pub async fn write<G: Gate>(
     write_head(ex, frame, keep_alive, &mut out);
     ex.resp.bytes += out.len() as u64;
     if stream.queued_bytes() > limits::QUEUED_BYTES {
-        stream.flush().await?;
+        flush(gate, stream).await?;
     }
     if frame == Frame::NoBody || ex.resp.upgrade {
         stream.send(Out::from(out));
@@ -59,7 +59,7 @@ pub async fn write<G: Gate>(
     loop {
         let piece = match next_piece(stream, &mut ex.resp.body, &mut pending).await {
             Ok(piece) => piece,
-            Err(_) => return cut_off(stream, &mut pending).await,
+            Err(_) => return cut_off(gate, stream, &mut pending).await,
         };
         let mut piece = BodyPiece { last: ex.resp.body.is_done(), data: piece.unwrap_or_else(Chunk::empty) };
         if filtered {
@@ -74,13 +74,23 @@ pub async fn write<G: Gate>(
             break;
         }
         if stream.queued_bytes() >= limits::QUEUED_BYTES {
-            let deadline = reactor::now_ms() + u64::from(gate.settings().send_ms);
-            stream.set_send_deadline(Some(deadline));
-            stream.flush().await?;
+            flush(gate, stream).await?;
         }
     }
     let whole = !matches!(frame, Frame::Length(left) if left > 0);
     Ok(if keep_alive && whole { After::Keep } else { After::Close })
+}
+
+/// Waits until all that is queued has left. `send_timeout` is for a client that takes nothing, not for a slow one.
+pub async fn flush<G: Gate>(gate: &G, stream: &Stream) -> io::Result<()> {
+    loop {
+        let queued = stream.queued_bytes();
+        stream.set_send_deadline(Some(reactor::now_ms() + u64::from(gate.settings().send_ms)));
+        match stream.flush().await {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && stream.queued_bytes() < queued => {}
+            flushed => return flushed,
+        }
+    }
 }
 
 /// The next piece of the body. If it is not there yet, what is pending leaves first.
@@ -145,11 +155,11 @@ fn send_piece(
 }
 
 /// The body broke off behind its head: the client sees an incomplete message, never a wrong one.
-async fn cut_off(stream: &Stream, pending: &mut Option<Vec<u8>>) -> io::Result<After> {
+async fn cut_off<G: Gate>(gate: &G, stream: &Stream, pending: &mut Option<Vec<u8>>) -> io::Result<After> {
     if let Some(out) = pending.take() {
         stream.send(Out::from(out));
     }
-    stream.flush().await?;
+    flush(gate, stream).await?;
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 

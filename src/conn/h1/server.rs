@@ -46,7 +46,7 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
         match next {
             Next::KeepAlive => served += 1,
             Next::Close => return close(&*gate, &stream).await,
-            Next::Linger => return linger(&stream).await,
+            Next::Linger => return linger(&*gate, &stream).await,
             Next::Drop => return,
         }
     }
@@ -132,7 +132,7 @@ async fn exchange<G: Gate>(
     let keep_alive = keep_alive && !ex.close_client && !gate.is_draining();
     let sent = answer::write(gate, stream, ex, keep_alive).await;
     if ex.resp.upgrade && sent.is_ok() {
-        Box::pin(tunnel::run(stream, ex)).await;
+        Box::pin(tunnel::run(stream, ex, settings.send_ms)).await;
         gate.finish(ex);
         return Next::Drop;
     }
@@ -244,14 +244,13 @@ async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
 
 /// Sends what is queued and closes.
 async fn close<G: Gate>(gate: &G, stream: &Stream) {
-    stream.set_send_deadline(Some(reactor::now_ms() + u64::from(gate.settings().send_ms)));
-    let _ = stream.flush().await;
+    let _ = answer::flush(gate, stream).await;
 }
 
 /// nginx's lingering close: our end is closed, and what the client still sends is read and dropped for
 /// a while, so that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
-async fn linger(stream: &Stream) {
-    if stream.flush().await.is_err() {
+async fn linger<G: Gate>(gate: &G, stream: &Stream) {
+    if answer::flush(gate, stream).await.is_err() {
         return;
     }
     stream.shutdown_write();
