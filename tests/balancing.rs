@@ -75,9 +75,8 @@ fn least_conn_forgets_who_has_left() {
         let gateway = with(driver, &[&first, &second], nodes);
         let sent = || first.requests().len() + second.requests().len();
         let leave = || {
-            let mut client = gateway.connect();
+            let (before, mut client) = (sent(), gateway.connect());
             client.send(GET);
-            let before = sent();
             eventually("it is at a node", || sent() > before);
             drop(client);
         };

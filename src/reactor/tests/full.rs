@@ -1,0 +1,62 @@
+//! What happens at the bounds of a core's queues: nothing is lost.
+
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use super::*;
+
+/// More wake-ups from another thread than can be noted one by one: then every task is polled once.
+#[test]
+fn a_flood_of_wakes_from_another_thread_loses_none() {
+    const TASKS: usize = limits::REMOTE_WAKES + 500;
+    on_both(|| async {
+        let wakers: Arc<Mutex<Vec<Waker>>> = Arc::default();
+        let (woken, may_end) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        for _ in 0..TASKS {
+            let (wakers, woken, may_end) = (wakers.clone(), woken.clone(), may_end.clone());
+            spawn(std::future::poll_fn(move |cx| {
+                if may_end.get() {
+                    woken.set(woken.get() + 1);
+                    return Poll::Ready(());
+                }
+                wakers.lock().unwrap().push(cx.waker().clone());
+                Poll::Pending
+            }));
+        }
+        yield_now().await;
+        sleep(1).await;
+        assert_eq!(wakers.lock().unwrap().len(), TASKS);
+        may_end.set(true);
+        // this core is busy until the other thread has woken all
+        let waking = std::thread::spawn(move || {
+            wakers.lock().unwrap().drain(..).for_each(Waker::wake);
+        });
+        waking.join().unwrap();
+        while woken.get() < TASKS {
+            sleep(1).await;
+        }
+    });
+}
+
+/// A core that is slow to accept takes so many connections from the kernel; the others wait there.
+#[test]
+fn connections_wait_for_a_core_that_does_not_accept() {
+    const CONNECTIONS: usize = limits::ACCEPT_QUEUE + 100;
+    let _ = raise_descriptor_limit(8192);
+    on_both(|| async {
+        let listener = listener();
+        let address = listener.local_addr().unwrap();
+        // one is taken, so that the kernel hands over the others by itself
+        let first = Blocking::connect(address).unwrap();
+        drop(listener.accept().await.unwrap());
+        let mut clients = vec![first];
+        for _ in 0..CONNECTIONS {
+            clients.push(Blocking::connect(address).unwrap());
+            yield_now().await;
+        }
+        sleep(20).await;
+        for _ in 0..CONNECTIONS {
+            listener.accept().await.unwrap();
+        }
+    });
+}
