@@ -280,3 +280,36 @@ pub const REDIS_REPLY: usize = 1 << 20;
 pub const REDIS_WAITING: usize = 16_384;
 /// Keys of limit-count that a core remembers to tell Redis of (`sync_interval`), as many as APISIX.
 pub const DELAYED_KEYS: usize = 10_000;
+/// Streams that a peer may have open on one HTTP/2 connection: nginx's `http2_max_concurrent_streams`.
+pub const H2_STREAMS: u32 = 128;
+/// Bytes of one HTTP/2 stream that may be under way to us, and so wait here: 256 KiB give 20 Mbit/s at 100 ms.
+pub const H2_STREAM_WINDOW: u32 = 256 << 10;
+/// The same of one HTTP/2 connection, all streams together: what a client can make us hold of its bodies.
+pub const H2_CONNECTION_WINDOW: u32 = 1 << 20;
+/// The largest frame taken, bytes: the least that RFC 9113 allows, and its default.
+pub const H2_FRAME: u32 = 16 << 10;
+/// Bytes of one HTTP/2 stream that wait for the peer's window before more of the answer is asked for.
+pub const H2_SEND_BUFFER: usize = 64 << 10;
+/// HPACK's dynamic table of a peer, bytes: RFC 7541's default.
+pub const H2_HEADER_TABLE: u32 = 4 << 10;
+/// Streams that a client has reset before their turn came; more at one time are an attack (CVE-2023-44487).
+pub const H2_PENDING_RESETS: usize = 64;
+/// Streams that we have reset for what their peer did wrong on one connection (CVE-2025-8671).
+pub const H2_OWN_RESETS: usize = 128;
+/// Streams that we have reset and whose late frames are told from wrong ones.
+pub const H2_REMEMBERED_RESETS: usize = 32;
+/// How long they are remembered, ms.
+pub const H2_REMEMBERED_MS: u64 = 5_000;
+/// Streams of one connection that their client has reset before the answer's end. Above it, and if they are more than
+/// half of all, the client asks for what it does not want: the connection is closed.
+pub const H2_CLIENT_RESETS: u32 = 200;
+/// Frames that bring nothing (pings, settings, window updates, …) that a peer may send at once.
+pub const H2_ALLOWANCE: u32 = 1_000;
+/// Frames that a peer earns by each second: five gRPC keep-alive pings and their like.
+pub const H2_FRAMES_PER_S: usize = 10;
+/// Frames that a peer earns by each request: its priority, its window updates.
+pub const H2_FRAMES_PER_REQUEST: usize = 8;
+/// Bytes sent to a peer that earn it a frame: a window update may follow each small piece of data.
+pub const H2_BYTES_PER_FRAME: usize = 8;
+/// How long an HTTP/2 connection without streams waits for its peer to close it after GOAWAY, ms.
+pub const H2_GOODBYE_MS: u64 = 1_000;

@@ -75,7 +75,7 @@ pub const OPTIONS: &[Known] = &[
     known("apisix.enable_reuseport", Bool, Inert),
     known("apisix.show_upstream_status_in_response_header", Bool, Here),
     known("apisix.enable_ipv6", Bool, Here),
-    known("apisix.enable_http2", Bool, Later),
+    known("apisix.enable_http2", Bool, Here),
     known("apisix.proxy_protocol", Table, Here),
     known("apisix.proxy_protocol.listen_http_port", Num, Here),
     known("apisix.proxy_protocol.listen_https_port", Num, Here),

@@ -134,6 +134,7 @@ pub(super) fn config(
         show_upstream_status_in_response_header: r.is("apisix.show_upstream_status_in_response_header"),
         stream: r.text("apisix.proxy_mode").is_some_and(|mode| mode.contains("stream")),
         enable_ipv6: r.is("apisix.enable_ipv6"),
+        enable_http2: r.is("apisix.enable_http2"),
         enable_server_tokens: r.is("apisix.enable_server_tokens"),
         trusted_addresses: r.at("apisix.trusted_addresses").map(|_| r.nets("apisix.trusted_addresses")),
         dns: dns(&mut r),

@@ -52,6 +52,8 @@ pub struct Config {
     pub stream: bool,
     /// `apisix.enable_ipv6`
     pub enable_ipv6: bool,
+    /// `apisix.enable_http2`
+    pub enable_http2: bool,
     /// `apisix.enable_server_tokens`: the version in the `Server` header.
     pub enable_server_tokens: bool,
     /// `apisix.trusted_addresses`: peers whose X-Forwarded-* are kept; `None` if not configured.

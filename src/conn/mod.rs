@@ -1,12 +1,16 @@
-//! Where wire meets sockets: the HTTP/1.1 server and client roles, tunnels.
+//! Where wire meets sockets: the server and client roles of HTTP/1.1 and HTTP/2, tunnels.
 
 pub mod h1;
+pub mod h2;
 pub mod proxy_header;
 pub mod tunnel;
 
 use std::rc::Rc;
 
 use crate::exchange::{BodyPiece, Client, Exchange, Facts};
+use crate::limits;
+use crate::reactor;
+use crate::transport::Stream;
 use crate::wire::http::head::RequestLimits;
 
 /// What the connection code asks of the gateway: the road of an exchange lies behind it.
@@ -38,6 +42,9 @@ pub trait Gate: 'static {
     /// An exchange panicked: it is counted.
     fn panicked(&self);
 
+    /// Something happened on an HTTP/2 connection: it is counted.
+    fn saw(&self, event: h2::Event);
+
     /// The core is draining: no connection is kept alive.
     fn is_draining(&self) -> bool;
 
@@ -62,4 +69,22 @@ pub struct Settings {
     pub max_body_bytes: u64,
     /// Limits and switches of heads.
     pub head: RequestLimits,
+    /// `apisix.enable_http2`
+    pub http2: bool,
+}
+
+/// nginx's lingering close: our end is closed, and what the client still sends is read and dropped for
+/// a while, so that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+pub(in crate::conn) async fn linger<G: Gate>(gate: &G, stream: &Stream) {
+    if h1::answer::flush(gate, stream).await.is_err() {
+        return;
+    }
+    stream.shutdown_write();
+    let until = reactor::now_ms() + limits::LINGER_MS;
+    stream.set_recv_deadline(Some(until));
+    while let Ok(chunk) = stream.recv().await {
+        if chunk.is_empty() || reactor::now_ms() >= until {
+            return;
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::h2::H2Body;
 use crate::limits;
 use crate::reactor::Chunk;
 use crate::transport::Stream;
@@ -52,6 +53,8 @@ pub enum Body {
     Buffered(VecDeque<Chunk>),
     /// Arriving on an HTTP/1.1 connection.
     H1(H1Body),
+    /// Arriving on a stream of an HTTP/2 connection.
+    H2(Box<H2Body>),
 }
 
 /// A body that arrives on an HTTP/1.1 connection.
@@ -228,6 +231,7 @@ impl Body {
                 }
                 _ => None,
             },
+            Body::H2(body) => body.known_length(),
         }
     }
 
@@ -237,6 +241,7 @@ impl Body {
             Body::Empty => true,
             Body::Buffered(chunks) => chunks.is_empty(),
             Body::H1(body) => body.done && body.again.is_none(),
+            Body::H2(body) => body.is_done(),
         }
     }
 
@@ -246,6 +251,7 @@ impl Body {
             Body::Empty => true,
             Body::Buffered(_) => false,
             Body::H1(body) => body.done && body.ready.is_none(),
+            Body::H2(body) => body.is_done(),
         }
     }
 
@@ -253,7 +259,8 @@ impl Body {
     pub fn trailers(&self) -> Option<&Headers> {
         match self {
             Body::H1(body) => body.trailers(),
-            _ => None,
+            Body::H2(body) => body.trailers(),
+            Body::Empty | Body::Buffered(_) => None,
         }
     }
 
@@ -263,6 +270,7 @@ impl Body {
             Body::Empty => Poll::Ready(Ok(None)),
             Body::Buffered(chunks) => Poll::Ready(Ok(chunks.pop_front())),
             Body::H1(body) => body.poll_piece(cx),
+            Body::H2(body) => body.poll_piece(cx),
         }
     }
 
@@ -292,6 +300,7 @@ impl Body {
             Body::Empty => {}
             Body::Buffered(chunks) => again.into_iter().for_each(|again| chunks.push_front(again)),
             Body::H1(body) => body.again = again,
+            Body::H2(body) => body.read_again(again),
         }
     }
 
@@ -316,14 +325,17 @@ impl Body {
     pub fn replace(&mut self, bytes: Vec<u8>) {
         match self {
             Body::H1(body) => body.again = Some(Chunk::from_vec(bytes)),
+            Body::H2(body) => body.read_again(Some(Chunk::from_vec(bytes))),
             Body::Empty | Body::Buffered(_) => *self = Body::from_vec(bytes),
         }
     }
 
     /// From now on no more than `max_bytes` of it are accepted; 0 is any number.
     pub fn limit(&mut self, max_bytes: u64) {
-        if let Body::H1(body) = self {
-            body.max_bytes = max_bytes;
+        match self {
+            Body::H1(body) => body.max_bytes = max_bytes,
+            Body::H2(body) => body.max_bytes = max_bytes,
+            Body::Empty | Body::Buffered(_) => {}
         }
     }
 

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::h2::Responder;
 use crate::transport::Stream;
 
 /// The client's end of an exchange, by HTTP version.
@@ -12,6 +13,8 @@ pub enum Client {
     None,
     /// HTTP/1.1: the whole connection.
     H1(Rc<Stream>),
+    /// HTTP/2: one stream of it.
+    H2(Rc<Responder>),
 }
 
 impl Client {
@@ -20,6 +23,7 @@ impl Client {
         match self {
             Client::None => Poll::Pending,
             Client::H1(stream) => stream.poll_closed(cx),
+            Client::H2(responder) => responder.poll_gone(cx),
         }
     }
 }

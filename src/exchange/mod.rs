@@ -8,6 +8,7 @@ pub mod body_vars;
 pub mod choice;
 pub mod client;
 pub mod encoder;
+pub mod h2;
 pub mod record;
 pub mod reply;
 pub mod trace;

@@ -285,14 +285,19 @@ impl Exchange {
     }
 
     fn protocol(&self) -> &'static [u8] {
-        if self.req.head.version == 10 { b"HTTP/1.0" } else { b"HTTP/1.1" }
+        match self.req.head.version {
+            10 => b"HTTP/1.0",
+            20 => b"HTTP/2.0",
+            _ => b"HTTP/1.1",
+        }
     }
 
     /// Bytes of the request, head and body: `$request_length`.
     pub fn request_length(&self) -> u64 {
         let body = match &self.req.body {
             super::Body::H1(body) => body.bytes,
-            _ => 0,
+            super::Body::H2(body) => body.bytes,
+            super::Body::Empty | super::Body::Buffered(_) => 0,
         };
         self.req.head_bytes as u64 + body
     }

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::conn::{Gate, Settings};
+use crate::conn::{Gate, Settings, h2};
 use crate::exchange::{Body, BodyPiece, Client, Exchange, Facts, Reply};
 use crate::expr::{IpNets, Template};
 use crate::limits;
@@ -148,6 +148,7 @@ fn settings(config: &Config) -> Settings {
         body_ms: ms(http.client_body_timeout_ms),
         send_ms: ms(http.send_timeout_ms),
         max_body_bytes: http.client_max_body_bytes,
+        http2: config.enable_http2,
         head: crate::wire::http::RequestLimits {
             line_bytes: http.large_client_header_buffer_bytes as usize,
             head_bytes: http.large_client_header_buffer_bytes as usize
@@ -221,6 +222,17 @@ impl Gate for Core {
 
     fn panicked(&self) {
         self.host.metrics.borrow().tallies().panics.add(1);
+    }
+
+    fn saw(&self, event: h2::Event) {
+        let metrics = self.host.metrics.borrow();
+        let tallies = metrics.tallies();
+        match event {
+            h2::Event::Connection => tallies.h2_connections.add(1),
+            h2::Event::Stream => tallies.h2_streams.add(1),
+            h2::Event::Reset => tallies.h2_resets.add(1),
+            h2::Event::Flood => tallies.h2_floods.add(1),
+        }
     }
 
     fn is_draining(&self) -> bool {

@@ -114,8 +114,22 @@ impl Exporter {
             &[],
             [([], metrics.sum(|t| &t.dropped_messages))],
         );
+        self.http2(text);
         let lines = node.dropped_lines.iter().map(|(log, lines)| ([*log], *lines));
         text.counter("dropped_log_lines_total", "Log lines that found the queue full", &["log"], lines);
+    }
+
+    /// What HTTP/2 connections of clients have seen.
+    fn http2(&self, text: &mut Text<'_>) {
+        let metrics = &self.metrics;
+        for (name, help, value) in [
+            ("http2_connections_total", "HTTP/2 connections", metrics.sum(|t| &t.h2_connections)),
+            ("http2_streams_total", "HTTP/2 streams", metrics.sum(|t| &t.h2_streams)),
+            ("http2_resets_total", "HTTP/2 streams that their client reset", metrics.sum(|t| &t.h2_resets)),
+            ("http2_floods_total", "HTTP/2 connections closed for a flood", metrics.sum(|t| &t.h2_floods)),
+        ] {
+            text.counter(name, help, &[], [([], value)]);
+        }
     }
 
     /// The series of one family, the pages added up, sorted by their labels.

@@ -101,6 +101,14 @@ pub struct Tallies {
     pub requests: Tally,
     /// Exchanges that ended by a panic.
     pub panics: Tally,
+    /// HTTP/2 connections of clients.
+    pub h2_connections: Tally,
+    /// Streams on them.
+    pub h2_streams: Tally,
+    /// Of these, reset by their client before the answer's end.
+    pub h2_resets: Tally,
+    /// HTTP/2 connections closed because their client sent too much that costs and brings nothing.
+    pub h2_floods: Tally,
     /// Messages to control that found its queue full.
     pub dropped_messages: Tally,
     /// Series that [`limits::METRIC_SERIES`] refused.

@@ -1,5 +1,6 @@
-//! Codecs without sockets: HTTP/1.1 heads and bodies, URIs, the PROXY protocol, RESP.
+//! Codecs without sockets: HTTP/1.1 heads and bodies, frames of HTTP/2, URIs, the PROXY protocol, RESP.
 
+pub mod frames;
 pub mod header_name;
 pub mod headers;
 pub mod http;

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::answer;
-use crate::conn::{Gate, tunnel};
+use crate::conn::{Gate, h2, linger, tunnel};
 use crate::exchange::body::H1Body;
 use crate::exchange::{Body, Client, Exchange, Facts, Side};
 use crate::limits;
@@ -37,9 +37,16 @@ enum Next {
 pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
     let mut served = 0;
     loop {
-        let Some(first) = first_bytes(&*gate, &stream, served).await else {
+        let Some(mut first) = first_bytes(&*gate, &stream, served).await else {
             return close(&*gate, &stream).await; // the last answer may still be queued
         };
+        if served == 0 && h2::preface::may_begin(&first) && gate.settings().http2 {
+            match Box::pin(h2::preface::look(&stream, first)).await {
+                h2::preface::Found::Http1(bytes) => first = bytes,
+                h2::preface::Found::Http2 => return Box::pin(h2::serve(gate, stream, facts)).await,
+                h2::preface::Found::Nothing => return,
+            }
+        }
         let mut ex = gate.take(&facts, Client::H1(stream.clone()));
         let next = guarded(&gate, &stream, &mut ex, first, served).await;
         gate.give_back(ex);
@@ -245,22 +252,6 @@ async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
 /// Sends what is queued and closes.
 async fn close<G: Gate>(gate: &G, stream: &Stream) {
     let _ = answer::flush(gate, stream).await;
-}
-
-/// nginx's lingering close: our end is closed, and what the client still sends is read and dropped for
-/// a while, so that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
-async fn linger<G: Gate>(gate: &G, stream: &Stream) {
-    if answer::flush(gate, stream).await.is_err() {
-        return;
-    }
-    stream.shutdown_write();
-    let until = reactor::now_ms() + limits::LINGER_MS;
-    stream.set_recv_deadline(Some(until));
-    while let Ok(chunk) = stream.recv().await {
-        if chunk.is_empty() || reactor::now_ms() >= until {
-            return;
-        }
-    }
 }
 
 /// An error of a write to the client.

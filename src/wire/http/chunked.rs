@@ -242,33 +242,36 @@ impl ChunkDecoder {
     }
 }
 
-/// Reads the collected fields and drops those that must not come so late (RFC 9110 section 6.5.1): framing, routing, authentication.
+/// Whether a field may come as late as in a trailer section: framing, routing and authentication must not (RFC 9110 section 6.5.1).
+pub fn may_be_trailer(name: Name) -> bool {
+    !matches!(
+        name,
+        Name::ContentLength
+            | Name::TransferEncoding
+            | Name::Trailer
+            | Name::Host
+            | Name::Connection
+            | Name::KeepAlive
+            | Name::Upgrade
+            | Name::Te
+            | Name::Expect
+            | Name::ContentEncoding
+            | Name::ContentType
+            | Name::ContentRange
+            | Name::Authorization
+            | Name::ProxyAuthorization
+            | Name::Cookie
+            | Name::SetCookie
+    )
+}
+
+/// Reads the collected fields and drops those that must not come so late.
 fn read_trailers(trailers: &mut Trailers) -> Result<(), Reject> {
     let Trailers { received, fields } = trailers;
     fields.append_text(received);
     let rules = Rules { ignore_invalid: true, underscores: true, controls: false, any_token: true };
     scan::fields(received, 0, rules, fields).map_err(Reject::bad)?;
-    fields.retain(|_, _, name| {
-        !matches!(
-            name,
-            Name::ContentLength
-                | Name::TransferEncoding
-                | Name::Trailer
-                | Name::Host
-                | Name::Connection
-                | Name::KeepAlive
-                | Name::Upgrade
-                | Name::Te
-                | Name::Expect
-                | Name::ContentEncoding
-                | Name::ContentType
-                | Name::ContentRange
-                | Name::Authorization
-                | Name::ProxyAuthorization
-                | Name::Cookie
-                | Name::SetCookie
-        )
-    });
+    fields.retain(|_, _, name| may_be_trailer(name));
     *received = Vec::new();
     Ok(())
 }

@@ -87,7 +87,7 @@ impl RequestHead {
     }
 
     /// The checks that need the whole head, in nginx's order: target, host, method.
-    fn settle(&mut self) -> Result<(), Reject> {
+    pub(super) fn settle(&mut self) -> Result<(), Reject> {
         let authority = self.settle_target()?;
         let mut hosts = self.headers.spans(Name::Host);
         let (sent, second) = (hosts.next(), hosts.next());

@@ -1,5 +1,6 @@
 //! HTTP/1.1 for both roles, sans-io (RFC 9110, RFC 9112), as strict as nginx or stricter: what could be read in two ways is refused.
 
+pub mod assemble;
 pub mod chunked;
 pub mod date;
 pub mod error_page;

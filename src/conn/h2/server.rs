@@ -1,0 +1,272 @@
+//! The life of a client's connection: its streams begin here, each as a task of its own, and its end is decided here:
+//! idle too long, served enough, the gateway drains, or the client misbehaves.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use h2::Reason;
+use h2::server::{Builder, Connection, Handshake};
+
+use super::duplex::{Duplex, Wire};
+use super::{Event, stream};
+use crate::conn::{Gate, Settings, linger};
+use crate::exchange::Facts;
+use crate::exchange::h2::Data;
+use crate::limits;
+use crate::reactor::{self, Sleep};
+use crate::transport::Stream;
+use crate::wire::frames::FrameWatch;
+
+/// Serves `stream`, whose next bytes are a client's preface, until its client leaves, misbehaves, or the gateway drains.
+pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
+    gate.saw(Event::Connection);
+    let wire = Wire::new(FrameWatch::of_client(reactor::now_ms()));
+    let duplex = Duplex::new(stream.clone(), wire.clone(), gate.settings().send_ms);
+    let streams = Rc::new(Streams::default());
+    streams.idle_since_ms.set(reactor::now_ms());
+    let mut serving = Serving {
+        handshake: Some(builder(gate.settings()).handshake(duplex)),
+        h2: None,
+        served: 0,
+        goodbye: None,
+        timer: None,
+        streams: streams.clone(),
+        wire,
+        gate: gate.clone(),
+        facts,
+    };
+    let end = std::future::poll_fn(|cx| serving.poll(cx)).await;
+    drop(serving); // streams that are still open hear that their client is gone
+    std::future::poll_fn(|cx| streams.poll_none(cx)).await;
+    if end == End::Linger {
+        linger(&*gate, &stream).await;
+    }
+}
+
+/// Every limit of h2 is set: its defaults are for peers that are trusted more.
+fn builder(settings: &Settings) -> Builder {
+    let mut builder = Builder::new();
+    // a field counts 32 bytes more than it has (RFC 9113 section 6.5.2); what is above our own limit, but not
+    // above this, gets nginx's page
+    let header_list = settings.head.head_bytes.saturating_mul(2).min(u32::MAX as usize) as u32;
+    builder
+        .initial_window_size(limits::H2_STREAM_WINDOW)
+        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+        .max_frame_size(limits::H2_FRAME)
+        .max_header_list_size(header_list)
+        .header_table_size(limits::H2_HEADER_TABLE)
+        .max_concurrent_streams(limits::H2_STREAMS)
+        .max_send_buffer_size(limits::H2_SEND_BUFFER)
+        .max_concurrent_reset_streams(limits::H2_REMEMBERED_RESETS)
+        .reset_stream_duration(Duration::from_millis(limits::H2_REMEMBERED_MS))
+        .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(limits::H2_OWN_RESETS))
+        .data_frame_budget(limits::H2_CONNECTION_WINDOW as usize / 2);
+    builder
+}
+
+/// The streams of a connection that are under way, counted.
+#[derive(Default)]
+pub(super) struct Streams {
+    open: Cell<u32>,
+    /// When the last of them ended, while there is none.
+    idle_since_ms: Cell<u64>,
+    /// Reset by their client before the answer's end.
+    resets: Cell<u32>,
+    /// Who waits for the last to end.
+    waits: RefCell<Option<Waker>>,
+}
+
+impl Streams {
+    fn poll_none(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.open.get() == 0 {
+            return Poll::Ready(());
+        }
+        *self.waits.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// One stream under way: counted from its beginning to its end, however it ends.
+pub(super) struct Open(Rc<Streams>);
+
+impl Open {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        Open(streams.clone())
+    }
+
+    /// Its client has reset it.
+    pub(super) fn reset(&self) {
+        self.0.resets.set(self.0.resets.get() + 1);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        if self.0.open.get() > 0 {
+            return;
+        }
+        self.0.idle_since_ms.set(reactor::now_ms());
+        if let Some(waker) = self.0.waits.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// Both ends know.
+    Closed,
+    /// The client may still be sending: our last frames must reach it.
+    Linger,
+}
+
+struct Serving<G> {
+    handshake: Option<Handshake<Duplex, Data>>,
+    h2: Option<Connection<Duplex, Data>>,
+    /// Streams that have begun.
+    served: u32,
+    /// No more streams will begin: since when, and whether those under way go on.
+    goodbye: Option<(u64, End)>,
+    /// Wakes the connection at this time, or later than needed: then it is set anew.
+    timer: Option<(u64, Sleep)>,
+    streams: Rc<Streams>,
+    wire: Rc<Wire>,
+    gate: Rc<G>,
+    facts: Rc<Facts>,
+}
+
+impl<G: Gate> Serving<G> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if self.h2.is_none() {
+                match self.poll_handshake(cx) {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(End::Linger),
+                    Poll::Pending => return self.poll_overdue(cx),
+                }
+            }
+            if self.gate.is_draining() {
+                self.say_goodbye();
+            }
+            let Some(h2) = &mut self.h2 else { return Poll::Ready(End::Closed) };
+            match h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.begin(request, respond);
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    log::info!("HTTP/2 connection of {} ended: {error}", self.facts.peer);
+                    return Poll::Ready(if error.is_io() { End::Closed } else { End::Linger });
+                }
+                Poll::Ready(None) => return Poll::Ready(self.goodbye.map_or(End::Closed, |(_, end)| end)),
+                Poll::Pending => {}
+            }
+            if self.goodbye.is_none_or(|(_, end)| end == End::Closed)
+                && let Some(what) = self.flood()
+            {
+                log::warn!("HTTP/2 connection of {} closed: a flood of {what}", self.facts.peer);
+                self.gate.saw(Event::Flood);
+                self.break_off(Reason::ENHANCE_YOUR_CALM);
+                continue;
+            }
+            return self.poll_overdue(cx);
+        }
+    }
+
+    /// Ready with false when the client spoke no HTTP/2.
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(handshake) = &mut self.handshake else { return Poll::Ready(false) };
+        let shaken = ready!(Pin::new(handshake).poll(cx));
+        self.handshake = None;
+        match shaken {
+            Ok(h2) => self.h2 = Some(h2),
+            Err(error) => log::info!("HTTP/2 connection of {} not begun: {error}", self.facts.peer),
+        }
+        Poll::Ready(self.h2.is_some())
+    }
+
+    /// A stream begins.
+    fn begin(&mut self, request: http::Request<h2::RecvStream>, respond: h2::server::SendResponse<Data>) {
+        self.gate.saw(Event::Stream);
+        self.served += 1;
+        let open = Open::new(&self.streams);
+        reactor::spawn(stream::serve(self.gate.clone(), self.facts.clone(), request, respond, open));
+        if self.served >= self.gate.settings().keepalive_requests {
+            self.say_goodbye();
+        }
+    }
+
+    /// What the client sends too much of, if it does.
+    fn flood(&self) -> Option<&'static str> {
+        if let Some(flood) = self.wire.flood() {
+            return Some(flood.of());
+        }
+        let resets = self.streams.resets.get();
+        (resets > limits::H2_CLIENT_RESETS && resets > self.served / 2).then_some("resets")
+    }
+
+    /// GOAWAY: the streams under way go on, and those that come until the client has heard of it.
+    fn say_goodbye(&mut self) {
+        if self.goodbye.is_none()
+            && let Some(h2) = &mut self.h2
+        {
+            h2.graceful_shutdown();
+            self.goodbye = Some((reactor::now_ms(), End::Closed));
+        }
+    }
+
+    /// GOAWAY and the end.
+    fn break_off(&mut self, reason: Reason) {
+        if let Some(h2) = &mut self.h2 {
+            h2.abrupt_shutdown(reason);
+        }
+        self.goodbye = Some((reactor::now_ms(), End::Linger));
+    }
+
+    /// Looks at the times; ready when the connection is to be dropped as it is.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let now_ms = reactor::now_ms();
+            let _ = self.streams.poll_none(cx);
+            let Some(at_ms) = self.deadline_ms() else { return Poll::Pending };
+            if at_ms <= now_ms {
+                if self.goodbye.is_some() || self.h2.is_none() {
+                    return Poll::Ready(End::Linger);
+                }
+                self.break_off(Reason::NO_ERROR);
+                cx.waker().wake_by_ref();
+                continue;
+            }
+            if self.timer.as_ref().is_none_or(|(set_ms, _)| *set_ms > at_ms) {
+                self.timer = Some((at_ms, reactor::sleep_until(at_ms)));
+            }
+            let Some((_, timer)) = &mut self.timer else { return Poll::Pending };
+            ready!(Pin::new(timer).poll(cx));
+            self.timer = None;
+        }
+    }
+
+    /// When the connection ends if nothing happens; `None` while a stream is open.
+    fn deadline_ms(&self) -> Option<u64> {
+        let Settings { keepalive_ms, header_ms, .. } = self.gate.settings();
+        if let Some(since_ms) = self.wire.block_since_ms() {
+            return Some(since_ms + u64::from(*header_ms));
+        }
+        if self.streams.open.get() > 0 {
+            return None;
+        }
+        let idle_since_ms = self.streams.idle_since_ms.get();
+        Some(match self.goodbye {
+            Some((since_ms, _)) => since_ms.max(idle_since_ms) + limits::H2_GOODBYE_MS,
+            None if self.served == 0 => idle_since_ms + u64::from(*header_ms),
+            None => idle_since_ms + u64::from(*keepalive_ms),
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! What an exchange knows of HTTP/2: the body of a message on a stream, and the way to answer on one.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Buf;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response, StatusCode};
+
+use super::{BodyError, Side};
+use crate::limits;
+use crate::reactor::{self, Chunk, Sleep};
+use crate::wire::Name;
+use crate::wire::headers::Headers;
+use crate::wire::http::chunked::may_be_trailer;
+
+/// A piece of a body on its way into DATA frames.
+pub struct Data(pub Chunk);
+
+impl Buf for Data {
+    fn remaining(&self) -> usize {
+        self.0.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.0.advance(n);
+    }
+}
+
+/// The way to answer on a client's stream, until the head of the answer has been sent.
+pub struct Responder(RefCell<SendResponse<Data>>);
+
+impl Responder {
+    /// Of a stream that a client has opened.
+    pub fn new(respond: SendResponse<Data>) -> Self {
+        Responder(RefCell::new(respond))
+    }
+
+    /// The stream itself.
+    pub fn stream(&self) -> std::cell::RefMut<'_, SendResponse<Data>> {
+        self.0.borrow_mut()
+    }
+
+    /// Ready when the client has reset the stream or its connection has ended. Not to be asked any more once the head
+    /// of the answer has left.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.borrow_mut().poll_reset(cx).map(drop)
+    }
+
+    /// The client waits for this before it sends its body.
+    fn send_continue(&self) {
+        let mut interim = Response::new(());
+        *interim.status_mut() = StatusCode::CONTINUE;
+        // a stream that was reset meanwhile tells when it is read
+        let _ = self.0.borrow_mut().send_informational(interim);
+    }
+}
+
+/// A body that arrives on a stream. What was handed out gives the sender new credit when the next piece is asked for:
+/// by then the receiver has taken it.
+pub struct H2Body {
+    stream: RecvStream,
+    /// Bytes handed out whose credit was not returned.
+    taken: usize,
+    /// All data has come; trailers may follow.
+    data_ended: bool,
+    done: bool,
+    /// What `Content-Length` has promised and is still to come; the h2 crate holds the sender to it.
+    left: Option<u64>,
+    side: Side,
+    /// Time between two reads, ms; 0 is none.
+    timeout_ms: u32,
+    timer: Option<Sleep>,
+    /// The client waits for `100 Continue` before it sends.
+    expects_continue: Option<Rc<Responder>>,
+    trailers: Option<Headers>,
+    /// What was read ahead, to be read again.
+    again: Option<Chunk>,
+    /// Longest body accepted; 0 is any.
+    pub max_bytes: u64,
+    /// Bytes of body so far.
+    pub bytes: u64,
+}
+
+impl H2Body {
+    /// The body behind a head that has announced `length`, if it did.
+    pub fn new(stream: RecvStream, length: Option<u64>, side: Side, timeout_ms: u32) -> Self {
+        H2Body {
+            stream,
+            taken: 0,
+            data_ended: false,
+            done: false,
+            left: length,
+            side,
+            timeout_ms,
+            timer: None,
+            expects_continue: None,
+            trailers: None,
+            again: None,
+            max_bytes: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The client asked for `100 Continue`: sent when the body is first wanted.
+    pub fn expects_continue(mut self, responder: Option<Rc<Responder>>) -> Self {
+        self.expects_continue = responder;
+        self
+    }
+
+    /// Whose body this is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    pub(super) fn known_length(&self) -> Option<u64> {
+        let again = self.again.as_ref().map_or(0, |again| again.len() as u64);
+        if self.done { Some(again) } else { self.left.map(|left| again + left) }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.again.is_none() && (self.done || self.stream.is_end_stream())
+    }
+
+    pub(super) fn trailers(&self) -> Option<&Headers> {
+        self.trailers.as_ref()
+    }
+
+    pub(super) fn read_again(&mut self, again: Option<Chunk>) {
+        self.again = again;
+    }
+
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
+        if let Some(piece) = self.again.take() {
+            return Poll::Ready(Ok(Some(piece)));
+        }
+        if self.taken > 0 {
+            // it fails for a stream that is over, whose credit is nobody's
+            let _ = self.stream.flow_control().release_capacity(std::mem::take(&mut self.taken));
+        }
+        while !self.data_ended {
+            match self.stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+                Poll::Ready(Some(Ok(data))) => {
+                    self.timer = None;
+                    self.taken = data.len();
+                    self.bytes += data.len() as u64;
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    if self.max_bytes != 0 && self.bytes > self.max_bytes {
+                        return Poll::Ready(Err(BodyError::TooLarge));
+                    }
+                    return Poll::Ready(Ok(Some(Chunk::from_bytes(data))));
+                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(BodyError::Closed)),
+                Poll::Ready(None) => self.data_ended = true,
+                Poll::Pending => return self.poll_late(cx),
+            }
+        }
+        if self.done {
+            return Poll::Ready(Ok(None));
+        }
+        match self.stream.poll_trailers(cx) {
+            Poll::Ready(Ok(trailers)) => {
+                self.timer = None;
+                self.done = true;
+                self.trailers = trailers.map(|map| fields(&map)).transpose()?;
+                Poll::Ready(Ok(None))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(BodyError::Closed)),
+            Poll::Pending => self.poll_late(cx),
+        }
+    }
+
+    /// Nothing has come: for too long?
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
+        if let Some(responder) = self.expects_continue.take() {
+            responder.send_continue();
+        }
+        if self.timeout_ms == 0 {
+            return Poll::Pending;
+        }
+        let timeout_ms = u64::from(self.timeout_ms);
+        let timer = self.timer.get_or_insert_with(|| reactor::sleep_until(reactor::now_ms() + timeout_ms));
+        ready!(Pin::new(timer).poll(cx));
+        Poll::Ready(Err(BodyError::Timeout))
+    }
+}
+
+/// Trailer fields as all versions keep them. Those are dropped that would change how the message is read
+/// (RFC 9110 section 6.5.1).
+fn fields(map: &HeaderMap) -> Result<Headers, BodyError> {
+    let mut headers = Headers::default();
+    let mut bytes = 0;
+    for (name, value) in map {
+        bytes += name.as_str().len() + value.len();
+        if bytes > limits::TRAILERS {
+            return Err(BodyError::Malformed);
+        }
+        if may_be_trailer(Name::of(name.as_str().as_bytes())) {
+            headers.add(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    Ok(headers)
+}
