@@ -380,7 +380,6 @@ fn prometheus(r: &mut Reader<'_>) -> Prometheus {
         .collect();
     Prometheus {
         listen: None,
-        uri: r.text(&format!("{attr}.export_uri")).unwrap_or_else(|| "/apisix/prometheus/metrics".to_owned()),
         prefix: r.text(&format!("{attr}.metric_prefix")).unwrap_or_else(|| "apisix_".to_owned()),
         buckets: (!buckets.is_empty()).then_some(buckets),
         metrics: r.at(&format!("{attr}.metrics")).map_or(Value::Null, Node::to_json),

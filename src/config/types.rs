@@ -90,11 +90,6 @@ impl Config {
         if self.enable_server_tokens { "APISIX/3.18.0" } else { "APISIX" }
     }
 
-    /// `plugin_attr.<plugin>`, if it is there.
-    pub fn attr(&self, plugin: &str) -> Option<&Value> {
-        self.plugin_attr.get(plugin)
-    }
-
     /// A path of the configuration, taken from [`Config::home`] if it is relative.
     pub fn path(&self, path: &str) -> PathBuf {
         self.home.join(path)
@@ -214,13 +209,16 @@ impl std::fmt::Debug for AdminKey {
     }
 }
 
+/// `export_uri` of `plugin_attr.prometheus`, given all of `plugin_attr`.
+pub fn metrics_uri(plugin_attr: &Value) -> &str {
+    plugin_attr["prometheus"]["export_uri"].as_str().unwrap_or("/apisix/prometheus/metrics")
+}
+
 /// `plugin_attr.prometheus`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prometheus {
     /// `export_addr`; `None` if `enable_export_server` is false.
     pub listen: Option<SocketAddr>,
-    /// `export_uri`
-    pub uri: String,
     /// `metric_prefix`
     pub prefix: String,
     /// `default_buckets` of the latency histogram, ms.

@@ -47,7 +47,7 @@ pub async fn handle(state: &ControlState, request: AdminRequest) -> AdminRespons
     let mut response = match (&request.method, steps) {
         (&Method::POST, ["gc"]) => return AdminResponse::empty(200),
         (&Method::PUT, ["plugins", "reload"]) => {
-            state.feed.enable_plugins(&state.plugin_lists.read_again().http);
+            state.feed.enable_plugins(&state.plugin_lists.read_again());
             return AdminResponse::text(200, "done");
         }
         (&Method::GET, steps) => match get(state, &request, steps).await {

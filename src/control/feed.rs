@@ -10,6 +10,7 @@ use std::thread::{self, ScopedJoinHandle};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::plugin_lists::Lists;
 use super::plugins::{Plugins, Unknown};
 use super::secrets;
 use super::store::{Change, Event, is_placeholder};
@@ -33,7 +34,7 @@ pub struct Feed {
     model: Mutex<Model>,
     revision: watch::Sender<i64>,
     /// A list of plugins that the cores have not been told yet.
-    new_list: Mutex<Option<Arc<[Box<str>]>>>,
+    new_list: Mutex<Vec<Delta>>,
     list_is_new: Notify,
 }
 
@@ -195,11 +196,12 @@ impl Feed {
         let _ = self.revision.subscribe().wait_for(|published| *published >= revision).await;
     }
 
-    /// Replaces the operator's list of plugins, here and on the cores.
-    pub fn enable_plugins(&self, names: &[String]) {
-        let names: Arc<[Box<str>]> = names.iter().map(|name| name.as_str().into()).collect();
+    /// Replaces the operator's list of plugins, here and on the cores, and what he says to them.
+    pub fn enable_plugins(&self, lists: &Lists) {
+        let names: Arc<[Box<str>]> = lists.http.iter().map(|name| name.as_str().into()).collect();
         self.plugins.enable(names.iter().cloned());
-        *self.new_list.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+        let deltas = vec![Delta::PluginAttr(lists.attr.clone()), Delta::Plugins(names)];
+        *self.new_list.lock().unwrap_or_else(PoisonError::into_inner) = deltas;
         self.list_is_new.notify_one();
     }
 
@@ -210,8 +212,9 @@ impl Feed {
             let event = tokio::select! {
                 event = events.recv() => event,
                 () = self.list_is_new.notified() => {
-                    let list = self.new_list.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    let deltas = list.map(Delta::Plugins).into_iter().collect();
+                    let mut list = self.new_list.lock().unwrap_or_else(PoisonError::into_inner);
+                    let deltas = std::mem::take(&mut *list).into();
+                    drop(list);
                     publish(Batch { revision: self.revision(), deltas });
                     continue;
                 }
@@ -408,6 +411,7 @@ mod tests {
             Delta::Put(object) => format!("+{} {}", object.place().0.directory(), object.place().1),
             Delta::Delete(kind, id) => format!("-{} {id}", kind.directory()),
             Delta::Plugins(names) => format!("plugins {names:?}"),
+            Delta::PluginAttr(attr) => format!("plugin_attr {attr}"),
         };
         batch.deltas.iter().map(text).collect()
     }

@@ -15,8 +15,8 @@ pub struct Lists {
     pub http: Vec<String>,
     /// `stream_plugins`
     pub stream: Vec<String>,
-    /// `plugin_attr`, for what of the plugins runs on the control thread.
-    pub attr: Value,
+    /// `plugin_attr`
+    pub attr: Arc<Value>,
 }
 
 /// The lists as they were read last, and where from.
@@ -64,7 +64,7 @@ fn lists(config: &Config) -> Lists {
     Lists {
         http: config.plugins.clone().unwrap_or_default(),
         stream: config.stream_plugins.clone().unwrap_or_default(),
-        attr: config.plugin_attr.clone(),
+        attr: config.plugin_attr.clone().into(),
     }
 }
 

@@ -89,7 +89,7 @@ impl Reload {
         }
         self.plugin_lists.take(&new);
         if !self.follows_store {
-            self.feed.enable_plugins(&self.plugin_lists.last().http);
+            self.feed.enable_plugins(&self.plugin_lists.last());
         }
         let drain_ms = new.worker_shutdown_timeout_ms;
         let _ = self.reloads.send(NewCores { generation: self.generation, cores, drain_ms }).await;

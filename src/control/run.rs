@@ -120,7 +120,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
             applied: applied.clone(),
             probes: (!config.disable_upstream_healthcheck).then(|| switchboard.probes()),
         }),
-        scrape: Scrape::new(&config, &store, &feed, switchboard.probes(), metrics),
+        scrape: Scrape::new(&plugin_lists, &store, &feed, switchboard.probes(), metrics),
     };
     let scrape = services.scrape.clone();
     services.start(ports, &config)?;

@@ -8,9 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::admin::message::{AdminRequest, AdminResponse};
 use super::admin::page;
 use super::feed::Feed;
+use super::plugin_lists::PluginLists;
 use super::probe::{Checker, Order};
 use super::store::Store;
-use crate::config::Config;
+use crate::config::metrics_uri;
 use crate::model::Kind;
 use crate::model::delta::Object;
 use crate::plugins::kit::{batch, log_files};
@@ -20,7 +21,8 @@ use crate::telemetry::metrics::Metrics;
 /// Answers scrapes. The cores are never asked: their pages are read.
 #[derive(Clone)]
 pub struct Scrape {
-    uri: Arc<str>,
+    /// `plugin_attr` says where the metrics are.
+    lists: Arc<PluginLists>,
     store: Store,
     feed: Arc<Feed>,
     probes: mpsc::Sender<Order>,
@@ -29,16 +31,16 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// For `plugin_attr.prometheus.export_uri`.
+    /// Of these sources.
     pub fn new(
-        config: &Config,
+        lists: &Arc<PluginLists>,
         store: &Store,
         feed: &Arc<Feed>,
         probes: mpsc::Sender<Order>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Scrape {
-            uri: config.prometheus.uri.as_str().into(),
+            lists: lists.clone(),
             store: store.clone(),
             feed: feed.clone(),
             probes,
@@ -49,7 +51,7 @@ impl Scrape {
 
     /// The metrics, or nginx's 404 for any other path.
     pub async fn answer(&self, request: &AdminRequest) -> AdminResponse {
-        if request.method != Method::GET || request.path() != &*self.uri {
+        if request.method != Method::GET || request.path() != metrics_uri(&self.lists.last().attr) {
             return page(404);
         }
         let mut response = AdminResponse::text(200, self.text().await);

@@ -166,6 +166,11 @@ impl Live {
                     self.built_with += 1;
                     self.touch();
                 }
+                Delta::PluginAttr(attr) => {
+                    *self.tools.host.attr.borrow_mut() = attr.clone();
+                    self.built_with += 1;
+                    self.touch();
+                }
             }
         }
         self.revision = batch.revision;

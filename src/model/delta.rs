@@ -69,6 +69,8 @@ pub enum Delta {
     Delete(Kind, Id),
     /// The operator's list of enabled plugins.
     Plugins(Arc<[Box<str>]>),
+    /// `plugin_attr` of config.yaml, read again.
+    PluginAttr(Arc<Value>),
 }
 
 /// Changes that become visible together, and the store's revision that they bring a core to.

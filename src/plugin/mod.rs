@@ -108,6 +108,8 @@ pub struct Host {
     pub outbound: Rc<crate::client::Outbound>,
     /// The operator's list of plugins; `None` enables all that this build has.
     pub enabled: std::cell::RefCell<Option<Arc<[Box<str>]>>>,
+    /// `plugin_attr` of config.yaml, as it was read last.
+    pub attr: std::cell::RefCell<Arc<Value>>,
     /// Upstream objects that there are, by id.
     pub upstreams: std::cell::RefCell<ahash::AHashSet<Id>>,
     /// The time that limiters go by: the reactor's, or a test's.

@@ -123,9 +123,9 @@ fn build(conf: &Value, build: &Build) -> Built {
     let (host, port) = split_address(authority);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let default_port = if tls { 443 } else { 80 };
-    let timeout = build.host.config.attr("proxy-mirror").map(|attr| &attr["timeout"]);
+    let attr = build.host.attr.borrow();
     let ms = |which: &str| {
-        let written = timeout.and_then(|timeout| timeout[which].as_str()).and_then(units::time_ms);
+        let written = attr["proxy-mirror"]["timeout"][which].as_str().and_then(units::time_ms);
         written.map_or(60_000, |ms| u32::try_from(ms).unwrap_or(u32::MAX))
     };
     Ok(Rc::new(ProxyMirror {

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use super::{batch_requests, node_status, prometheus};
 use crate::exchange::{Exchange, Reply, ReplyBody};
+use crate::config::metrics_uri;
 use crate::mail::ToControl;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
 
@@ -64,13 +65,12 @@ enum Endpoint {
 
 /// The endpoint of this method and path, if its plugin is enabled.
 fn endpoint(host: &Host, method: &[u8], path: &[u8]) -> Option<Endpoint> {
-    let config = &host.config;
-    let batch = config.attr("batch-requests").and_then(|attr| attr["uri"].as_str());
-    let batch = batch.unwrap_or(batch_requests::URI);
+    let attr = host.attr.borrow();
+    let batch = attr["batch-requests"]["uri"].as_str().unwrap_or(batch_requests::URI);
     let (plugin, endpoint) = match method {
         b"POST" if path == batch.as_bytes() => (batch_requests::SPEC.name, Endpoint::BatchRequests),
         b"GET" if path == node_status::URI.as_bytes() => (node_status::SPEC.name, Endpoint::NodeStatus),
-        b"GET" if path == config.prometheus.uri.as_bytes() => (prometheus::SPEC.name, Endpoint::Metrics),
+        b"GET" if path == metrics_uri(&attr).as_bytes() => (prometheus::SPEC.name, Endpoint::Metrics),
         _ => return None,
     };
     host.enables(plugin).then_some(endpoint)
@@ -107,6 +107,8 @@ async fn metrics(ex: &mut Exchange, host: &Host) -> Option<Reply> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
@@ -136,6 +138,10 @@ mod tests {
         host.enabled.replace(list(&["node-status"]));
         assert_eq!(at("GET", "/apisix/status"), Some(Endpoint::NodeStatus), "the list was reloaded");
         assert_eq!(at("POST", "/apisix/batch-requests"), None);
+        host.enabled.replace(None);
+        host.attr.replace(Arc::new(json!({ "prometheus": { "export_uri": "/m" }, "batch-requests": { "uri": "/b" } })));
+        assert_eq!((at("GET", "/m"), at("POST", "/b")), (Some(Endpoint::Metrics), Some(Endpoint::BatchRequests)));
+        assert_eq!(at("GET", "/apisix/prometheus/metrics"), None);
     }
 
     #[test]

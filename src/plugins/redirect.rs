@@ -117,9 +117,7 @@ fn build(conf: &Value, build: &Build) -> Built {
 
 /// Ports of which one is written; none for 443 and for what is no port.
 fn https_ports(host: &Host) -> Vec<u16> {
-    let written =
-        host.config.attr("redirect").and_then(|attr| attr.get("https_port")).and_then(Value::as_i64);
-    match written {
+    match host.attr.borrow()["redirect"]["https_port"].as_i64() {
         Some(port) => u16::try_from(port).into_iter().collect(),
         None => host.config.listen.ssl.iter().map(|address| address.port()).collect(),
     }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use super::accept::{Begins, Listening};
 use super::{Parts, run};
-use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider};
+use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider, metrics_uri};
 use crate::control::applied::Applied;
 use crate::control::pid_file::PidFile;
 use crate::control::run as control;
@@ -365,7 +365,7 @@ fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Option<String>)
         let _ = writeln!(text, "  Control   {control}");
     }
     if let Some(metrics) = config.prometheus.listen {
-        let _ = writeln!(text, "  metrics   {metrics}{}", config.prometheus.uri);
+        let _ = writeln!(text, "  metrics   {metrics}{}", metrics_uri(&config.plugin_attr));
     }
     let _ = match drivers.first() {
         Some((DriverKind::Uring, _)) => writeln!(text, "  reactor   io_uring, {cores} cores"),

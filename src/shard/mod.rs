@@ -88,6 +88,7 @@ pub async fn run(parts: Parts) {
         config: config.clone(),
         outbound: Rc::new(Outbound::new(names, pools.clone(), tls.clone())),
         enabled: RefCell::default(),
+        attr: RefCell::new(config.plugin_attr.clone().into()),
         upstreams: RefCell::default(),
         now: reactor::now,
         unix_s: clock::unix_s,

@@ -32,7 +32,7 @@ pub async fn refresh(state: &AdminState) -> Result<(), Error> {
 /// `PUT /plugins/reload`: the lists of config.yaml are read again, count from now on, and are written in any
 /// case, so that the other nodes follow.
 pub async fn reload(state: &AdminState) -> Result<(), Error> {
-    state.feed.enable_plugins(&state.plugin_lists.read_again().http);
+    state.feed.enable_plugins(&state.plugin_lists.read_again());
     state.store.put(KEY, Bytes::from(list(state).to_string()), None, None).await.map(drop)
 }
 

@@ -61,6 +61,7 @@ pub fn host() -> Rc<Host> {
         tls: tls.clone(),
         metadata: RefCell::default(),
         control: tokio::sync::mpsc::channel(1).0,
+        attr: RefCell::new(loaded.config.plugin_attr.clone().into()),
         config: Arc::new(loaded.config),
         outbound: Rc::new(Outbound::new(Names::new(|_| true), pools, tls)),
         enabled: RefCell::default(),
