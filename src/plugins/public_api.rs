@@ -24,8 +24,8 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::{batch_requests, node_status, prometheus};
-use crate::exchange::{Exchange, Reply, ReplyBody};
 use crate::config::metrics_uri;
+use crate::exchange::{Exchange, Reply, ReplyBody};
 use crate::mail::ToControl;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
 
@@ -139,8 +139,13 @@ mod tests {
         assert_eq!(at("GET", "/apisix/status"), Some(Endpoint::NodeStatus), "the list was reloaded");
         assert_eq!(at("POST", "/apisix/batch-requests"), None);
         host.enabled.replace(None);
-        host.attr.replace(Arc::new(json!({ "prometheus": { "export_uri": "/m" }, "batch-requests": { "uri": "/b" } })));
-        assert_eq!((at("GET", "/m"), at("POST", "/b")), (Some(Endpoint::Metrics), Some(Endpoint::BatchRequests)));
+        host.attr.replace(Arc::new(
+            json!({ "prometheus": { "export_uri": "/m" }, "batch-requests": { "uri": "/b" } }),
+        ));
+        assert_eq!(
+            (at("GET", "/m"), at("POST", "/b")),
+            (Some(Endpoint::Metrics), Some(Endpoint::BatchRequests))
+        );
         assert_eq!(at("GET", "/apisix/prometheus/metrics"), None);
     }
 
