@@ -355,6 +355,24 @@ fn what_is_no_tls_ends_its_own_connection_only() {
 }
 
 #[test]
+fn the_protocol_is_chosen_by_alpn() {
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("alpn-{driver}"));
+        pki.make("own", "ec", "DNS:a.x.test", None);
+        let long = "0123456789abcdef".repeat(20_000);
+        let upstream = Upstream::answering_unseen(ok(&long));
+        let gateway = gateway(driver, "", upstream.port);
+        gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
+        let authority = pki.path("own.pem");
+        for (asked, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+            let told = ["--cacert", &authority, asked, "-w", " %{http_version} %{http_code}"];
+            let got = body(&curl(&gateway, "https://a.x.test/", &told));
+            assert!(got.starts_with(&long) && got.ends_with(&format!(" {version} 200")), "{asked}");
+        }
+    });
+}
+
+#[test]
 fn variables_tell_of_the_handshake() {
     let pki = Pki::new("variables");
     pki.make("own", "ec", "DNS:a.x.test", None);
@@ -373,6 +391,6 @@ fn variables_tell_of_the_handshake() {
         &["--cacert", &pki.path("own.pem"), "-D", "-", "-o", "/dev/null"],
     );
     let head = body(&got);
-    let want = "X-Tls: https on TLSv1.3 TLS_AES_256_GCM_SHA384 a.x.test . NONE";
+    let want = "x-tls: https on TLSv1.3 TLS_AES_256_GCM_SHA384 a.x.test . NONE";
     assert!(head.contains(want), "{head}");
 }

@@ -139,7 +139,8 @@ impl Starter {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
         let cores = Arc::new(Cores::new(senders));
-        let sites = Arc::new(Sites::new(config.ssl.clone(), &[b"http/1.1"], self.tls.clone()));
+        let alpn: &[&[u8]] = if config.enable_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+        let sites = Arc::new(Sites::new(config.ssl.clone(), alpn, self.tls.clone()));
         let (ready, readiness) = channel();
         for (index, mail) in receivers.into_iter().enumerate() {
             let listeners: Result<_, _> = sockets.iter().map(|bound| bound.listening(index)).collect();
