@@ -355,6 +355,21 @@ fn what_is_no_tls_ends_its_own_connection_only() {
 }
 
 #[test]
+fn a_key_of_another_certificate_is_refused() {
+    let pki = Pki::new("mismatch");
+    pki.make("own", "ec", "DNS:a.x.test", None).make("other", "ec", "DNS:a.x.test", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", "", upstream.port);
+    let mut ssl = pki.ssl("own", &["a.x.test"]);
+    ssl["key"] = json!(pki.read("other.key"));
+    let refused = gateway.admin("PUT", "/ssls/1", &ssl.to_string());
+    assert_eq!(
+        (refused.status, refused.text().contains("the key is not that of the certificate")),
+        (400, true)
+    );
+}
+
+#[test]
 fn the_protocol_is_chosen_by_alpn() {
     on_both_drivers(|driver| {
         let pki = Pki::new(&format!("alpn-{driver}"));

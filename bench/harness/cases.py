@@ -1,6 +1,6 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, each_plugin, flame, latency, machine, measure, memory, peers, redis
+from . import allocations, configuration, each_plugin, flame, latency, machine, measure, memory, peers, redis, tls
 
 SMALL, LARGE = 100, 65536
 
@@ -101,4 +101,6 @@ CASES = {
     "flame": flame.flame,
     "each_plugin": each_plugin.each_plugin,
     "redis": redis.redis,
+    "tls": lambda house, options: tls.tls(house, options, started(house, options, ["ringway", "nginx"])),
+    "http2": lambda house, options: tls.http2(house, options, started(house, options, ["ringway", "nginx"])),
 }

@@ -19,6 +19,7 @@ LOAD_CORE = "1"
 
 PACKAGES = {
     "addr2line": "binutils",
+    "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx-light",
     "perf": "linux-perf",
@@ -167,6 +168,14 @@ def resident_bytes(pids):
         with open(f"/proc/{pid}/status") as status:
             total += int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) * 1024
     return total
+
+
+def certificate(directory):
+    """Makes `tls.pem` and `tls.key` in `directory`: ECDSA with P-256, for bench.test."""
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=bench.test"]
+    command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-addext", "subjectAltName=DNS:bench.test"]
+    command += ["-out", os.path.join(directory, "tls.pem"), "-keyout", os.path.join(directory, "tls.key")]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def write_template(name, directory, **values):

@@ -31,6 +31,19 @@ class Peer:
         machine.stop(self.process)
 
 
+class Secure:
+    """A running proxy where it speaks TLS."""
+
+    def __init__(self, peer):
+        self.peer = peer
+
+    def pids(self):
+        return self.peer.pids()
+
+    def url(self, path="/"):
+        return f"https://127.0.0.1:{self.peer.tls_port}{path}"
+
+
 class Gateway(Peer):
     """ringway or APISIX: a proxy with an Admin API."""
 
@@ -88,6 +101,7 @@ class House:
         self.backend = machine.free_port()
         with open(os.path.join(directory, "64k"), "wb") as body:
             body.write(b"x" * 65536)
+        machine.certificate(directory)
         self.programs = {}
         config = machine.write_template("backend.conf", directory, BACKEND=self.backend)
         self.start_peer("backend", self.backend, ["nginx", "-c", config], machine.LOAD_CORE)
@@ -122,8 +136,11 @@ class House:
         if name == "floor":
             return self.start_peer(name, port, [self.cargo("bench/floor", "floor"), listen, backend])
         if name == "nginx":
-            config = machine.write_template("nginx.conf", self.directory, PORT=port, BACKEND=self.backend)
-            return self.start_peer(name, port, ["nginx", "-c", config])
+            values = {"PORT": port, "TLS": machine.free_port(), "BACKEND": self.backend}
+            config = machine.write_template("nginx.conf", self.directory, **values)
+            peer = self.start_peer(name, port, ["nginx", "-c", config])
+            peer.tls_port = values["TLS"]
+            return peer
         if name == "haproxy":
             config = machine.write_template("haproxy.cfg", self.directory, PORT=port, BACKEND=self.backend)
             return self.start_peer(name, port, ["haproxy", "-db", "-f", config])
@@ -148,7 +165,7 @@ class House:
         program = self.options.ringway or self.cargo(".", "ringway", ("--bin", "ringway"))
         directory = data or os.path.join(self.directory, f"{name}-{time.monotonic_ns()}")
         os.makedirs(directory, exist_ok=True)
-        ports = {key: machine.free_port() for key in ("PORT", "ADMIN", "CONTROL", "METRICS")}
+        ports = {key: machine.free_port() for key in ("PORT", "TLS", "ADMIN", "CONTROL", "METRICS")}
         values = {"KEY": ADMIN_KEY, "WORKERS": workers, "ACCESS_LOG": "false"}
         config = machine.write_template("ringway.yaml", directory, **ports, **values)
         process = machine.start([*under, program, "run", "-c", config], cores, self.log(name), environment)
@@ -159,7 +176,7 @@ class House:
             machine.stop(process)
             with open(self.log(name)) as log:
                 raise RuntimeError(f"{error}: {log.read()[-2000:]}") from None
-        gateway.data = directory
+        gateway.data, gateway.tls_port = directory, ports["TLS"]
         self.running.append(gateway)
         return gateway
 

@@ -1,7 +1,9 @@
 //! Whether a certificate and its key can be read. The texts are those of lua-resty-core over OpenSSL.
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
 use super::Lookups;
 
@@ -15,8 +17,23 @@ pub(super) fn check_pair(cert: &str, key: Option<&str>, lookups: &dyn Lookups) -
     let plain = if key.starts_with("---") { Some(key.to_owned()) } else { lookups.decrypt_key(key) };
     let plain = plain.ok_or("failed to decrypt previous encrypted key")?;
     match PrivateKeyDer::from_pem_slice(plain.as_bytes()) {
-        Ok(key) if is_der_sequence(key.secret_der()) => Ok(()),
+        Ok(key) if is_der_sequence(key.secret_der()) => belong_together(cert, &key),
         _ => Err("failed to parse key: PEM_read_bio_PrivateKey() failed".to_owned()),
+    }
+}
+
+/// Beyond APISIX, which notices at the first handshake: a key that is not the certificate's is refused. What cannot be
+/// told (a kind of key that is not served) is let pass.
+fn belong_together(cert: &str, key: &PrivateKeyDer<'_>) -> Result<(), String> {
+    let Ok(chain) = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<Vec<_>, _>>() else {
+        return Ok(());
+    };
+    let Ok(key) = any_supported_type(key) else { return Ok(()) };
+    match CertifiedKey::new(chain, key).keys_match() {
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            Err("the key is not that of the certificate".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 
