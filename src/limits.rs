@@ -313,3 +313,9 @@ pub const H2_FRAMES_PER_REQUEST: usize = 8;
 pub const H2_BYTES_PER_FRAME: usize = 8;
 /// How long an HTTP/2 connection without streams waits for its peer to close it after GOAWAY, ms.
 pub const H2_GOODBYE_MS: u64 = 1_000;
+/// References that secret managers are asked for at once.
+pub const SECRET_CALLS: usize = 16;
+/// How long a secret manager may take, ms, if its object does not say: as in APISIX.
+pub const SECRET_PATIENCE_MS: u64 = 5_000;
+/// The longest answer of a secret manager, bytes: one secret with its members.
+pub const SECRET_ANSWER_BYTES: usize = 1 << 20;

@@ -155,7 +155,8 @@ fn the_basic_debug_mode_names_the_plugins_that_ran() {
         let nodes = format!("upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}", upstream.port);
         let yaml = format!(
             "routes:\n- {{id: 1, uri: /bare, {nodes}}}\n- {{id: 2, uri: /two, {nodes}, plugins: {{limit-count: \
-             {{count: 100, time_window: 60, key: remote_addr}}, ip-restriction: {{whitelist: [127.0.0.0/8]}}, \
+             {{count: 100, time_window: 60, key: remote_addr}}, limit-conn: {{conn: 9, burst: 0, \
+             default_conn_delay: 0.1, key: remote_addr}}, ip-restriction: {{whitelist: [127.0.0.0/8]}}, \
              response-rewrite: {{status_code: 203, body: b}}}}}}"
         );
         let gateway = Gateway::with_yaml(driver, &yaml);
@@ -175,8 +176,8 @@ fn the_basic_debug_mode_names_the_plugins_that_ran() {
         assert_eq!(
             shown("/two").as_deref(),
             Some(
-                "ip-restriction#access, limit-count#access, response-rewrite#header_filter, \
-                 response-rewrite#body_filter"
+                "ip-restriction#access, limit-conn#access, limit-count#access, response-rewrite#header_filter, \
+                 response-rewrite#body_filter, limit-conn#log"
             )
         );
         assert_eq!(shown("/none").as_deref(), Some("no plugin"));

@@ -108,10 +108,14 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
             }
         }
     }
-    ports.listen.trusted_certificate = r
-        .text("apisix.ssl.ssl_trusted_certificate")
-        .filter(|path| path != "system")
-        .map(std::path::PathBuf::from);
+    let trusted = r.text("apisix.ssl.ssl_trusted_certificate").filter(|path| path != "system");
+    for path in trusted.iter().flat_map(|paths| paths.split(',')).map(str::trim) {
+        if path != "system" && !std::path::Path::new(path).exists() {
+            let line = r.line("apisix.ssl.ssl_trusted_certificate");
+            r.notes.error(line, format!("certificate path {path} doesn't exist"));
+        }
+    }
+    ports.listen.trusted_certificate = trusted.map(std::path::PathBuf::from);
     ports
 }
 

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod options;
 mod read;
 mod read_http;
+mod schema;
 pub mod snippet;
 pub mod substitute;
 mod types;
@@ -198,10 +199,31 @@ fn assemble(text: Option<&str>, place: Place, env: Environment<'_>) -> Result<Lo
     let mut merged = defaults(text.is_some());
     merge::overlay(&mut merged, tree);
     etcd_host_from_env(&mut merged, env, &mut notes);
+    schema::check(&merged, &mut notes);
+    if !notes.errors.is_empty() {
+        return Err(Failure { errors: notes.errors });
+    }
     let (config, empty_keys) = read::config(&merged, text.unwrap_or(""), place, env, &mut notes);
+    if let Provider::Yaml { path } = &config.deployment.provider {
+        check_objects(path, env, &mut notes);
+    }
     match notes.errors.is_empty() {
         true => Ok(Loaded { config, notes: notes.notes, empty_keys }),
         false => Err(Failure { errors: notes.errors }),
+    }
+}
+
+/// The variables in apisix.yaml have to be there from the start, and it has to be YAML (apisix/cli/file.lua). Later a
+/// file that cannot be read is an error line, and the last one that could counts.
+fn check_objects(path: &Path, env: Environment<'_>, notes: &mut Notes) {
+    let Ok(text) = std::fs::read_to_string(path) else { return }; // it may come later
+    let outcome = substitute::text(&text, env).map_err(|why| (0, why));
+    let outcome = outcome.and_then(|(text, _)| {
+        yaml::parse(&text).map_err(|bad| (bad.line, format!("invalid apisix.yaml file: {}", bad.text)))
+    });
+    if let Err((line, text)) = outcome {
+        let line = (line != 0).then_some(line);
+        notes.errors.push(Note { level: Level::Error, file: Some(path.to_owned()), line, text });
     }
 }
 

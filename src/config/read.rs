@@ -140,6 +140,8 @@ pub(super) fn config(
         dns: dns(&mut r),
         disable_upstream_healthcheck: r.is("apisix.disable_upstream_healthcheck"),
         data_encryption: data_encryption(&mut r),
+        secret_ttl_ms: r.seconds_ms("apisix.lru.secret.ttl", 300_000),
+        secret_failure_ttl_ms: r.seconds_ms("apisix.lru.secret.neg_ttl", 60_000),
         worker_processes: worker_processes(&mut r, env),
         worker_rlimit_nofile: if nofile <= worker_connections { worker_connections + 128 } else { nofile },
         worker_connections,
@@ -408,11 +410,8 @@ fn dns(r: &mut Reader<'_>) -> Dns {
         }
     }
     let valid = r.at("apisix.dns_resolver_valid").map(|node| {
-        let seconds = node.scalar_text().and_then(|t| t.parse::<f64>().ok()).filter(|s| *s >= 0.0);
-        if seconds.is_none() {
-            r.notes.error(node.line, "apisix->dns_resolver_valid should be a number");
-        }
-        (seconds.unwrap_or(0.0) * 1000.0) as u64
+        let seconds = node.scalar_text().and_then(|text| text.parse::<u64>().ok()); // schema.rs lets numbers pass
+        seconds.unwrap_or(0).saturating_mul(1000)
     });
     Dns {
         resolvers,

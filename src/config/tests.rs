@@ -264,7 +264,6 @@ fn values_that_do_not_parse_stop_the_start_with_their_line() {
             "line 3: invalid value \"maybe\" of nginx_config.http.real_ip_recursive",
         ),
         ("apisix:\n  router:\n    http: tree\n", "line 3: invalid value \"tree\" of apisix.router.http"),
-        ("apisix:\n  dns_resolver_valid: abc\n", "line 2: apisix->dns_resolver_valid should be a number"),
         (
             "apisix:\n  data_encryption:\n    keyring: [short]\n",
             "line 3: apisix.data_encryption.keyring: a key must have 16 or 32 bytes",

@@ -64,6 +64,10 @@ pub struct Config {
     pub disable_upstream_healthcheck: bool,
     /// `apisix.data_encryption`
     pub data_encryption: DataEncryption,
+    /// `apisix.lru.secret.ttl`: how long the answer of a secret manager holds.
+    pub secret_ttl_ms: u64,
+    /// `apisix.lru.secret.neg_ttl`: how long its failure holds.
+    pub secret_failure_ttl_ms: u64,
     /// `nginx_config.worker_processes`, APISIX_WORKER_PROCESSES, `apisix.enable_dev_mode`; `None` is auto.
     pub worker_processes: Option<usize>,
     /// `nginx_config.worker_rlimit_nofile`, at least `event.worker_connections` + 128.

@@ -1,6 +1,7 @@
 //! The Control API: what this process runs with (apisix/control/v1.lua), and the status API of probes
 //! (apisix/init.lua `status`, `status_ready`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -126,7 +127,11 @@ fn schema(state: &ControlState) -> Value {
     let mut main: Map<String, Value> = schemas.collect();
     main.insert("upstream_hash_header_schema".into(), HASH_HEADER.raw().clone());
     main.insert("upstream_hash_vars_schema".into(), HASH_VARS.raw().clone());
-    json!({"main": main, "plugins": plugin_api::all(&state.plugins), "stream_plugins": {}})
+    json!({
+        "main": main,
+        "plugins": plugin_api::all(&state.plugins, false),
+        "stream_plugins": plugin_api::all(&state.plugins, true),
+    })
 }
 
 /// An object as the gateway runs with it: defaults filled, secrets hidden. `None` if it is not in use.
@@ -199,9 +204,15 @@ async fn dump_one(state: &ControlState, kind: Kind, id: &str) -> AdminResponse {
 async fn metadata(state: &ControlState) -> AdminResponse {
     match state.store.list("/plugin_metadata").await {
         Ok(listing) => {
-            let parsed = |entry: Entry| serde_json::from_slice::<Value>(&entry.value).ok();
-            let values: Vec<Value> = listing.entries.into_iter().filter_map(parsed).collect();
-            AdminResponse::json(200, &values.into())
+            let mut by_name: HashMap<String, Value> = HashMap::new();
+            for entry in listing.entries {
+                let name = entry.key.trim_start_matches("/plugin_metadata/");
+                by_name
+                    .extend(serde_json::from_slice(&entry.value).ok().map(|value| (name.to_owned(), value)));
+            }
+            // In the order of the operator's list, and only what is in it.
+            let lists = state.plugin_lists.last();
+            AdminResponse::json(200, &lists.http.iter().filter_map(|name| by_name.remove(name)).collect())
         }
         Err(error) => error.into(),
     }

@@ -16,24 +16,33 @@ use crate::mail::ToCore;
 /// The file, and what it said when it was read last.
 pub struct DebugFile {
     path: PathBuf,
-    /// Its time of change, seconds and nanoseconds.
-    changed: Option<(i64, i64)>,
+    seen: Option<Seen>,
+}
+
+/// What tells one writing of the file from another: the time alone does not, for a file system's clock ticks every
+/// few milliseconds.
+#[derive(PartialEq, Eq)]
+struct Seen {
+    changed: (i64, i64),
+    inode: u64,
+    bytes: u64,
 }
 
 impl DebugFile {
     /// Nothing is read yet.
     pub fn new(path: PathBuf) -> Self {
-        DebugFile { path, changed: None }
+        DebugFile { path, seen: None }
     }
 
     /// `basic.enable`, if the file has changed since it was read last. Without a file the mode stays as it is.
     fn read(&mut self) -> Option<bool> {
         let metadata = fs::metadata(&self.path).ok()?;
-        let changed = Some((metadata.ctime(), metadata.ctime_nsec()));
-        if changed == self.changed {
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let seen = Some(Seen { changed, inode: metadata.ino(), bytes: metadata.len() });
+        if seen == self.seen {
             return None;
         }
-        self.changed = changed;
+        self.seen = seen;
         let path = self.path.display();
         let text = fs::read_to_string(&self.path)
             .inspect_err(|error| log::error!("failed to open file {path} : {error}"))

@@ -12,11 +12,13 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::plugin_lists::Lists;
 use super::plugins::{Plugins, Unknown};
-use super::secrets;
+use super::secrets::Resolver;
+use super::secrets::managers::Managers;
 use super::store::{Change, Event, is_placeholder};
 use crate::limits;
 use crate::model::check::{PluginFault, unique_keys};
 use crate::model::delta::{Batch, Delta, Object};
+use crate::model::schemas::secret_schema;
 use crate::model::{Id, Kind, Stored, parse};
 use crate::plugin::SchemaType;
 
@@ -36,6 +38,10 @@ pub struct Feed {
     /// A list of plugins that the cores have not been told yet.
     new_list: Mutex<Vec<Delta>>,
     list_is_new: Notify,
+    secrets: Managers,
+    /// Keys of objects whose secrets are others now.
+    outdated: Mutex<BTreeSet<Box<str>>>,
+    some_are_outdated: Notify,
 }
 
 /// All valid objects.
@@ -50,6 +56,8 @@ pub struct Model {
     key_holders: HashMap<&'static str, HashMap<Box<str>, BTreeSet<Id>>>,
     /// At most so many errors were logged; for the status page.
     rejected: HashSet<Box<str>>,
+    /// Objects with references to secret managers, as the store gave them.
+    referring: HashMap<Box<str>, Change>,
 }
 
 impl Model {
@@ -114,13 +122,17 @@ impl Model {
             }
             None => drop(self.known.remove(&change.key)),
         }
-        self.rejected.remove(&change.key);
         true
     }
 
     /// Takes in what a change said; gives what the cores must know of it.
     fn place(&mut self, change: Change, read: Read) -> Option<Delta> {
-        let Read { kind, id, object } = read;
+        self.rejected.remove(&change.key);
+        match read.references.is_empty() {
+            true => drop(self.referring.remove(&change.key)),
+            false => drop(self.referring.insert(change.key.clone(), change.clone())),
+        }
+        let Read { kind, id, object, .. } = read;
         match object {
             Some(Ok(Some(object))) => {
                 self.insert(kind, id, object.clone());
@@ -144,6 +156,8 @@ struct Read {
     kind: Kind,
     id: Id,
     object: Option<Result<Option<Object>, String>>,
+    /// Its `$secret://` references.
+    references: Vec<Box<str>>,
 }
 
 /// The key of the operator's list of plugins.
@@ -169,6 +183,9 @@ impl Feed {
             revision,
             new_list: Mutex::default(),
             list_is_new: Notify::new(),
+            secrets: Managers::default(),
+            outdated: Mutex::default(),
+            some_are_outdated: Notify::new(),
         }
     }
 
@@ -196,8 +213,9 @@ impl Feed {
         let _ = self.revision.subscribe().wait_for(|published| *published >= revision).await;
     }
 
-    /// Replaces the operator's list of plugins, here and on the cores, and what he says to them.
+    /// Replaces the operator's lists of plugins, here and on the cores, and what he says to them.
     pub fn enable_plugins(&self, lists: &Lists) {
+        self.plugins.enable_stream(&lists.stream);
         let names: Arc<[Box<str>]> = lists.http.iter().map(|name| name.as_str().into()).collect();
         self.plugins.enable(names.iter().cloned());
         let deltas = vec![Delta::PluginAttr(lists.attr.clone()), Delta::Plugins(names)];
@@ -216,6 +234,12 @@ impl Feed {
                     let deltas = std::mem::take(&mut *list).into();
                     drop(list);
                     publish(Batch { revision: self.revision(), deltas });
+                    continue;
+                }
+                () = self.some_are_outdated.notified() => {
+                    let mut deltas = Vec::new();
+                    self.apply(self.outdated_objects(), &mut deltas);
+                    publish(Batch { revision: self.revision(), deltas: deltas.into() });
                     continue;
                 }
             };
@@ -274,7 +298,34 @@ impl Feed {
     fn apply(&self, changes: Vec<Change>, deltas: &mut Vec<Delta>) {
         let read = self.read_all(&changes);
         let mut model = self.model();
-        deltas.extend(changes.into_iter().zip(read).filter_map(|(change, read)| model.place(change, read?)));
+        for (change, read) in changes.into_iter().zip(read) {
+            let Some(mut read) = read else { continue };
+            self.secrets.hold(&change.key, read.references.clone());
+            if let (Kind::Secret, id) = (read.kind, &read.id) {
+                let described = read.object.is_some().then(|| described(&change)).transpose();
+                read.object =
+                    described.as_ref().map_or_else(|why| Some(Err(why.clone())), |_| Some(Ok(None)));
+                self.secrets.configure(id, described.ok().flatten());
+            }
+            deltas.extend(model.place(change, read));
+        }
+    }
+
+    /// What secret managers say, and when they are asked: [`Managers::follow`].
+    pub fn secrets(&self) -> &Managers {
+        &self.secrets
+    }
+
+    /// Takes these objects in again: their secrets are others.
+    pub fn take_again(&self, keys: BTreeSet<Box<str>>) {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
+        self.some_are_outdated.notify_one();
+    }
+
+    fn outdated_objects(&self) -> Vec<Change> {
+        let keys = std::mem::take(&mut *self.outdated.lock().unwrap_or_else(PoisonError::into_inner));
+        let model = self.model();
+        keys.iter().filter_map(|key| model.referring.get(key).cloned()).collect()
     }
 
     /// Reads the objects of all changes. Many, as at the start, are shared out among threads; what these start
@@ -298,11 +349,31 @@ impl Feed {
     fn read(&self, change: &Change) -> Option<Read> {
         let (kind, id) = Kind::of_key(change.key.trim_start_matches('/'))?;
         let id: Id = id.into();
-        let object = change.value.as_deref().map(|value| self.object(kind, &id, value, change));
-        Some(Read { kind: if kind == Kind::Credential { Kind::Consumer } else { kind }, id, object })
+        let mut resolver = Resolver {
+            owner: &change.key,
+            env: &|name| std::env::var(name).ok(),
+            managers: &self.secrets,
+            met: Vec::new(),
+        };
+        let object = change.value.as_deref();
+        let object = object.map(|value| self.object(kind, &id, value, change, &mut resolver));
+        let references = resolver.met;
+        Some(Read {
+            kind: if kind == Kind::Credential { Kind::Consumer } else { kind },
+            id,
+            object,
+            references,
+        })
     }
 
-    fn object(&self, kind: Kind, id: &Id, value: &[u8], change: &Change) -> Result<Option<Object>, String> {
+    fn object(
+        &self,
+        kind: Kind,
+        id: &Id,
+        value: &[u8],
+        change: &Change,
+        secrets: &mut Resolver<'_>,
+    ) -> Result<Option<Object>, String> {
         let mut value: Value = serde_json::from_slice(value).map_err(|e| format!("it is no JSON: {e}"))?;
         if !value.is_object() {
             return Err(format!("it should be an object, val: {value}"));
@@ -327,7 +398,7 @@ impl Feed {
                         _ => SchemaType::Plain,
                     };
                     self.plugins.decrypt(plugins, schema);
-                    // A stream route's plugins are other plugins, which this build has not yet.
+                    // A stream route's plugins are other plugins, and no core has a use for them yet.
                     if kind != Kind::StreamRoute {
                         self.plugins.check(plugins, schema, self.unknown)?;
                     }
@@ -335,9 +406,7 @@ impl Feed {
             }
         }
         let decrypt = |key: &mut Value| self.plugins.keyring().decrypt_private_key(key);
-        let mut resolve = |conf: &mut Value| {
-            secrets::resolve(conf, &change.key, &|name| std::env::var(name).ok());
-        };
+        let mut resolve = |conf: &mut Value| secrets.resolve(conf);
         if kind == Kind::Ssl {
             value.get_mut("key").into_iter().for_each(decrypt);
             value.get_mut("keys").and_then(Value::as_array_mut).into_iter().flatten().for_each(decrypt);
@@ -366,8 +435,9 @@ impl Feed {
         let list = serde_json::from_slice::<Vec<Listed>>(value?);
         let list =
             list.map_err(|why| log::error!("failed to check item data of [/plugins] err: {why}")).ok()?;
-        let names: Vec<Box<str>> =
-            list.into_iter().filter(|item| !item.stream).map(|item| item.name).collect();
+        let (stream, http): (Vec<Listed>, Vec<Listed>) = list.into_iter().partition(|item| item.stream);
+        self.plugins.enable_stream(&stream.into_iter().map(|item| item.name.into()).collect::<Vec<_>>());
+        let names: Vec<Box<str>> = http.into_iter().map(|item| item.name).collect();
         self.plugins.enable(names.iter().cloned());
         Some(Delta::Plugins(names.into()))
     }
@@ -378,192 +448,15 @@ fn client_key(upstream: &mut Value) -> Option<&mut Value> {
     upstream.get_mut("tls")?.get_mut("client_key")
 }
 
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::control::encryption::Keyring;
-    use crate::control::store::Entry;
-    use crate::plugin::Registry;
-
-    fn feed(unknown: Unknown, follow: bool) -> Feed {
-        let registry = Arc::new(Registry::new(&[]));
-        Feed::new(
-            Arc::new(Plugins::new(registry, ["proxy-cache"], Keyring::default(), true)),
-            unknown,
-            follow,
-        )
-    }
-
-    fn put(key: &str, value: &str, revision: i64) -> Change {
-        let value = Some(Bytes::from(value.to_owned()));
-        Change { key: key.into(), value, create_revision: revision, mod_revision: revision }
-    }
-
-    fn delete(key: &str, revision: i64) -> Change {
-        Change { key: key.into(), value: None, create_revision: 0, mod_revision: revision }
-    }
-
-    /// The changes as a core would see them: `+kind id`, `-kind id`.
-    fn told(batch: &Batch) -> Vec<String> {
-        let text = |delta: &Delta| match delta {
-            Delta::Put(object) => format!("+{} {}", object.place().0.directory(), object.place().1),
-            Delta::Delete(kind, id) => format!("-{} {id}", kind.directory()),
-            Delta::Plugins(names) => format!("plugins {names:?}"),
-            Delta::PluginAttr(attr) => format!("plugin_attr {attr}"),
-        };
-        batch.deltas.iter().map(text).collect()
-    }
-
-    fn changes(feed: &Feed, changes: Vec<Change>) -> Vec<String> {
-        told(&feed.take(Event::Changes { changes, revision: 9 }))
-    }
-
-    fn snapshot(feed: &Feed, entries: &[(&str, &str)], revision: i64) -> Vec<String> {
-        let entry = |(key, value): &(&str, &str)| Entry {
-            key: (*key).into(),
-            value: Bytes::from(value.to_string()),
-            create_revision: revision,
-            mod_revision: revision,
-        };
-        let entries = entries.iter().map(entry).collect();
-        told(&feed.take(Event::Snapshot { entries, revision }))
-    }
-
-    const ROUTE: &str = r#"{"uri":"/a","upstream":{"nodes":{"127.0.0.1:80":1}}}"#;
-
-    #[test]
-    fn objects_come_and_go() {
-        let feed = feed(Unknown::Skip, false);
-        assert_eq!(changes(&feed, vec![put("/routes/1", ROUTE, 1)]), ["+routes 1"]);
-        assert!(feed.model().get(Kind::Route, "1").is_some());
-        assert_eq!(changes(&feed, vec![delete("/routes/1", 2), delete("/routes/9", 2)]), ["-routes 1"]);
-        assert!(feed.model().get(Kind::Route, "1").is_none());
-    }
-
-    #[test]
-    fn what_is_wrong_is_left_out_and_the_rest_works() {
-        let feed = feed(Unknown::Skip, false);
-        let wrong = ["{", "[]", r#"{"uri":1}"#, r#"{"uri":"/a","no_such":1}"#, "init_dir"];
-        for value in wrong {
-            let batch = vec![put("/routes/1", value, 1), put("/routes/2", ROUTE, 1), delete("/routes/2", 1)];
-            assert_eq!(changes(&feed, batch), ["+routes 2", "-routes 2"], "{value}");
-        }
-        assert_eq!(feed.model().rejected().collect::<Vec<_>>(), ["/routes/1"]);
-        // One that was right and now is wrong goes.
-        assert_eq!(changes(&feed, vec![put("/routes/3", ROUTE, 1)]), ["+routes 3"]);
-        assert_eq!(changes(&feed, vec![put("/routes/3", "{}", 2)]), ["-routes 3"]);
-        // Placeholders and foreign keys are nothing at all.
-        let nothing =
-            vec![put("/routes/", "init_dir", 1), put("/gen_id", "1", 1), put("/data_plane/x", "{}", 1)];
-        assert!(changes(&feed, nothing).is_empty());
-    }
-
-    #[test]
-    fn a_snapshot_tells_only_what_differs() {
-        let feed = feed(Unknown::Skip, false);
-        let other = r#"{"uri":"/b","upstream":{"nodes":{"127.0.0.1:80":1}}}"#;
-        assert_eq!(
-            snapshot(&feed, &[("/routes/1", ROUTE), ("/routes/2", ROUTE)], 5),
-            ["+routes 1", "+routes 2"]
-        );
-        // The same bytes under other revisions: etcd was restored.
-        assert!(snapshot(&feed, &[("/routes/1", ROUTE), ("/routes/2", ROUTE)], 2).is_empty());
-        assert_eq!(snapshot(&feed, &[("/routes/1", other)], 3), ["+routes 1", "-routes 2"]);
-        assert_eq!(snapshot(&feed, &[], 1), ["-routes 1"]);
-    }
-
-    /// So many that several threads read them: all are told, in the order of their keys, and what is wrong with
-    /// one is its own affair.
-    #[test]
-    fn a_long_snapshot_is_read_whole_and_in_order() {
-        let feed = feed(Unknown::Skip, false);
-        let keys: Vec<String> = (0..4_000).map(|number| format!("/routes/{number:04}")).collect();
-        let value = |at: usize| if at % 1_000 == 7 { "{}" } else { ROUTE };
-        let entries: Vec<(&str, &str)> =
-            keys.iter().enumerate().map(|(at, key)| (&**key, value(at))).collect();
-        let right = (0..4_000).filter(|at| at % 1_000 != 7);
-        let expected: Vec<String> = right.map(|number| format!("+routes {number:04}")).collect();
-        assert_eq!(snapshot(&feed, &entries, 1), expected);
-        let mut rejected: Vec<String> = feed.model().rejected().map(str::to_owned).collect();
-        rejected.sort();
-        assert_eq!(rejected, ["/routes/0007", "/routes/1007", "/routes/2007", "/routes/3007"]);
-    }
-
-    #[test]
-    fn credentials_are_consumers_of_their_own() {
-        let feed = feed(Unknown::Skip, false);
-        let batch = vec![
-            put("/consumers/jack", r#"{"username":"jack"}"#, 1),
-            put("/consumers/jack/credentials/c", r#"{"plugins":{}}"#, 1),
-        ];
-        assert_eq!(changes(&feed, batch), ["+consumers jack", "+consumers jack/credentials/c"]);
-        let gone = vec![delete("/consumers/jack/credentials/c", 2)];
-        assert_eq!(changes(&feed, gone), ["-consumers jack/credentials/c"]);
-    }
-
-    #[test]
-    fn holders_of_a_key_are_found_without_a_search() {
-        let feed = feed(Unknown::Skip, false);
-        let with = |key: &str| format!(r#"{{"username":"jack","plugins":{{"key-auth":{{"key":"{key}"}}}}}}"#);
-        let holders = |key: &str| -> Vec<String> {
-            feed.model().key_holders("key-auth", key).map(str::to_owned).collect()
-        };
-        let credential = r#"{"plugins":{"key-auth":{"key":"a"}}}"#;
-        changes(&feed, vec![put("/consumers/jack", &with("a"), 1)]);
-        changes(&feed, vec![put("/consumers/eve/credentials/c", credential, 2)]);
-        assert_eq!(holders("a"), ["eve/credentials/c", "jack"]);
-        changes(&feed, vec![put("/consumers/jack", &with("b"), 3)]);
-        assert_eq!((holders("a"), holders("b")), (vec!["eve/credentials/c".into()], vec!["jack".into()]));
-        changes(&feed, vec![delete("/consumers/jack", 4), put("/consumers/eve/credentials/c", "{}", 4)]);
-        assert!(holders("a").is_empty() && holders("b").is_empty());
-        changes(&feed, vec![put("/consumers/jack", &with("$env://KEY"), 5)]);
-        assert!(holders("$env://KEY").is_empty());
-    }
-
-    #[test]
-    fn plugins_that_are_missing_or_not_enabled() {
-        let with = |plugin: &str| format!(r#"{{"uri":"/a","plugins":{{"{plugin}":{{}}}}}}"#);
-        // Enabled but not in this build: loaded, a core answers 503 for it.
-        for unknown in [Unknown::Skip, Unknown::RefuseDisabled] {
-            let feed = feed(unknown, false);
-            assert_eq!(changes(&feed, vec![put("/routes/1", &with("proxy-cache"), 1)]), ["+routes 1"]);
-        }
-        // Outside the operator's list: skipped from etcd, refused from a file.
-        let stranger = put("/routes/1", &with("stranger"), 1);
-        assert_eq!(changes(&feed(Unknown::Skip, false), vec![stranger.clone()]), ["+routes 1"]);
-        assert!(changes(&feed(Unknown::RefuseDisabled, false), vec![stranger]).is_empty());
-    }
-
-    #[test]
-    fn the_plugin_list_counts_where_it_is_followed() {
-        let list = r#"[{"name":"key-auth"},{"name":"mqtt-proxy","stream":true}]"#;
-        assert!(changes(&feed(Unknown::Skip, false), vec![put("/plugins", list, 1)]).is_empty());
-        let feed = feed(Unknown::Skip, true);
-        assert_eq!(changes(&feed, vec![put("/plugins", list, 1)]), [r#"plugins ["key-auth"]"#]);
-        assert!(feed.plugins.enabled("key-auth") && !feed.plugins.enabled("proxy-cache"));
-        // A list that is wrong changes nothing.
-        let wrong = r#"[{"name":"xxx","stream":"yes"}]"#;
-        assert!(changes(&feed, vec![put("/plugins", wrong, 2)]).is_empty());
-        assert!(feed.plugins.enabled("key-auth"));
-    }
-
-    #[test]
-    fn the_plugin_list_is_taken_first() {
-        let feed = feed(Unknown::RefuseDisabled, true);
-        let route = r#"{"uri":"/a","plugins":{"proxy-cache":{}}}"#;
-        assert_eq!(
-            snapshot(
-                &feed,
-                &[
-                    ("/global_rules/1", r#"{"plugins":{"proxy-cache":{}}}"#),
-                    ("/plugins", "[]"),
-                    ("/routes/1", route)
-                ],
-                1
-            ),
-            ["plugins []"]
-        );
-    }
+/// The object of a secret manager (apisix/secret.lua, `check_secret`).
+fn described(change: &Change) -> Result<Value, String> {
+    let mut conf: Value = serde_json::from_slice(change.value.as_deref().unwrap_or_default())
+        .map_err(|error| format!("it is no JSON: {error}"))?;
+    let manager = change.key.trim_start_matches("/secrets/").split('/').next().unwrap_or_default();
+    let schema =
+        secret_schema(manager).ok_or_else(|| format!("secret manager not exits, manager: {manager}"))?;
+    schema.validate(&mut conf).map(|()| conf)
 }
+
+#[cfg(test)]
+mod tests;

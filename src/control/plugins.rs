@@ -12,13 +12,15 @@ use super::encryption::{self, Keyring};
 use crate::expr::Expr;
 use crate::model::check::PluginFault;
 use crate::plugin::meta::is_disabled;
-use crate::plugin::{Registry, SchemaType};
+use crate::plugin::{Entry, Registry, SchemaType};
 
 /// The plugins of this node. One a process.
 pub struct Plugins {
     registry: Arc<Registry>,
     /// The operator's list.
     enabled: RwLock<HashSet<Box<str>>>,
+    /// The plugins of stream routes, and the operator's list of those.
+    stream: (Registry, RwLock<HashSet<Box<str>>>),
     keyring: Keyring,
     /// Secret fields are stored encrypted; private keys of certificates always are.
     encrypts_fields: bool,
@@ -42,7 +44,13 @@ impl Plugins {
         encrypts_fields: bool,
     ) -> Plugins {
         let enabled = RwLock::new(enabled.into_iter().map(Into::into).collect());
-        Plugins { registry, enabled, keyring, encrypts_fields }
+        let stream = (Registry::new(&[]), RwLock::default());
+        Plugins { registry, enabled, stream, keyring, encrypts_fields }
+    }
+
+    /// With these plugins of stream routes, all disabled at first.
+    pub fn with_stream(self, registry: Registry) -> Plugins {
+        Plugins { stream: (registry, RwLock::default()), ..self }
     }
 
     /// The plugins of this build.
@@ -59,6 +67,30 @@ impl Plugins {
     pub fn enable(&self, names: impl IntoIterator<Item = impl Into<Box<str>>>) {
         let names = names.into_iter().map(Into::into).collect();
         *self.enabled.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Replaces the operator's list of stream plugins.
+    pub fn enable_stream(&self, names: &[String]) {
+        let names = names.iter().map(|name| name.as_str().into()).collect();
+        *self.stream.1.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// The plugins that are enabled and built in, highest priority first: those of stream routes, or the others.
+    pub fn usable(&self, of_streams: bool) -> Vec<&Entry> {
+        let (registry, enabled) = match of_streams {
+            true => (&self.stream.0, &self.stream.1),
+            false => (&*self.registry, &self.enabled),
+        };
+        let enabled = enabled.read().unwrap_or_else(PoisonError::into_inner);
+        let specs = registry.by_priority().iter().filter(|spec| enabled.contains(spec.name));
+        specs.filter_map(|spec| registry.get(spec.name)).collect()
+    }
+
+    /// Whether a plugin of stream routes accepts a configuration; its defaults are filled.
+    pub fn stream_accepts(&self, name: &str, conf: &mut Value) -> Result<(), PluginFault> {
+        let usable = self.usable(true);
+        let entry = usable.into_iter().find(|entry| entry.spec.name == name).ok_or(PluginFault::Unknown)?;
+        entry.check(conf, SchemaType::Plain).map_err(PluginFault::Refused)
     }
 
     /// Is it in the operator's list?

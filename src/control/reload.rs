@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::admin::AdminState;
 use super::feed::Feed;
 use super::plugin_lists::PluginLists;
+use super::run::access_lines;
 use crate::config::{self, Config, Level, admin_key};
 use crate::mail::Cores;
 use crate::telemetry::file::LogFile;
@@ -86,6 +87,9 @@ impl Reload {
         error_log::set_level(&new.error_log.level);
         if let (Some(admin), Some(options)) = (&self.admin, &new.admin) {
             admin.set_options(options.clone());
+        }
+        if let Some(admin) = &self.admin {
+            admin.set_access(access_lines(&new, access_log.as_ref()));
         }
         self.plugin_lists.take(&new);
         if !self.follows_store {

@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::admin::access::AccessLines;
 use super::admin::server::{self, Service};
 use super::admin::tls::{self, AdminAcceptor};
 use super::admin::{AdminState, plugin_list};
@@ -21,6 +22,7 @@ use super::plugins::{Plugins, Unknown};
 use super::reload::{Reload, StartCores};
 use super::rotation::{self, Logs};
 use super::scrape::Scrape;
+use super::secrets::managers::Lifetimes;
 use super::server_info;
 use super::store::{Embedded, Etcd, File, Standalone, Store, etcd, etcd_tls};
 use super::switchboard::{Heard, Switchboard};
@@ -29,10 +31,11 @@ use crate::limits;
 use crate::mail::{Cores, ToControl, ToCore};
 use crate::model::delta::Batch;
 use crate::plugin::Registry;
+use crate::plugins::stream;
 use crate::reactor::nice;
 use crate::telemetry::file::LogFile;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::trust::Trust;
+use crate::transport::trust::{Trust, client_config};
 
 /// What control is made of.
 pub struct Parts {
@@ -103,10 +106,10 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
     let plugin_lists = Arc::new(PluginLists::new(&config));
+    let admin = admin_state(&config, &store, &feed, &plugins, &plugin_lists, &applied, log_file.as_ref());
     let logs = Logs::new(&config, log_file);
     server_info::start(&config, &store, plugins.clone(), plugin_lists.clone());
     rotation::start(logs.clone(), plugins.clone(), plugin_lists.clone());
-    let admin = admin_state(&config, &store, &feed, &plugins, &plugin_lists, &applied);
     if let Some(admin) = admin.clone() {
         tokio::spawn(async move { prepare(&admin).await });
     }
@@ -126,6 +129,12 @@ async fn serve(parts: Parts) -> Result<(), String> {
     services.start(ports, &config)?;
     tokio::spawn(outbox.clone().retry());
     tokio::spawn(DebugFile::new(config.deployment.debug.clone()).follow(listed, outbox.clone()));
+    let lifetimes = Lifetimes { value_ms: config.secret_ttl_ms, failure_ms: config.secret_failure_ttl_ms };
+    let tls = client_config(&trust, None, &[]).map_err(|error| error.to_string())?;
+    let asking = feed.clone();
+    tokio::spawn(async move {
+        asking.secrets().follow(lifetimes, tls, |keys| asking.take_again(keys)).await;
+    });
     let (tell, batches) = mpsc::unbounded_channel();
     let to_cores = outbox.clone();
     let publish = Box::new(move |batch: Batch| {
@@ -170,7 +179,8 @@ fn plugins(config: &Config, registry: Arc<Registry>) -> Plugins {
     // A file is written by hand, in the clear (apisix/plugin.lua, `enable_gde`).
     let encrypts = config.data_encryption.enable_encrypt_fields
         && matches!(config.deployment.provider, Provider::Etcd | Provider::Embedded { .. });
-    let plugins = Plugins::new(registry, enabled, keyring, encrypts);
+    let plugins = Plugins::new(registry, enabled, keyring, encrypts).with_stream(stream::registry());
+    plugins.enable_stream(config.stream_plugins.as_deref().unwrap_or_default());
     let missing = plugins.missing();
     if !missing.is_empty() {
         log::warn!(
@@ -220,6 +230,7 @@ fn admin_state(
     plugins: &Arc<Plugins>,
     plugin_lists: &Arc<PluginLists>,
     applied: &Arc<Applied>,
+    log_file: Option<&LogFile>,
 ) -> Option<Arc<AdminState>> {
     let options = config.admin.clone()?;
     Some(Arc::new(AdminState {
@@ -231,7 +242,13 @@ fn admin_state(
         stream: config.stream,
         plugin_lists: plugin_lists.clone(),
         written: AtomicI64::new(0),
+        access: RwLock::new(access_lines(config, log_file)),
     }))
+}
+
+/// The Admin API's part of the access log.
+pub(super) fn access_lines(config: &Config, file: Option<&LogFile>) -> Option<AccessLines> {
+    Some(AccessLines::new(file?.clone(), config.http.access_log.as_ref()?))
 }
 
 /// Everything that listens on the control thread.
@@ -291,7 +308,7 @@ impl Services {
             let service = Service { body_bytes, tls: ports.admin_tls, ..service.clone() };
             tokio::spawn(server::serve(adopt(listener)?, slots.clone(), service, move |request| {
                 let state = state.clone();
-                async move { super::admin::handle(&state, request).await }
+                async move { super::admin::serve(&state, request).await }
             }));
         }
         if let Some(listener) = ports.status {

@@ -66,6 +66,16 @@ impl Exchange {
             "content_type" => return self.header(b"content-type"),
             "request_id" | "apisix_request_id" => Cow::Borrowed(self.request_id().as_bytes()),
             "request_type" => Cow::Borrowed(b"traditional_http"),
+            // what APISIX's template sets for requests that go to no language model
+            "llm_time_to_first_token"
+            | "llm_prompt_tokens"
+            | "llm_completion_tokens"
+            | "llm_total_tokens"
+            | "llm_tool_count"
+            | "llm_cache_read_input_tokens"
+            | "llm_cache_creation_input_tokens"
+            | "llm_reasoning_tokens" => Cow::Borrowed(b"0"),
+            "llm_stream" | "llm_has_tool_calls" => Cow::Borrowed(b"false"),
             "remote_user" => Cow::Owned(self.basic_user()?),
             "var_x_forwarded_proto" => Cow::Borrowed(self.facts.scheme.as_bytes()),
             _ => return None,

@@ -20,7 +20,7 @@ use crate::model::{Id, Stored};
 use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
 pub use chain::Chain;
-pub use registry::Registry;
+pub use registry::{Entry, Registry};
 
 use consumers::Consumers;
 use counters::Counters;
@@ -44,7 +44,7 @@ pub struct Spec {
     /// Higher runs first within a phase.
     pub priority: i32,
     /// As APISIX's `version`.
-    pub version: f32,
+    pub version: f64,
     /// An auth plugin: it finds the consumer, and never runs twice in a request.
     pub auth: bool,
     /// Where a route has the plugin, a global rule's copy is skipped (`run_policy = prefer_route`).

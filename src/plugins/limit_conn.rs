@@ -168,8 +168,9 @@ fn build(conf: &Value, build: &Build) -> Built {
 }
 
 impl Plugin for LimitConn {
+    /// Log is named for the basic debug mode: a place is given back when the exchange drops what it holds.
     fn phases(&self) -> Phases {
-        Phases::of(&[Phase::Access])
+        Phases::of(&[Phase::Access, Phase::Log])
     }
 
     fn access<'a>(&'a self, ex: &'a mut Exchange, host: &'a Host) -> Step<'a> {

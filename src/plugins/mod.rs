@@ -40,6 +40,7 @@ pub mod request_id;
 pub mod request_validation;
 pub mod response_rewrite;
 pub mod server_info;
+pub mod stream;
 pub mod syslog;
 pub mod tcp_logger;
 pub mod traffic_split;

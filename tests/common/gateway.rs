@@ -39,6 +39,8 @@ pub struct Setup {
     http: String,
     nginx: String,
     rest: String,
+    deployment: String,
+    variables: Vec<(&'static str, &'static str)>,
     workers: usize,
 }
 
@@ -46,7 +48,17 @@ impl Setup {
     /// On `driver`, with objects from `source`.
     pub fn new(driver: &'static str, source: Source) -> Self {
         let empty = String::new;
-        Setup { driver, source, apisix: empty(), http: empty(), nginx: empty(), rest: empty(), workers: 2 }
+        Setup {
+            driver,
+            source,
+            apisix: empty(),
+            http: empty(),
+            nginx: empty(),
+            rest: empty(),
+            deployment: empty(),
+            variables: Vec::new(),
+            workers: 2,
+        }
     }
 
     /// More lines of the section `apisix`.
@@ -73,6 +85,18 @@ impl Setup {
         self
     }
 
+    /// In place of the section `deployment` that the source asks for.
+    pub fn deployment(mut self, lines: &str) -> Self {
+        self.deployment = indented(lines, 2);
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variables.push((name, value));
+        self
+    }
+
     /// Cores; two if nothing is said.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
@@ -91,8 +115,15 @@ impl Setup {
         if let Source::Yaml(text) = &self.source {
             fs::write(folder.0.join("conf/apisix.yaml"), format!("{text}\n#END\n")).unwrap();
         }
-        let mut gateway =
-            Gateway { ports, driver: self.driver, folder, running: None, stdout: Arc::default(), starts: 0 };
+        let mut gateway = Gateway {
+            ports,
+            driver: self.driver,
+            variables: self.variables,
+            folder,
+            running: None,
+            stdout: Arc::default(),
+            starts: 0,
+        };
         gateway.start_again();
         gateway
     }
@@ -116,6 +147,9 @@ impl Setup {
             self.http,
             self.nginx,
         );
+        if !self.deployment.is_empty() {
+            return text + &self.deployment.replace("$ADMIN", &admin.to_string()) + &self.rest;
+        }
         let provider = match &self.source {
             Source::Yaml(_) => {
                 text.push_str("  role: data_plane\n  role_data_plane: {config_provider: yaml}\n");
@@ -182,6 +216,7 @@ impl Drop for Folder {
 pub struct Gateway {
     pub ports: Ports,
     driver: &'static str,
+    variables: Vec<(&'static str, &'static str)>,
     folder: Folder,
     running: Option<Child>,
     stdout: Arc<Mutex<String>>,
@@ -214,6 +249,7 @@ impl Gateway {
             .args(["run", "-c", "conf/config.yaml"])
             .current_dir(&self.folder.0)
             .env("RINGWAY_REACTOR", self.driver)
+            .envs(self.variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

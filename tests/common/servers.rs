@@ -164,6 +164,20 @@ impl Etcd {
         self.start_again();
     }
 
+    /// From now on it asks for passwords: that of `root`, who may do everything, and that of `reader`, who may read
+    /// what is below `/apisix`. Both have this one.
+    pub fn guard(&self, password: &str) {
+        let range = |text: &str| BASE64_STANDARD.encode(text);
+        let below = json!({"permType": "READ", "key": range("/apisix"), "range_end": range("/apisiy")});
+        for (name, role) in [("root", "root"), ("reader", "readers")] {
+            self.call("/v3/auth/user/add", &json!({"name": name, "password": password}));
+            self.call("/v3/auth/role/add", &json!({"name": role}));
+            self.call("/v3/auth/user/grant", &json!({"user": name, "role": role}));
+        }
+        self.call("/v3/auth/role/grant", &json!({"name": "readers", "perm": below}));
+        self.call("/v3/auth/enable", &json!({}));
+    }
+
     /// Kills it, and with `wipe` loses all it knew.
     pub fn kill(&mut self, wipe: bool) {
         if let Some(mut child) = self.child.take() {

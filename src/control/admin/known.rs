@@ -133,8 +133,7 @@ impl Lookups for Known<'_> {
             PluginSchema::Route => SchemaType::Plain,
             PluginSchema::Consumer => SchemaType::Consumer,
             PluginSchema::Metadata => SchemaType::Metadata,
-            // There are no stream plugins in this build yet.
-            PluginSchema::Stream => return Err(PluginFault::Unknown),
+            PluginSchema::Stream => return self.state.plugins.stream_accepts(name, &mut conf.clone()),
         };
         self.state.plugins.accepts(name, &mut conf.clone(), kind)
     }

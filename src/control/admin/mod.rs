@@ -2,6 +2,7 @@
 //! key, stream mode, resource, method, body (apisix/admin/init.lua). One file for each concern: [`resource`]
 //! does what all kinds of object have in common; what they have not is in [`crate::model::check`].
 
+pub mod access;
 mod configs;
 mod known;
 mod decoration;
@@ -34,6 +35,7 @@ use crate::config::Admin;
 use crate::limits;
 use crate::model::Kind;
 use crate::wire::http::error_page;
+use access::{AccessLines, Asked};
 use message::{AdminRequest, AdminResponse};
 use resource::Target;
 
@@ -57,6 +59,8 @@ pub struct AdminState {
     pub plugin_lists: Arc<PluginLists>,
     /// The last revision written here.
     pub written: AtomicI64,
+    /// The access log, where there is one.
+    pub access: RwLock<Option<AccessLines>>,
 }
 
 impl AdminState {
@@ -69,6 +73,21 @@ impl AdminState {
     pub fn set_options(&self, options: Admin) {
         *self.options.write().unwrap_or_else(PoisonError::into_inner) = options.into();
     }
+
+    /// Another access log from now on.
+    pub fn set_access(&self, lines: Option<AccessLines>) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+}
+
+/// Answers one request on the Admin API's own port, and writes its line in the access log.
+pub async fn serve(state: &AdminState, request: AdminRequest) -> AdminResponse {
+    let asked = Asked::of(&request);
+    let answer = handle(state, request).await;
+    if let Some(lines) = &*state.access.read().unwrap_or_else(PoisonError::into_inner) {
+        lines.write(&asked, &answer);
+    }
+    answer
 }
 
 /// Answers one request.

@@ -1,7 +1,7 @@
 //! Plugins and schemas as data: `/plugins/list`, `/plugins/{name}`, `/schema/{name}`, `/schema/validate/…`
 //! (apisix/admin/plugins.lua, schema.lua).
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::message::{AdminRequest, AdminResponse, Args};
 use super::{AdminState, body, kind_of};
@@ -15,16 +15,12 @@ const GLOBAL: [&str; 4] = ["batch-requests", "error-log-logger", "node-status", 
 
 /// `GET /plugins/list`: names by falling priority.
 pub fn list(state: &AdminState, args: &Args) -> AdminResponse {
-    match args.get("subsystem").unwrap_or("http") {
-        "http" => {
-            let specs = state.plugins.registry().by_priority().iter();
-            let names = specs.map(|spec| spec.name).filter(|name| state.plugins.enabled(name));
-            AdminResponse::json(200, &names.collect())
-        }
-        // There are no stream plugins in this build yet.
-        "stream" => AdminResponse::json(200, &json!([])),
-        _ => AdminResponse::text(400, "invalid subsystem passed"),
+    let subsystem = args.get("subsystem").unwrap_or("http");
+    if !matches!(subsystem, "http" | "stream") {
+        return AdminResponse::text(400, "invalid subsystem passed");
     }
+    let usable = state.plugins.usable(subsystem == "stream");
+    AdminResponse::json(200, &usable.into_iter().map(|entry| entry.spec.name).collect())
 }
 
 /// `GET /plugins/{name}`, `GET /schema/plugins/{name}`: a plugin's schema; `?all=true`: all there is.
@@ -34,11 +30,10 @@ pub fn get(state: &AdminState, name: Option<&str>, args: &Args) -> AdminResponse
         return AdminResponse::error(400, format!("unsupported subsystem: {subsystem}"));
     }
     if args.get("all") == Some("true") {
-        let http = subsystem == "http";
-        return AdminResponse::json(200, &if http { all(&state.plugins) } else { json!({}) });
+        return AdminResponse::json(200, &all(&state.plugins, subsystem == "stream"));
     }
-    let name = name.filter(|name| subsystem == "http" && state.plugins.enabled(name));
-    let Some(entry) = name.and_then(|name| state.plugins.registry().get(name)) else {
+    let usable = state.plugins.usable(subsystem == "stream");
+    let Some(entry) = usable.into_iter().find(|entry| Some(entry.spec.name) == name) else {
         return AdminResponse::error(404, format!("plugin not found in subsystem {subsystem}"));
     };
     let schema = match args.get("schema_type") {
@@ -52,14 +47,13 @@ pub fn get(state: &AdminState, name: Option<&str>, args: &Args) -> AdminResponse
     }
 }
 
-/// Every usable plugin with its schemas, by name.
-pub fn all(plugins: &Plugins) -> Value {
-    let usable = plugins.registry().by_priority().iter().filter(|spec| plugins.enabled(spec.name));
-    let described = usable.filter_map(|spec| {
-        let entry = plugins.registry().get(spec.name)?;
+/// Every usable plugin with its schemas, by name: those of stream routes, or the others.
+pub fn all(plugins: &Plugins, of_streams: bool) -> Value {
+    let described = plugins.usable(of_streams).into_iter().map(|entry| {
+        let spec = entry.spec;
         let mut about = Map::new();
         about.insert("priority".into(), spec.priority.into());
-        about.insert("version".into(), f64::from(spec.version).into());
+        about.insert("version".into(), spec.version.into());
         if spec.auth {
             about.insert("type".into(), "auth".into());
         }
@@ -75,7 +69,7 @@ pub fn all(plugins: &Plugins) -> Value {
         about.extend(
             schemas.into_iter().filter_map(|(key, schema)| Some((key.into(), schema?.raw().clone()))),
         );
-        Some((spec.name.to_owned(), Value::Object(about)))
+        (spec.name.to_owned(), Value::Object(about))
     });
     Value::Object(described.collect())
 }

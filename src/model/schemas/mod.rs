@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::id::Kind;
 use super::schema::Schema;
+pub use parts::ip_or_net;
 use parts::{id, metadata, properties};
 pub use upstream::{HASH_HEADER, HASH_VARS, HASH_VARS_COMBINATIONS};
 

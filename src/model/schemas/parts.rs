@@ -28,19 +28,20 @@ pub(super) fn uri() -> Value {
 /// An IPv4 or IPv6 address or network. The IPv6 network's pattern takes more than is valid (`:/8`): reading
 /// it later finds that.
 pub(super) fn ip(description: &str) -> Value {
+    json!({"description": description, "type": "string", "anyOf": ip_or_net()})
+}
+
+/// Its forms, of which one must fit.
+pub fn ip_or_net() -> Value {
     const SEGMENT: &str = "([0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])";
     const IPV6: &str = "([a-fA-F0-9]{0,4}:){1,8}(:[a-fA-F0-9]{0,4}){0,8}([a-fA-F0-9]{0,4})?";
     let ipv4 = [SEGMENT; 4].join("\\.");
-    json!({
-        "description": description,
-        "type": "string",
-        "anyOf": [
-            {"title": "IPv4", "type": "string", "format": "ipv4"},
-            {"title": "IPv4/CIDR", "type": "string", "pattern": format!("^{ipv4}/([12]?[0-9]|3[0-2])$")},
-            {"title": "IPv6", "type": "string", "format": "ipv6"},
-            {"title": "IPv6/CIDR", "type": "string", "pattern": format!("^{IPV6}/[0-9]{{1,3}}$")},
-        ],
-    })
+    json!([
+        {"title": "IPv4", "type": "string", "format": "ipv4"},
+        {"title": "IPv4/CIDR", "type": "string", "pattern": format!("^{ipv4}/([12]?[0-9]|3[0-2])$")},
+        {"title": "IPv6", "type": "string", "format": "ipv6"},
+        {"title": "IPv6/CIDR", "type": "string", "pattern": format!("^{IPV6}/[0-9]{{1,3}}$")},
+    ])
 }
 
 pub(super) fn labels() -> Value {

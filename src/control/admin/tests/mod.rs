@@ -54,7 +54,10 @@ async fn world(store: Store) -> Arc<AdminState> {
     let names = ["key-auth", "limit-count", "prometheus", "proxy-cache"];
     let registry = Arc::new(Registry::new(&[&PROMETHEUS, &KEY_AUTH, &LIMIT_COUNT]));
     let keyring = Keyring::new(["qeddd145sfvddff3"]);
-    let plugins = Arc::new(Plugins::new(registry, names, keyring, true));
+    let plugins =
+        Plugins::new(registry, names, keyring, true).with_stream(crate::plugins::stream::registry());
+    plugins.enable_stream(&["limit-conn".into(), "mqtt-proxy".into()]);
+    let plugins = Arc::new(plugins);
     let feed = Arc::new(Feed::new(plugins.clone(), Unknown::Skip, false));
     let applied = Arc::new(Applied::new(2));
     let events = store.watch().await.unwrap();
@@ -92,6 +95,7 @@ async fn world(store: Store) -> Arc<AdminState> {
             .into(),
         ),
         written: AtomicI64::new(0),
+        access: RwLock::default(),
     })
 }
 
@@ -412,6 +416,9 @@ fn global_rules_plugin_configs_and_metadata() {
         ),
         ("PUT", "/plugin_metadata/none", r#"{}"#, 400, error("invalid plugin name")),
         ("GET", "/plugins/list", "", 200, json!(["key-auth", "limit-count", "prometheus"])),
+        ("GET", "/plugins/list?subsystem=stream", "", 200, json!(["limit-conn", "mqtt-proxy"])),
+        ("GET", "/plugins/mqtt-proxy?subsystem=stream", "", 200, json!({"required": ["protocol_level"]})),
+        ("GET", "/plugins?all=true&subsystem=stream", "", 200, json!({"limit-conn": {"version": 0.1}})),
         ("GET", "/plugins/none", "", 404, error("plugin not found in subsystem http")),
         ("GET", "/schema/route", "", 200, json!({"type": "object"})),
         ("GET", "/schema/none", "", 400, error("not found schema: none")),

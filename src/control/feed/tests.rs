@@ -1,0 +1,178 @@
+//! What the cores are told of a store's events.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::control::encryption::Keyring;
+use crate::control::store::Entry;
+use crate::plugin::Registry;
+
+fn feed(unknown: Unknown, follow: bool) -> Feed {
+    let registry = Arc::new(Registry::new(&[]));
+    Feed::new(Arc::new(Plugins::new(registry, ["proxy-cache"], Keyring::default(), true)), unknown, follow)
+}
+
+fn put(key: &str, value: &str, revision: i64) -> Change {
+    let value = Some(Bytes::from(value.to_owned()));
+    Change { key: key.into(), value, create_revision: revision, mod_revision: revision }
+}
+
+fn delete(key: &str, revision: i64) -> Change {
+    Change { key: key.into(), value: None, create_revision: 0, mod_revision: revision }
+}
+
+/// The changes as a core would see them: `+kind id`, `-kind id`.
+fn told(batch: &Batch) -> Vec<String> {
+    let text = |delta: &Delta| match delta {
+        Delta::Put(object) => format!("+{} {}", object.place().0.directory(), object.place().1),
+        Delta::Delete(kind, id) => format!("-{} {id}", kind.directory()),
+        Delta::Plugins(names) => format!("plugins {names:?}"),
+        Delta::PluginAttr(attr) => format!("plugin_attr {attr}"),
+    };
+    batch.deltas.iter().map(text).collect()
+}
+
+fn changes(feed: &Feed, changes: Vec<Change>) -> Vec<String> {
+    told(&feed.take(Event::Changes { changes, revision: 9 }))
+}
+
+fn snapshot(feed: &Feed, entries: &[(&str, &str)], revision: i64) -> Vec<String> {
+    let entry = |(key, value): &(&str, &str)| Entry {
+        key: (*key).into(),
+        value: Bytes::from(value.to_string()),
+        create_revision: revision,
+        mod_revision: revision,
+    };
+    let entries = entries.iter().map(entry).collect();
+    told(&feed.take(Event::Snapshot { entries, revision }))
+}
+
+const ROUTE: &str = r#"{"uri":"/a","upstream":{"nodes":{"127.0.0.1:80":1}}}"#;
+
+#[test]
+fn objects_come_and_go() {
+    let feed = feed(Unknown::Skip, false);
+    assert_eq!(changes(&feed, vec![put("/routes/1", ROUTE, 1)]), ["+routes 1"]);
+    assert!(feed.model().get(Kind::Route, "1").is_some());
+    assert_eq!(changes(&feed, vec![delete("/routes/1", 2), delete("/routes/9", 2)]), ["-routes 1"]);
+    assert!(feed.model().get(Kind::Route, "1").is_none());
+}
+
+#[test]
+fn what_is_wrong_is_left_out_and_the_rest_works() {
+    let feed = feed(Unknown::Skip, false);
+    let wrong = ["{", "[]", r#"{"uri":1}"#, r#"{"uri":"/a","no_such":1}"#, "init_dir"];
+    for value in wrong {
+        let batch = vec![put("/routes/1", value, 1), put("/routes/2", ROUTE, 1), delete("/routes/2", 1)];
+        assert_eq!(changes(&feed, batch), ["+routes 2", "-routes 2"], "{value}");
+    }
+    assert_eq!(feed.model().rejected().collect::<Vec<_>>(), ["/routes/1"]);
+    // One that was right and now is wrong goes.
+    assert_eq!(changes(&feed, vec![put("/routes/3", ROUTE, 1)]), ["+routes 3"]);
+    assert_eq!(changes(&feed, vec![put("/routes/3", "{}", 2)]), ["-routes 3"]);
+    // Placeholders and foreign keys are nothing at all.
+    let nothing = vec![put("/routes/", "init_dir", 1), put("/gen_id", "1", 1), put("/data_plane/x", "{}", 1)];
+    assert!(changes(&feed, nothing).is_empty());
+}
+
+#[test]
+fn a_snapshot_tells_only_what_differs() {
+    let feed = feed(Unknown::Skip, false);
+    let other = r#"{"uri":"/b","upstream":{"nodes":{"127.0.0.1:80":1}}}"#;
+    assert_eq!(snapshot(&feed, &[("/routes/1", ROUTE), ("/routes/2", ROUTE)], 5), ["+routes 1", "+routes 2"]);
+    // The same bytes under other revisions: etcd was restored.
+    assert!(snapshot(&feed, &[("/routes/1", ROUTE), ("/routes/2", ROUTE)], 2).is_empty());
+    assert_eq!(snapshot(&feed, &[("/routes/1", other)], 3), ["+routes 1", "-routes 2"]);
+    assert_eq!(snapshot(&feed, &[], 1), ["-routes 1"]);
+}
+
+/// So many that several threads read them: all are told, in the order of their keys, and what is wrong with
+/// one is its own affair.
+#[test]
+fn a_long_snapshot_is_read_whole_and_in_order() {
+    let feed = feed(Unknown::Skip, false);
+    let keys: Vec<String> = (0..4_000).map(|number| format!("/routes/{number:04}")).collect();
+    let value = |at: usize| if at % 1_000 == 7 { "{}" } else { ROUTE };
+    let entries: Vec<(&str, &str)> = keys.iter().enumerate().map(|(at, key)| (&**key, value(at))).collect();
+    let right = (0..4_000).filter(|at| at % 1_000 != 7);
+    let expected: Vec<String> = right.map(|number| format!("+routes {number:04}")).collect();
+    assert_eq!(snapshot(&feed, &entries, 1), expected);
+    let mut rejected: Vec<String> = feed.model().rejected().map(str::to_owned).collect();
+    rejected.sort();
+    assert_eq!(rejected, ["/routes/0007", "/routes/1007", "/routes/2007", "/routes/3007"]);
+}
+
+#[test]
+fn credentials_are_consumers_of_their_own() {
+    let feed = feed(Unknown::Skip, false);
+    let batch = vec![
+        put("/consumers/jack", r#"{"username":"jack"}"#, 1),
+        put("/consumers/jack/credentials/c", r#"{"plugins":{}}"#, 1),
+    ];
+    assert_eq!(changes(&feed, batch), ["+consumers jack", "+consumers jack/credentials/c"]);
+    let gone = vec![delete("/consumers/jack/credentials/c", 2)];
+    assert_eq!(changes(&feed, gone), ["-consumers jack/credentials/c"]);
+}
+
+#[test]
+fn holders_of_a_key_are_found_without_a_search() {
+    let feed = feed(Unknown::Skip, false);
+    let with = |key: &str| format!(r#"{{"username":"jack","plugins":{{"key-auth":{{"key":"{key}"}}}}}}"#);
+    let holders =
+        |key: &str| -> Vec<String> { feed.model().key_holders("key-auth", key).map(str::to_owned).collect() };
+    let credential = r#"{"plugins":{"key-auth":{"key":"a"}}}"#;
+    changes(&feed, vec![put("/consumers/jack", &with("a"), 1)]);
+    changes(&feed, vec![put("/consumers/eve/credentials/c", credential, 2)]);
+    assert_eq!(holders("a"), ["eve/credentials/c", "jack"]);
+    changes(&feed, vec![put("/consumers/jack", &with("b"), 3)]);
+    assert_eq!((holders("a"), holders("b")), (vec!["eve/credentials/c".into()], vec!["jack".into()]));
+    changes(&feed, vec![delete("/consumers/jack", 4), put("/consumers/eve/credentials/c", "{}", 4)]);
+    assert!(holders("a").is_empty() && holders("b").is_empty());
+    changes(&feed, vec![put("/consumers/jack", &with("$env://KEY"), 5)]);
+    assert!(holders("$env://KEY").is_empty());
+}
+
+#[test]
+fn plugins_that_are_missing_or_not_enabled() {
+    let with = |plugin: &str| format!(r#"{{"uri":"/a","plugins":{{"{plugin}":{{}}}}}}"#);
+    // Enabled but not in this build: loaded, a core answers 503 for it.
+    for unknown in [Unknown::Skip, Unknown::RefuseDisabled] {
+        let feed = feed(unknown, false);
+        assert_eq!(changes(&feed, vec![put("/routes/1", &with("proxy-cache"), 1)]), ["+routes 1"]);
+    }
+    // Outside the operator's list: skipped from etcd, refused from a file.
+    let stranger = put("/routes/1", &with("stranger"), 1);
+    assert_eq!(changes(&feed(Unknown::Skip, false), vec![stranger.clone()]), ["+routes 1"]);
+    assert!(changes(&feed(Unknown::RefuseDisabled, false), vec![stranger]).is_empty());
+}
+
+#[test]
+fn the_plugin_list_counts_where_it_is_followed() {
+    let list = r#"[{"name":"key-auth"},{"name":"mqtt-proxy","stream":true}]"#;
+    assert!(changes(&feed(Unknown::Skip, false), vec![put("/plugins", list, 1)]).is_empty());
+    let feed = feed(Unknown::Skip, true);
+    assert_eq!(changes(&feed, vec![put("/plugins", list, 1)]), [r#"plugins ["key-auth"]"#]);
+    assert!(feed.plugins.enabled("key-auth") && !feed.plugins.enabled("proxy-cache"));
+    // A list that is wrong changes nothing.
+    let wrong = r#"[{"name":"xxx","stream":"yes"}]"#;
+    assert!(changes(&feed, vec![put("/plugins", wrong, 2)]).is_empty());
+    assert!(feed.plugins.enabled("key-auth"));
+}
+
+#[test]
+fn the_plugin_list_is_taken_first() {
+    let feed = feed(Unknown::RefuseDisabled, true);
+    let route = r#"{"uri":"/a","plugins":{"proxy-cache":{}}}"#;
+    assert_eq!(
+        snapshot(
+            &feed,
+            &[
+                ("/global_rules/1", r#"{"plugins":{"proxy-cache":{}}}"#),
+                ("/plugins", "[]"),
+                ("/routes/1", route)
+            ],
+            1
+        ),
+        ["plugins []"]
+    );
+}

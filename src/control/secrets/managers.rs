@@ -1,0 +1,281 @@
+//! What `$secret://` references stand for: which objects have them, what their managers answered, and when they are
+//! asked again (apisix/secret.lua: 300 s after an answer, 60 s after a failure; `apisix.lru.secret` of config.yaml).
+//!
+//! The feed asks here at once and never waits: a reference that nobody knows yet stays as it is. [`Managers::follow`]
+//! asks the managers and names the objects that an answer changes; they are taken in again. An answer that was had is
+//! kept while its manager cannot be reached.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{SECRET, strip, vault};
+use crate::limits;
+
+/// How long an answer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// A secret, ms.
+    pub value_ms: u64,
+    /// A failure, ms.
+    pub failure_ms: u64,
+}
+
+/// All managers and references of this process.
+#[derive(Default)]
+pub struct Managers {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The objects of `/secrets`, by `vault/1`.
+    managers: HashMap<Box<str>, Value>,
+    references: HashMap<Box<str>, Reference>,
+    /// The references of each object, by its key in the store.
+    held: HashMap<Box<str>, Vec<Box<str>>>,
+}
+
+struct Reference {
+    /// Of the last answer that counts; none while the first is awaited.
+    outcome: Option<Result<Value, String>>,
+    /// When it is asked again.
+    due: Instant,
+    /// It comes from a manager that has been written anew: a failure counts.
+    outdated: bool,
+    /// Keys of the objects that have it.
+    holders: BTreeSet<Box<str>>,
+}
+
+impl Managers {
+    /// What is known of a reference.
+    pub fn look_up(&self, reference: &str) -> Option<Result<Value, String>> {
+        self.state().references.get(reference)?.outcome.clone()
+    }
+
+    /// An object has these references, and no others.
+    pub fn hold(&self, key: &str, references: Vec<Box<str>>) {
+        let mut state = self.state();
+        if references.is_empty() && !state.held.contains_key(key) {
+            return;
+        }
+        for gone in state.held.remove(key).unwrap_or_default() {
+            let left = state.references.get_mut(&gone).map(|reference| {
+                reference.holders.remove(key);
+                reference.holders.len()
+            });
+            if left == Some(0) && !references.contains(&gone) {
+                state.references.remove(&gone);
+            }
+        }
+        for reference in &references {
+            let holders =
+                &mut state.references.entry(reference.clone()).or_insert_with(Reference::new).holders;
+            holders.insert(key.into());
+        }
+        if !references.is_empty() {
+            state.held.insert(key.into(), references);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The object of a manager was written, or is gone: what came from it is asked again.
+    pub fn configure(&self, id: &str, conf: Option<Value>) {
+        let mut state = self.state();
+        match conf {
+            Some(conf) => state.managers.insert(id.into(), conf),
+            None => state.managers.remove(id),
+        };
+        for (text, reference) in &mut state.references {
+            if parse(text).is_ok_and(|(manager, _)| manager == id) {
+                (reference.due, reference.outdated) = (Instant::now(), true);
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Asks the managers whatever is due, for as long as the gateway runs. `changed` is told the keys of the
+    /// objects whose references have a new meaning.
+    pub async fn follow(
+        &self,
+        lifetimes: Lifetimes,
+        tls: Arc<ClientConfig>,
+        mut changed: impl FnMut(BTreeSet<Box<str>>),
+    ) {
+        loop {
+            let (due, next) = self.due();
+            if due.is_empty() {
+                let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+                let _ = tokio::time::timeout_at(next, self.wake.notified()).await;
+                continue;
+            }
+            let mut calls = JoinSet::new();
+            for (reference, ask) in due {
+                let tls = tls.clone();
+                calls.spawn(async move {
+                    let answer = match ask {
+                        Ok((conf, key)) => vault::get(&conf, &key, &tls).await,
+                        Err(why) => Err(why),
+                    };
+                    (reference, answer)
+                });
+            }
+            let mut keys = BTreeSet::new();
+            while let Some(answered) = calls.join_next().await {
+                if let Ok((reference, answer)) = answered {
+                    keys.extend(self.settle(&reference, answer, lifetimes));
+                }
+            }
+            if !keys.is_empty() {
+                changed(keys);
+            }
+        }
+    }
+
+    /// What is to be asked now: at most so many at once. Of each, its manager's object and the key there, or why
+    /// nobody can be asked. And when something else will be due.
+    fn due(&self) -> (Vec<(Box<str>, Ask)>, Option<Instant>) {
+        let state = self.state();
+        let now = Instant::now();
+        let due = state.references.iter().filter(|(_, reference)| reference.due <= now);
+        let due = due.take(limits::SECRET_CALLS).map(|(text, _)| (text.clone(), state.ask(text))).collect();
+        (due, state.references.values().map(|reference| reference.due).min())
+    }
+
+    /// Takes an answer in. Gives the objects for which it is news.
+    fn settle(&self, text: &str, answer: Result<Value, String>, lifetimes: Lifetimes) -> BTreeSet<Box<str>> {
+        let mut state = self.state();
+        let Some(reference) = state.references.get_mut(text) else { return BTreeSet::new() };
+        let ms = if answer.is_ok() { lifetimes.value_ms } else { lifetimes.failure_ms };
+        reference.due = Instant::now() + Duration::from_millis(ms.max(1));
+        if let Err(why) = &answer {
+            log::error!("failed to resolve secret reference: {text}, err: {why}");
+        }
+        let had_value = matches!(reference.outcome, Some(Ok(_)));
+        let counts = answer.is_ok() || !had_value || reference.outdated;
+        let is_news = counts && (answer.is_ok() || had_value) && reference.outcome.as_ref() != Some(&answer);
+        if counts {
+            (reference.outcome, reference.outdated) = (Some(answer), false);
+        }
+        if is_news { reference.holders.clone() } else { BTreeSet::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A manager's object and a key there, or why there is none.
+type Ask = Result<(Value, String), String>;
+
+impl State {
+    fn ask(&self, text: &str) -> Ask {
+        let (manager, key) = parse(text)?;
+        let conf = self.managers.get(manager);
+        let conf = conf.ok_or_else(|| format!("no secret conf, secret_uri: {text}"))?;
+        match manager.split('/').next() {
+            Some("vault") => Ok((conf.clone(), key.to_owned())),
+            other => Err(format!("no secret manager: {}", other.unwrap_or_default())),
+        }
+    }
+}
+
+impl Reference {
+    fn new() -> Reference {
+        Reference { outcome: None, due: Instant::now(), outdated: false, holders: BTreeSet::new() }
+    }
+}
+
+/// `vault/1` and the key of `$secret://vault/1/KEY`.
+fn parse(reference: &str) -> Result<(&str, &str), String> {
+    let path = strip(reference, SECRET).unwrap_or_default();
+    let (manager, rest) = path.split_once('/').ok_or("error format: no secret manager")?;
+    let (id, key) = rest.split_once('/').ok_or("error format: no secret conf id")?;
+    if key.is_empty() {
+        return Err("error format: no secret key id".into());
+    }
+    Ok((&path[..manager.len() + 1 + id.len()], key))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const A: &str = "$secret://vault/1/apps/a/key";
+    const LIFETIMES: Lifetimes = Lifetimes { value_ms: 300_000, failure_ms: 60_000 };
+
+    fn keys(keys: BTreeSet<Box<str>>) -> Vec<String> {
+        keys.into_iter().map(String::from).collect()
+    }
+
+    #[test]
+    fn forms() {
+        assert_eq!(parse(A), Ok(("vault/1", "apps/a/key")));
+        for (text, why) in [
+            ("$secret://vault", "error format: no secret manager"),
+            ("$secret://vault/1", "error format: no secret conf id"),
+            ("$secret://vault/1/", "error format: no secret key id"),
+        ] {
+            assert_eq!(parse(text), Err(why.into()));
+        }
+    }
+
+    #[test]
+    fn an_answer_reaches_all_objects_that_have_the_reference() {
+        let managers = Managers::default();
+        managers.hold("/routes/1", vec![A.into()]);
+        managers.hold("/consumers/jack", vec![A.into()]);
+        assert_eq!(managers.look_up(A), None);
+        assert_eq!(keys(managers.settle(A, Ok(json!("x")), LIFETIMES)), ["/consumers/jack", "/routes/1"]);
+        assert_eq!(managers.look_up(A), Some(Ok(json!("x"))));
+        assert!(managers.settle(A, Ok(json!("x")), LIFETIMES).is_empty(), "no news");
+        managers.hold("/routes/1", vec![]);
+        assert_eq!(keys(managers.settle(A, Ok(json!("y")), LIFETIMES)), ["/consumers/jack"]);
+        managers.hold("/consumers/jack", vec![]);
+        assert_eq!(managers.look_up(A), None, "nobody has it any more");
+    }
+
+    #[test]
+    fn a_manager_that_is_down_costs_nothing_that_was_known() {
+        let managers = Managers::default();
+        managers.hold("/routes/1", vec![A.into()]);
+        assert!(managers.settle(A, Err("down".into()), LIFETIMES).is_empty(), "nothing was known");
+        assert_eq!(managers.look_up(A), Some(Err("down".into())));
+        managers.settle(A, Ok(json!("x")), LIFETIMES);
+        assert!(managers.settle(A, Err("down".into()), LIFETIMES).is_empty());
+        assert_eq!(managers.look_up(A), Some(Ok(json!("x"))));
+        // Unless the operator has pointed it elsewhere: what the old place said is worth nothing then.
+        managers.configure("vault/1", None);
+        assert_eq!(keys(managers.settle(A, Err("no".into()), LIFETIMES)), ["/routes/1"]);
+        assert_eq!(managers.look_up(A), Some(Err("no".into())));
+    }
+
+    #[test]
+    fn what_is_due() {
+        let managers = Managers::default();
+        managers.hold("/routes/1", vec![A.into(), "$secret://aws/1/a".into()]);
+        let asks = || {
+            let mut asks: Vec<_> =
+                managers.due().0.into_iter().map(|(_, ask)| ask.map(|ask| ask.1)).collect();
+            asks.sort();
+            asks
+        };
+        assert!(asks().iter().all(|ask| ask.as_ref().is_err_and(|why| why.starts_with("no secret conf"))));
+        managers.configure("vault/1", Some(json!({"uri": "http://a"})));
+        managers.configure("aws/1", Some(json!({})));
+        assert_eq!(asks(), [Ok("apps/a/key".to_owned()), Err("no secret manager: aws".to_owned())]);
+        managers.settle(A, Ok(json!("x")), LIFETIMES);
+        assert_eq!(asks().len(), 1, "not before its time");
+        managers.configure("vault/1", Some(json!({"uri": "http://b"})));
+        assert_eq!(asks().len(), 2, "a manager that is written anew is asked at once");
+    }
+}
