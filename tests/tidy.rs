@@ -270,18 +270,77 @@ fn links_between_pages_lead_somewhere() {
     none(found, "a link in a page leads to a file");
 }
 
+/// Does a line of `text` name this option: in full, or shortened behind its section or a neighbour of it?
+fn line_of<'a>(text: &'a str, path: &str) -> Option<&'a str> {
+    let path = path.replace("[]", "");
+    let (section, last) = path.rsplit_once('.').unwrap_or(("", &path));
+    text.lines().find(|line| {
+        let has = |word: &str| line.contains(&format!("`{word}`"));
+        let neighbour = line.contains(&format!("`{section}."));
+        has(&path) || (neighbour && has(&format!(".{last}"))) || (has(section) && has(last))
+    })
+}
+
+/// What takes effect, what does not yet and what never will are three parts of the page, and each option stands in
+/// the one that the code says.
 #[test]
-fn the_reference_has_each_option() {
+fn the_reference_has_each_option_where_it_belongs() {
     let page = read("docs/reference/config.md");
+    let (here, rest) = page.split_once("These belong to parts that").unwrap();
+    let (later, inert) = rest.split_once("## Accepted, without a meaning here").unwrap();
     let options = read("src/config/options.rs");
-    let paths = options.split("known(\"").skip(1).filter_map(|rest| rest.split('"').next());
-    let missing = paths.filter(|path| {
-        // an option stands there in full, or shortened in the row of its section: `a.b`, `.c`
-        let last = path.trim_end_matches("[]").rsplit('.').next().unwrap();
-        let forms = [path.to_string(), path.replace("[]", ""), format!(".{last}"), last.to_string()];
-        let section = format!("`{}.", path.replace("[]", ""));
-        !forms.iter().any(|form| page.contains(&format!("`{form}`"))) && !page.contains(&section)
+    let known: Vec<(&str, &str)> = options
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("known(\"")?.split_once("\", "))
+        .map(|(path, rest)| (path, rest.split(", ").nth(1).unwrap().split(')').next().unwrap()))
+        .collect();
+    assert!(known.len() > 100, "src/config/options.rs has one `known(…)` a line");
+    let is_section = |path: &str| {
+        let inner = |other: &str| other.strip_prefix(path).is_some_and(|rest| rest.starts_with(['.', '[']));
+        known.iter().any(|(other, _)| inner(other))
+    };
+    let mut found = Vec::new();
+    for (path, used) in known.iter().filter(|(path, used)| *used != "Here" || !is_section(path)) {
+        let part = match *used {
+            "Here" => here,
+            "Later" => later,
+            _ => inert,
+        };
+        if line_of(part, path).is_none() {
+            found.push(format!("{path} ({used})"));
+        }
+    }
+    none(found, "docs/reference/config.md has each option of src/config/options.rs in its part");
+}
+
+/// Paths and values of a YAML file in block style; lists and maps on one line are left out.
+fn scalars(yaml: &str) -> Vec<(String, String)> {
+    let mut parents: Vec<(usize, String)> = Vec::new();
+    let mut found = Vec::new();
+    let mut text_below = usize::MAX;
+    for line in yaml.lines().filter(|line| !line.trim_start().starts_with(['#', '-'])) {
+        let depth = line.len() - line.trim_start().len();
+        let Some((key, value)) = line.split_once(':').filter(|_| depth <= text_below) else { continue };
+        text_below = if value.trim().starts_with('>') { depth } else { usize::MAX };
+        parents.retain(|(other, _)| *other < depth);
+        parents.push((depth, key.trim().to_string()));
+        let value = value.trim().trim_matches('"');
+        if !value.is_empty() && !value.starts_with(['[', '{', '>']) {
+            let path: Vec<&str> = parents.iter().map(|(_, key)| &**key).collect();
+            found.push((path.join("."), value.to_string()));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_reference_tells_the_defaults() {
+    let page = read("docs/reference/config.md");
+    let defaults = scalars(&read("src/config/defaults.yaml"));
+    assert!(defaults.len() > 50, "src/config/defaults.yaml is in block style");
+    let wrong = defaults.iter().filter(|(path, value)| {
+        line_of(&page, path).is_none_or(|line| !line.contains(&format!("`{value}`")))
     });
-    let rule = "docs/reference/config.md has each option of src/config/options.rs";
-    none(missing.map(str::to_owned).collect(), rule);
+    let wrong = wrong.map(|(path, value)| format!("{path}: {value}"));
+    none(wrong.collect(), "docs/reference/config.md has each default of src/config/defaults.yaml");
 }

@@ -10,7 +10,7 @@
 //! }
 //! ```
 //!
-//! A consumer, or one of its credentials, brings name and password:
+//! A consumer, or one of its credentials, brings `username` and `password`; the password is stored encrypted:
 //!
 //! ```json
 //! { "username": "jack", "plugins": { "basic-auth": { "username": "foo", "password": "bar" } } }

@@ -16,6 +16,10 @@
 //! }
 //! ```
 //!
+//! `allow_origins` is a list with commas. An origin that is in it gets the `Access-Control-Allow-*` headers, others get
+//! none. `timing_allow_origins` and `timing_allow_origins_by_regex` do the same for `Timing-Allow-Origin`. `max_age` is how
+//! long browsers may keep the answer, in seconds.
+//!
 //! `**` in place of `*` allows everything together with credentials. `allow_origins_by_regex` replaces
 //! `allow_origins`; `allow_origins_by_metadata` names lists in the plugin's metadata:
 //! `{"allow_origins": {"partners": "https://a.com,https://b.com"}}`.

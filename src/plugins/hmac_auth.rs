@@ -15,7 +15,8 @@
 //! }
 //! ```
 //!
-//! A consumer, or one of its credentials, brings the key:
+//! A consumer, or one of its credentials, brings the key: `key_id`, by which the client names it, and `secret_key`,
+//! which is stored encrypted.
 //!
 //! ```json
 //! { "username": "jack", "plugins": { "hmac-auth": { "key_id": "jack-key", "secret_key": "a secret" } } }

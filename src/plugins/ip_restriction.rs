@@ -12,6 +12,9 @@
 //! }
 //! ```
 //!
+//! `whitelist` lets in those addresses and networks alone, `blacklist` all but those; a configuration has one of the two.
+//! The others get `response_code` with `message`.
+//!
 //! Phases: access. The address is `$remote_addr`, after `real_ip_*` of config.yaml.
 //!
 //! Known differences: none.

@@ -18,6 +18,10 @@
 //! }
 //! ```
 //!
+//! `uri` is a new path, with `$variables`. Without it `regex_uri` is a list of patterns for the path, each followed by what
+//! the first that matches is replaced by (`$1` is a group). `headers` are added, set and removed in this order; values
+//! may have `$variables`, and `$1` of `regex_uri`. The older form of `headers`, names with values, sets them.
+//!
 //! Phase: rewrite (apisix/plugins/proxy-rewrite.lua). Whatever is configured, the upstream gets the path
 //! encoded anew from its normalized form, unless `use_real_request_uri_unsafe` is set.
 //!

@@ -22,6 +22,10 @@
 //! }
 //! ```
 //!
+//! One of three says where to: `http_to_https` the same address by HTTPS, `regex_uri` a pattern for the path and what takes
+//! its place (a path that does not match goes its way), `uri` an address. They are answered with `ret_code`.
+//! `append_query_string` puts the client's arguments behind, `encode_uri` percent-encodes the path.
+//!
 //! Phase: rewrite (apisix/plugins/redirect.lua). `uri` may have `$variables` and `${variables}`; a `\$` stays as it
 //! is. `http_to_https` answers GET and HEAD with 301, others with 308; the port is `plugin_attr.redirect.https_port`,
 //! else one of those of `apisix.ssl.listen`, and is left out where it is 443.

@@ -32,6 +32,13 @@
 //! }
 //! ```
 //!
+//! `count` requests may pass in `time_window` seconds; both may be text with variables. `key` is the name of a variable, with
+//! `key_type: var_combination` text with variables, with `constant` the same for all; the client's address stands in for
+//! a key that is empty. A `fixed` window begins with its first request, a `sliding` one moves with the clock. Answers
+//! tell `X-RateLimit-Limit`, `-Remaining` and `-Reset` (`show_limit_quota_header`); the plugin's metadata renames them.
+//! Refused requests get `rejected_code`, with `rejected_msg` in JSON. `allow_degradation` lets requests pass when the limiter
+//! itself fails. `group` shares one limit between routes, whose configurations must be the same then.
+//!
 //! Phases: access. The counters are the node's: exact over all its cores. A configuration has counters of its
 //! own while it stays as it is where it is; a `group` shares them between routes. With `policy` `redis`,
 //! `redis-cluster` or `redis-sentinel` they are those of all who use that Redis, at one round trip a request and

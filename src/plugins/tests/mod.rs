@@ -1,5 +1,7 @@
 //! What holds for every plugin.
 
+mod options;
+
 use serde_json::Value;
 
 use super::{ALL, registry};
@@ -44,7 +46,8 @@ fn the_examples_of_every_page_are_accepted() {
     }
 }
 
-/// `docs/plugins/NAME.md` is the `//!` text of the plugin, so that it is written once. After a change:
+/// `docs/plugins/NAME.md` is the `//!` text of the plugin and the table of its schema, so that both are written once. After
+/// a change:
 /// `RINGWAY_WRITE_DOCS=1 cargo test --lib plugins::tests::docs`.
 #[test]
 fn docs_are_the_pages_of_the_sources() {
@@ -53,7 +56,8 @@ fn docs_are_the_pages_of_the_sources() {
     let mut stale = Vec::new();
     for spec in ALL {
         let file = format!("{folder}/{}.md", spec.name);
-        let doc = format!("# {}\n\n{}\n", spec.name, page(spec.name));
+        let page = page(spec.name);
+        let doc = format!("# {}\n\n{page}\n{}", spec.name, options::sections(spec, &page));
         if std::fs::read_to_string(&file).is_ok_and(|now| now == doc) {
             continue;
         }
