@@ -5,6 +5,28 @@ use std::task::Waker;
 
 use super::*;
 
+#[test]
+fn a_stream_that_nobody_reads_keeps_only_a_bounded_queue() {
+    on_both(|| async {
+        let (a, b) = pair().await;
+        let watch = Rc::new(b);
+        let watched = watch.clone();
+        spawn(async move { std::future::poll_fn(|cx| watched.poll_closed(cx)).await });
+        for _ in 0..200 {
+            a.send(vec![7; 1000]);
+        }
+        a.flush().await.unwrap();
+        sleep(30).await;
+        // 64 buffers of 1 KiB, of which this stream may take RECV_QUEUE (and what the kernel did in the same breath).
+        let (c, d) = pair().await;
+        c.send(&b"others still receive"[..]);
+        assert_eq!(recv_exactly(&d, 20).await.len(), 20);
+        assert_eq!(recv_exactly(&watch, 200_000).await, vec![7; 200_000]);
+        drop(a);
+        std::future::poll_fn(|cx| watch.poll_closed(cx)).await;
+    });
+}
+
 /// More wake-ups from another thread than can be noted one by one: then every task is polled once.
 #[test]
 fn a_flood_of_wakes_from_another_thread_loses_none() {
