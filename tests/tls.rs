@@ -270,6 +270,15 @@ fn clients_show_who_they_are() {
         assert_eq!(status("https://a.x.test/", None, &[]), "000", "the handshake fails");
         assert_eq!(status("https://a.x.test/", Some("other"), &[]), "000");
         assert_eq!(status("https://open.x.test/", None, &[]), "200");
+        // what it showed is told to the upstream
+        gateway.put(
+            "/global_rules/1",
+            &json!({"plugins": {"response-rewrite": {"headers": {"set": {"X-Who": "$ssl_client_verify $ssl_client_s_dn"}}}}}),
+        );
+        let (cert, key) = (pki.path("client.pem"), pki.path("client.key"));
+        let told = ["--cacert", &authority, "--cert", &cert, "--key", &key, "-D", "-"];
+        let head = body(&curl(&gateway, "https://a.x.test/", &told));
+        assert!(head.contains("x-who: SUCCESS CN=client\r\n"), "{head}");
         // judged by the path
         assert_eq!(status("https://skip.x.test/open/x", None, &[]), "200");
         assert_eq!(status("https://skip.x.test/open/x", Some("other"), &[]), "200");

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::{ClientVerify, Exchange, Source};
+use crate::transport::x509;
 use crate::wire::http::write::http_date;
 use crate::wire::uri;
 
@@ -127,7 +128,12 @@ impl Exchange {
                 ClientVerify::Success => b"SUCCESS",
                 ClientVerify::Failed => b"FAILED",
             },
-            _ => return None,
+            name => {
+                let der = tls.client_certificate.as_deref()?;
+                let unix_s = crate::telemetry::clock::unix_s().cast_signed();
+                let value = x509::variable(der, name.strip_prefix("ssl_client_")?, unix_s)?;
+                return Some(Cow::Owned(value.into_bytes()));
+            }
         }))
     }
 

@@ -11,6 +11,7 @@ pub mod site;
 pub mod stream;
 pub mod tls;
 pub mod trust;
+pub mod x509;
 
 pub use connect::{Secure, Target, connect};
 pub use site::{Site, Sites};
