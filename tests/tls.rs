@@ -307,6 +307,12 @@ fn a_session_goes_on_only_under_its_policy() {
             assert!(first.contains("New, ") && first.contains("200 OK"), "{first}");
             let again = s_client(&gateway, &[&name[..], &["-sess_in", &session]].concat(), GET);
             assert!(again.contains("Reused, ") && again.contains("200 OK"), "{tickets} {again}");
+            let counted = format!(
+                "apisix_tls_handshakes_total{{version=\"TLSv{}\",resumed=\"yes\"}} 1",
+                &version[4..].replace('_', ".")
+            );
+            let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+            assert!(metrics.contains(&counted), "{counted} {metrics}");
             // another name has another policy
             gateway.put("/ssls/2", &pki.ssl("own", &["b.x.test"]));
             let other = ["-servername", "b.x.test", version, "-sess_in", &session];

@@ -14,7 +14,7 @@ use crate::exchange::{ClientVerify, Facts, TlsFacts};
 use crate::gate::Core;
 use crate::mail::{Cores, ToCore};
 use crate::reactor::{self, Accepted, Listener, SendError, TcpStream};
-use crate::transport::{Sites, Stream, TlsStream};
+use crate::transport::{Agreed, Sites, Stream, TlsStream};
 
 /// A listening socket on its way to its core.
 pub struct Listening {
@@ -218,7 +218,9 @@ async fn handshake(
         }
         found.cloned()
     };
-    let (stream, site) = TlsStream::accept(tcp, choose, deadline_ms).await?;
+    let accepted = TlsStream::accept(tcp, choose, deadline_ms).await;
+    count(shard, &accepted);
+    let (stream, site) = accepted?;
     let shown = stream.peer_certificates();
     let client = match &site.client_auth {
         Some(auth) if !shown.is_empty() => match auth.believes(&shown) {
@@ -232,6 +234,18 @@ async fn handshake(
     facts.scheme = "https";
     facts.tls = Some(Box::new(TlsFacts { sni, agreed: stream.agreed(), client, client_certificate }));
     Ok(stream)
+}
+
+fn count<S>(shard: &Shard, accepted: &io::Result<(TlsStream, S)>) {
+    let metrics = shard.core.host.metrics.borrow();
+    let tallies = metrics.tallies();
+    match accepted {
+        Ok((stream, _)) => {
+            let Agreed { version, resumed, .. } = stream.agreed();
+            tallies.tls_handshakes[2 * usize::from(version == "TLSv1.3") + usize::from(resumed)].add(1);
+        }
+        Err(_) => tallies.tls_failures.add(1),
+    }
 }
 
 #[cfg(test)]

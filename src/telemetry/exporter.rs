@@ -114,9 +114,23 @@ impl Exporter {
             &[],
             [([], metrics.sum(|t| &t.dropped_messages))],
         );
+        self.tls(text);
         self.http2(text);
         let lines = node.dropped_lines.iter().map(|(log, lines)| ([*log], *lines));
         text.counter("dropped_log_lines_total", "Log lines that found the queue full", &["log"], lines);
+    }
+
+    /// What TLS handshakes with clients have come to.
+    fn tls(&self, text: &mut Text<'_>) {
+        let metrics = &self.metrics;
+        let kinds = [("TLSv1.2", "no"), ("TLSv1.2", "yes"), ("TLSv1.3", "no"), ("TLSv1.3", "yes")];
+        let done = kinds
+            .iter()
+            .enumerate()
+            .map(|(at, (version, resumed))| ([*version, *resumed], metrics.sum(|t| &t.tls_handshakes[at])));
+        text.counter("tls_handshakes_total", "TLS handshakes with clients", &["version", "resumed"], done);
+        let failed = metrics.sum(|t| &t.tls_failures);
+        text.counter("tls_handshake_failures_total", "TLS handshakes that failed", &[], [([], failed)]);
     }
 
     /// What HTTP/2 connections of clients have seen.

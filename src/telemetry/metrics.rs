@@ -101,6 +101,10 @@ pub struct Tallies {
     pub requests: Tally,
     /// Exchanges that ended by a panic.
     pub panics: Tally,
+    /// TLS handshakes with clients to the end: 1.2 full, 1.2 resumed, 1.3 full, 1.3 resumed.
+    pub tls_handshakes: [Tally; 4],
+    /// TLS handshakes that failed: no certificate for the name, a client's certificate that is not believed, and so on.
+    pub tls_failures: Tally,
     /// HTTP/2 connections of clients.
     pub h2_connections: Tally,
     /// Streams on them.
