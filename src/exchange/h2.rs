@@ -1,16 +1,16 @@
 //! What an exchange knows of HTTP/2: the body of a message on a stream, and the way to answer on one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell, RefMut};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Buf;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::{BodyError, Side};
+use super::{Body, BodyError, Side};
 use crate::limits;
 use crate::reactor::{self, Chunk, Sleep};
 use crate::wire::Name;
@@ -44,7 +44,7 @@ impl Responder {
     }
 
     /// The stream itself.
-    pub fn stream(&self) -> std::cell::RefMut<'_, SendResponse<Data>> {
+    pub fn stream(&self) -> RefMut<'_, SendResponse<Data>> {
         self.0.borrow_mut()
     }
 
@@ -190,6 +190,108 @@ impl H2Body {
         let timer = self.timer.get_or_insert_with(|| reactor::sleep_until(reactor::now_ms() + timeout_ms));
         ready!(Pin::new(timer).poll(cx));
         Poll::Ready(Err(BodyError::Timeout))
+    }
+}
+
+/// A request's body while it is sent on a stream of an upstream. It ends with the exchange, which takes the body back:
+/// an HTTP/1.1 connection goes on behind it.
+pub struct Upload {
+    body: RefCell<Body>,
+    state: Cell<UploadState>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UploadState {
+    Runs,
+    Finished,
+    Failed(BodyError),
+    Stopped,
+}
+
+impl Upload {
+    /// Of this body.
+    pub fn new(body: Body) -> Self {
+        Upload { body: RefCell::new(body), state: Cell::new(UploadState::Runs), waker: RefCell::default() }
+    }
+
+    /// The body, for one look or one poll.
+    pub fn body(&self) -> RefMut<'_, Body> {
+        self.body.borrow_mut()
+    }
+
+    /// Asked by its task at each poll.
+    pub fn is_stopped(&self, cx: &Context<'_>) -> bool {
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        self.state.get() == UploadState::Stopped
+    }
+
+    /// The body was sent to its end.
+    pub fn finish(&self) {
+        self.state.set(UploadState::Finished);
+    }
+
+    /// The client's body broke off.
+    pub fn fail(&self, error: BodyError) {
+        self.state.set(UploadState::Failed(error));
+    }
+
+    /// Why it broke off, if it did.
+    pub fn failure(&self) -> Option<BodyError> {
+        match self.state.get() {
+            UploadState::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn stop(&self) -> Body {
+        if self.state.get() == UploadState::Runs {
+            self.state.set(UploadState::Stopped);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        self.body.take()
+    }
+}
+
+/// A request on a stream of an upstream, until the exchange ends.
+pub struct Call {
+    /// Its body, where that did not go with the head.
+    pub upload: Option<Rc<Upload>>,
+    /// Its stream counts on its connection.
+    pub open: Open,
+}
+
+/// Counts a stream of a connection from its beginning to its end, however it ends.
+pub struct Open(Rc<Cell<u32>>);
+
+impl Open {
+    /// One more.
+    pub fn new(streams: &Rc<Cell<u32>>) -> Self {
+        streams.set(streams.get() + 1);
+        Open(streams.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Call {
+    /// Nothing more is sent. What is left of the body is given back.
+    pub fn end(mut self) -> Option<Body> {
+        self.upload.take().map(|upload| upload.stop())
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            drop(upload.stop());
+        }
     }
 }
 

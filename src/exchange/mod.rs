@@ -253,6 +253,8 @@ pub struct Exchange {
     pub proxied: bool,
     /// The upstream connection while the answer is read from it.
     pub lease: Option<Lease>,
+    /// The request on a stream of an upstream's HTTP/2 connection, in place of a lease.
+    pub call: Option<h2::Call>,
     /// Both messages will have ended where they said: the connection may be kept.
     pub keep_upstream: bool,
     /// The client's connection cannot be used again, whatever its request said.
@@ -297,6 +299,7 @@ impl Exchange {
             trace: None,
             proxied: false,
             lease: None,
+            call: None,
             keep_upstream: false,
             close_client: false,
             plan: None,
@@ -335,6 +338,7 @@ impl Exchange {
             trace: _,
             proxied: _,
             lease: _,
+            call: _,
             keep_upstream: _,
             close_client: _,
             plan: _,
@@ -373,6 +377,7 @@ impl Exchange {
         self.trace = None;
         self.proxied = false;
         self.lease = None;
+        self.call = None;
         self.keep_upstream = false;
         self.close_client = false;
         self.plan = None;

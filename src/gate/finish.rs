@@ -1,6 +1,7 @@
 //! After the answer: the upstream connection, the log phase, the access log.
 
 use super::{Access, Core, passive, taking_part};
+use crate::exchange::h2::Call;
 use crate::exchange::{Body, Exchange, Vars};
 use crate::live::{LiveUpstream, Plan};
 use crate::plugin::Phase;
@@ -40,17 +41,28 @@ fn write_access_line(access: &mut Access, ex: &Exchange) {
 
 /// Gives the upstream connection back if both messages ended where they said, else closes it.
 fn release_upstream(ex: &mut Exchange) {
-    let Some(lease) = ex.lease.take() else { return };
+    let (lease, call) = (ex.lease.take(), ex.call.take());
+    if lease.is_none() && call.is_none() {
+        return;
+    }
+    if let Some(body) = call.and_then(Call::end) {
+        ex.req.body = body;
+    }
     let now_ms = reactor::now_ms();
     let (mut latency_ms, mut node) = (0, 0);
     if let Some(attempt) = ex.upstream.current() {
         attempt.response_ms = Some((now_ms - attempt.began_ms) as u32);
-        if let Body::H1(body) = &ex.resp.body {
-            attempt.bytes += body.bytes;
+        match &ex.resp.body {
+            Body::H1(body) => attempt.bytes += body.bytes,
+            Body::H2(body) => attempt.bytes += body.bytes,
+            Body::Empty | Body::Buffered(_) => {}
         }
         (latency_ms, node) = ((now_ms - attempt.began_ms) as u32, attempt.node);
     }
-    if ex.keep_upstream && ex.resp.body.ended_clean() {
+    if let Some(lease) = lease
+        && ex.keep_upstream
+        && ex.resp.body.ended_clean()
+    {
         lease.keep(now_ms);
     }
     ex.resp.body = Body::Empty;

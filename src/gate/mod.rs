@@ -1,6 +1,7 @@
 //! The road of an exchange, phase by phase. [`handle`] is the first page to read.
 
 pub mod finish;
+pub mod grpc;
 pub mod handle;
 pub mod head;
 pub mod mtls;
@@ -13,7 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::conn::{Gate, Settings, h2};
+use crate::conn::h2::{self, link::Links};
+use crate::conn::{Gate, Settings};
 use crate::exchange::{Body, BodyPiece, Client, Exchange, Facts, Reply};
 use crate::expr::{IpNets, Template};
 use crate::limits;
@@ -28,6 +30,8 @@ use crate::telemetry::format::LogFormat;
 pub struct Core {
     /// The configuration as this core runs it.
     pub live: RefCell<Live>,
+    /// Connections to upstreams that speak HTTP/2.
+    pub links: Links,
     /// What plugins share.
     pub host: Rc<Host>,
     /// config.yaml.
@@ -83,6 +87,7 @@ impl Core {
             add_headers.map(|h| (h.name.as_bytes().into(), Template::compile(&h.value), h.always)).collect();
         Core {
             live: RefCell::new(live),
+            links: Links::default(),
             host,
             settings: settings(&config),
             server_header: config.server_name().as_bytes(),
@@ -179,6 +184,7 @@ impl Gate for Core {
         ex.plan = None;
         ex.global = None;
         ex.lease = None;
+        ex.call = None;
         let mut spare = self.spare.borrow_mut();
         if spare.len() < limits::SPARE_EXCHANGES {
             spare.push(ex);

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 
-use super::{Core, handle, passive, prepare};
+use super::{Core, grpc, handle, passive, prepare};
 use crate::conn::h1::client::{self, NoAnswer, SendBody};
 use crate::exchange::{Body, BodyError, Exchange, Reply, Source, UpstreamChoice};
 use crate::limits;
@@ -26,20 +26,20 @@ use crate::wire::http::{Host, Method};
 
 /// Timeouts of one exchange towards its upstream, ms.
 #[derive(Clone, Copy)]
-struct Times {
-    connect_ms: u32,
-    send_ms: u32,
-    read_ms: u32,
+pub(super) struct Times {
+    pub connect_ms: u32,
+    pub send_ms: u32,
+    pub read_ms: u32,
 }
 
 /// What is kept of a request's body so that it can be sent again.
 #[derive(Default)]
-struct Held {
-    bytes: Vec<u8>,
+pub(super) struct Held {
+    pub bytes: Vec<u8>,
     /// All that was taken from the client so far is in `bytes`.
-    whole: bool,
+    pub whole: bool,
     /// The body has ended.
-    ended: bool,
+    pub ended: bool,
 }
 
 /// Sends the exchange upstream. `Ok`: `ex.resp` is the upstream's answer, or the client has left.
@@ -64,7 +64,12 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
     loop {
         ex.upstream.begin(picked.addr, picked.node, reactor::now_ms());
         upstream.started(picked.node);
-        let tried_once = attempt(core, ex, &upstream, &picked, times, &mut held, plan.websocket, fresh).await;
+        let tried_once = match upstream.conf.scheme {
+            Scheme::Grpc | Scheme::Grpcs => {
+                Box::pin(grpc::attempt(core, ex, &upstream, &picked, times, &mut held, fresh)).await
+            }
+            _ => attempt(core, ex, &upstream, &picked, times, &mut held, plan.websocket, fresh).await,
+        };
         let failed = match tried_once {
             Ok(()) => return Ok(()),
             Err(Missed::ClientGone) => {
@@ -121,8 +126,10 @@ fn destination(core: &Core, ex: &Exchange, plan: &Plan) -> Result<Rc<LiveUpstrea
         Reply::page(status)
     })?;
     match upstream.conf.scheme {
-        Scheme::Http | Scheme::Https if upstream.conf.discovery.is_none() => Ok(upstream),
-        // kafka, gRPC and service discovery are not served yet: such a route never opens
+        Scheme::Http | Scheme::Https | Scheme::Grpc | Scheme::Grpcs if upstream.conf.discovery.is_none() => {
+            Ok(upstream)
+        }
+        // kafka and service discovery are not served yet: such a route never opens
         _ => Err(Reply::page(503)),
     }
 }
@@ -183,7 +190,7 @@ fn set_host(ex: &mut Exchange, upstream: &LiveUpstream, node: usize) {
 }
 
 /// Why a try brought no answer.
-enum Missed {
+pub(super) enum Missed {
     Try(Try),
     /// The client's body broke off: the client's fault.
     Body(BodyError),
@@ -231,34 +238,46 @@ async fn attempt(
     }
     match answered {
         Ok(keep) => {
-            let now_ms = reactor::now_ms();
-            if let Some(attempt) = ex.upstream.current() {
-                attempt.status = ex.resp.head.status;
-                attempt.header_ms = Some((now_ms - attempt.began_ms) as u32);
-            }
             ex.keep_upstream = keep;
             ex.lease = Some(lease);
-            let status = ex.resp.head.status;
-            match core.config.http.proxy.next_upstream.statuses.contains(&status) {
-                true => Err(Missed::Try(Try { failure: Failure::Status(status), ..state })),
-                false => Ok(()),
-            }
+            answered_with(core, ex, state)
         }
         Err(Unsent::Body(error)) => Err(Missed::Body(error)),
-        Err(Unsent::Upstream(NoAnswer::ClientGone)) => Err(Missed::ClientGone),
-        Err(Unsent::Upstream(NoAnswer::Timeout)) => {
+        Err(Unsent::Upstream(error)) => Err(no_answer(error, picked, state)),
+    }
+}
+
+/// The head of an answer is there: it counts unless its status leads to the next node.
+pub(super) fn answered_with(core: &Core, ex: &mut Exchange, state: Try) -> Result<(), Missed> {
+    let now_ms = reactor::now_ms();
+    let status = ex.resp.head.status;
+    if let Some(attempt) = ex.upstream.current() {
+        attempt.status = status;
+        attempt.header_ms = Some((now_ms - attempt.began_ms) as u32);
+    }
+    match core.config.http.proxy.next_upstream.statuses.contains(&status) {
+        true => Err(Missed::Try(Try { failure: Failure::Status(status), ..state })),
+        false => Ok(()),
+    }
+}
+
+/// No answer came, for this reason.
+pub(super) fn no_answer(error: NoAnswer, picked: &Picked, state: Try) -> Missed {
+    match error {
+        NoAnswer::ClientGone => Missed::ClientGone,
+        NoAnswer::Timeout => {
             log::error!("upstream timed out while reading response header from upstream {}", picked.addr);
-            Err(Missed::Try(Try { failure: Failure::Timeout, ..state }))
+            Missed::Try(Try { failure: Failure::Timeout, ..state })
         }
-        Err(Unsent::Upstream(NoAnswer::Invalid(reason))) => {
+        NoAnswer::Invalid(reason) => {
             log::error!("{reason}, upstream {}", picked.addr);
-            Err(Missed::Try(Try { failure: Failure::InvalidHead, ..state }))
+            Missed::Try(Try { failure: Failure::InvalidHead, ..state })
         }
-        Err(Unsent::Upstream(NoAnswer::Broken(error))) => {
+        NoAnswer::Broken(error) => {
             if !state.reused {
                 log::error!("upstream prematurely closed connection: {error}, upstream {}", picked.addr);
             }
-            Err(Missed::Try(state))
+            Missed::Try(state)
         }
     }
 }
@@ -287,7 +306,7 @@ async fn connection(
 }
 
 /// The name that TLS towards the upstream asks for: the Host header's, if `proxy_ssl_server_name` is on.
-fn server_name(core: &Core, ex: &Exchange) -> Option<ServerName<'static>> {
+pub(super) fn server_name(core: &Core, ex: &Exchange) -> Option<ServerName<'static>> {
     if !core.config.http.proxy_ssl_server_name {
         return None;
     }
@@ -436,7 +455,7 @@ impl From<io::Error> for NoAnswer {
     }
 }
 
-fn failure_of(error: &io::Error) -> Failure {
+pub(super) fn failure_of(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::TimedOut { Failure::Timeout } else { Failure::Error }
 }
 
@@ -449,6 +468,7 @@ fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> 
 /// Another answer takes the place of the one that came, if one came; its connection is closed, as nginx does.
 fn forget_answer(ex: &mut Exchange) {
     ex.lease = None;
+    ex.call = None;
     ex.keep_upstream = false;
     ex.resp.body = Body::Empty;
     ex.resp.head.clear();

@@ -455,7 +455,8 @@ impl Live {
             let text = |name: &str| ssl.value.get(name).and_then(Value::as_str);
             identity = text("cert").zip(text("key"));
         }
-        let client = self.tools.tls.get(verify, identity, &[]);
+        let alpn: &[&[u8]] = if conf.scheme == Scheme::Grpcs { &[b"h2"] } else { &[] };
+        let client = self.tools.tls.get(verify, identity, alpn);
         client.map(Some).map_err(|error| Unusable { status: 503, reason: error.to_string() })
     }
 

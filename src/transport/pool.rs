@@ -21,10 +21,18 @@ use crate::transport::{Stream, Target, TlsClient, connect};
 /// asked for and the client (trust, identity, protocols). Connections that began with a PROXY header speak
 /// for one client and are never put in.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
+pub struct Key {
     address: SocketAddr,
     /// Identified by address: each [`TlsClient`] is made once a core and held here.
     tls: Option<(*const TlsClient, Option<ServerName<'static>>)>,
+}
+
+impl Key {
+    /// Of this target.
+    pub fn of(target: &Target) -> Key {
+        let tls = target.tls.as_ref().map(|tls| (Rc::as_ptr(&tls.client), tls.name.clone()));
+        Key { address: target.address, tls }
+    }
 }
 
 /// A connection and how much it was used.
@@ -111,8 +119,7 @@ impl Pools {
 
     /// The pool for `target`: the same one for the same target while somebody holds it.
     pub fn get(&self, target: &Target) -> Rc<Pool> {
-        let tls = target.tls.as_ref().map(|tls| (Rc::as_ptr(&tls.client), tls.name.clone()));
-        let key = Key { address: target.address, tls };
+        let key = Key::of(target);
         let mut pools = self.pools.borrow_mut();
         if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
             return pool;

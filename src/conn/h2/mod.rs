@@ -1,11 +1,17 @@
-//! HTTP/2: the server role towards clients (RFC 9113). The `h2` crate speaks the protocol; here are its way to our
-//! streams ([`duplex`]), the life of a connection ([`server`]) and the road of one stream ([`stream`]).
+//! HTTP/2 (RFC 9113): the server role towards clients, the client role towards upstreams. The `h2` crate speaks the
+//! protocol; here are its way to our streams ([`duplex`]), the life of a connection ([`server`], [`link`]), the road of
+//! one stream ([`stream`], [`call`]) and what passes over it ([`answer`], [`upload`]).
 
 pub mod answer;
+pub mod call;
 pub mod duplex;
+pub mod fields;
+pub mod link;
+pub mod pipe;
 pub mod preface;
 pub mod server;
 pub mod stream;
+pub mod upload;
 
 pub use server::serve;
 

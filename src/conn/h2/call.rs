@@ -1,0 +1,150 @@
+//! The client role: a request on a stream of an upstream's connection, and the head of its answer.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, SendStream};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Uri};
+
+use super::fields::Fields;
+use super::upload;
+use crate::conn::h1::client::NoAnswer;
+use crate::exchange::h2::{Call, Data, H2Body, Open, Upload};
+use crate::exchange::{Body, BodyError, Exchange, Side, Source};
+use crate::reactor::{self, Chunk};
+use crate::wire::Name;
+
+/// What a request's body is when its head is sent.
+pub struct Begun<'a> {
+    /// Its first bytes.
+    pub bytes: &'a [u8],
+    /// They are all of it.
+    pub ended: bool,
+}
+
+/// A request that is not answered yet.
+pub struct Asked {
+    response: ResponseFuture,
+    /// Where the body has ended nothing more is sent, but the stream is reset by dropping it.
+    _stream: Option<SendStream<Data>>,
+    upload: Option<Rc<Upload>>,
+    open: Open,
+}
+
+/// Why there is no answer.
+pub enum Missed {
+    /// The upstream's fault. `unseen`: it says that it has not looked at the request, which may be sent again.
+    Upstream(NoAnswer, bool),
+    /// The client's body broke off.
+    Body(BodyError),
+}
+
+/// Sends the head, what there is of the body, and goes on with the rest while the answer is awaited.
+pub async fn ask(
+    (sender, open): (SendRequest<Data>, Open),
+    ex: &mut Exchange,
+    tls: bool,
+    begun: Begun<'_>,
+    send_ms: u32,
+) -> Result<Asked, Missed> {
+    let head =
+        head(ex, tls).ok_or(Missed::Upstream(NoAnswer::Invalid("no valid :authority or :path"), true))?;
+    let mut sender = sender.ready().await.map_err(missed)?;
+    let trailers = ex.req.body.trailers().is_some_and(|fields| !fields.is_empty());
+    let bare = begun.ended && begun.bytes.is_empty() && !trailers;
+    let (response, mut stream) = sender.send_request(head, bare).map_err(missed)?;
+    if bare {
+        return Ok(Asked { response, _stream: Some(stream), upload: None, open });
+    }
+    if !begun.bytes.is_empty() {
+        let data = Data(Chunk::from_vec(begun.bytes.to_vec()));
+        stream.send_data(data, begun.ended && !trailers).map_err(missed)?;
+    }
+    if begun.ended {
+        if trailers {
+            upload::end(&mut stream, &ex.req.body);
+        }
+        return Ok(Asked { response, _stream: Some(stream), upload: None, open });
+    }
+    let running = Rc::new(Upload::new(std::mem::take(&mut ex.req.body)));
+    upload::begin(&running, stream, send_ms);
+    Ok(Asked { response, _stream: None, upload: Some(running), open })
+}
+
+/// Waits for the head of the answer and makes it `ex.resp`. Interim answers are left out.
+pub async fn answer(asked: Asked, ex: &mut Exchange, read_ms: u32) -> Result<(), Missed> {
+    let Asked { mut response, _stream, upload, open } = asked;
+    // from now on the exchange ends the upload, whatever comes
+    ex.call = Some(Call { upload: upload.clone(), open });
+    let mut timer = reactor::sleep_until(reactor::now_ms() + u64::from(read_ms));
+    let answered = std::future::poll_fn(|cx| {
+        if let Poll::Ready(answered) = Pin::new(&mut response).poll(cx) {
+            return Poll::Ready(answered.map_err(missed));
+        }
+        if ex.client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Missed::Upstream(NoAnswer::ClientGone, false)));
+        }
+        Pin::new(&mut timer).poll(cx).map(|()| Err(Missed::Upstream(NoAnswer::Timeout, false)))
+    })
+    .await;
+    let response = match answered {
+        Ok(response) => response,
+        Err(missed) => {
+            let failure = upload.as_ref().and_then(|upload| upload.failure());
+            return Err(failure.map_or(missed, Missed::Body));
+        }
+    };
+    let (parts, body) = response.into_parts();
+    let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    ex.resp.head.assemble(parts.status.as_u16(), fields);
+    ex.resp.source = Source::Upstream;
+    ex.resp.answered = true;
+    if !body.is_end_stream() {
+        let length = ex.resp.head.headers.get(Name::ContentLength);
+        let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        ex.resp.body = Body::H2(Box::new(H2Body::new(body, length, Side::Upstream, read_ms)));
+    }
+    Ok(())
+}
+
+/// The head as it goes upstream: what the `grpc_set_header` lines of APISIX's template make of it, then the client's own
+/// fields (ngx_tpl.lua). `None`: HTTP/2 cannot carry its host or path.
+fn head(ex: &Exchange, tls: bool) -> Option<Request<()>> {
+    let head = &ex.req.head;
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
+    parts.authority = Some(Authority::try_from(host).ok()?);
+    let path = ex.out.uri.as_deref().unwrap_or(head.path());
+    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+    let mut fields = Fields::default();
+    fields.add(b"content-type", b"application/grpc");
+    fields.add(b"te", b"trailers");
+    for (name, value, id) in head.headers.iter() {
+        match id {
+            Name::Host | Name::ContentType | Name::Te | Name::Expect => {}
+            Name::Connection | Name::KeepAlive | Name::ProxyConnection => {}
+            Name::TransferEncoding | Name::Upgrade | Name::Http2Settings => {}
+            // a plugin may have changed the body: the frames tell its length
+            Name::ContentLength => {}
+            _ => fields.add(name, value),
+        }
+    }
+    let mut request = Request::new(());
+    *request.method_mut() =
+        Method::from_bytes(ex.out.method.as_deref().unwrap_or(head.method_text())).ok()?;
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
+    *request.headers_mut() = fields.map();
+    Some(request)
+}
+
+/// What went wrong, and whether the upstream has seen the request (RFC 9113 section 8.7).
+fn missed(error: h2::Error) -> Missed {
+    let unseen = error.reason() == Some(Reason::REFUSED_STREAM)
+        || (error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR));
+    Missed::Upstream(NoAnswer::Broken(io::Error::other(error)), unseen)
+}
