@@ -72,4 +72,7 @@ fn tell(loaded: &Loaded) {
             Level::Warn | Level::Error => eprintln!("[warn] {note}"),
         }
     }
+    for key in &loaded.empty_keys {
+        eprintln!("[warn] the admin key {:?} is empty: the start makes one, and keeps it", key.name);
+    }
 }

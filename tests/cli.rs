@@ -29,7 +29,30 @@ fn test_accepts_and_changes_nothing() {
     let out = ringway(&["test", "-c", &path]);
     assert_eq!(out.status.code(), Some(0));
     assert_eq!(String::from_utf8(out.stdout).unwrap(), "configuration test is successful\n");
+    assert!(String::from_utf8(out.stderr).unwrap().contains("the admin key \"admin\" is empty"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+/// t/cli/test_standalone.sh
+#[test]
+fn variables_of_apisix_yaml_must_be_there() {
+    let conf = std::env::temp_dir().join(format!("ringway-cli-{}-objects", std::process::id()));
+    std::fs::create_dir_all(&conf).unwrap();
+    let text = "deployment: {role: data_plane, role_data_plane: {config_provider: yaml}}\n";
+    std::fs::write(conf.join("config.yaml"), text).unwrap();
+    let path = conf.join("config.yaml");
+    let test = |objects: &str| {
+        std::fs::write(conf.join("apisix.yaml"), objects).unwrap();
+        let out = ringway(&["test", "-c", &path.to_string_lossy()]);
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, said) = test("routes:\n- uri: /${{RINGWAY_TEST_IS_NOWHERE}}\n#END\n");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("can't find environment variable RINGWAY_TEST_IS_NOWHERE"), "{said}");
+    let (code, said) = test("routes:\n- uri: [\n#END\n");
+    assert!(code == Some(1) && said.contains("invalid apisix.yaml file"), "{said}");
+    assert_eq!(test("routes:\n- uri: /${{RINGWAY_TEST_IS_NOWHERE:=a}}\n#END\n").0, Some(0));
+    std::fs::remove_dir_all(conf).unwrap();
 }
 
 #[test]
@@ -93,6 +116,14 @@ fn a_gateway_in_the_background() {
     assert_ne!(first, second);
     assert!(home.ringway("reload").status.success());
     assert_eq!(home.pid(), Some(second), "a reload keeps the process");
+    // A configuration that cannot be started harms neither the gateway that runs nor the way to stop it.
+    let file = home.0.join("conf/config.yaml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, good + "discovery: [\n").unwrap();
+    for verb in ["test", "reload", "restart"] {
+        assert_eq!(home.ringway(verb).status.code(), Some(1), "{verb}");
+    }
+    assert_eq!(home.pid(), Some(second));
     assert!(home.ringway("stop").status.success());
     assert_eq!(home.pid(), None);
     let nobody = home.ringway("quit");
