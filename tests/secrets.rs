@@ -41,6 +41,7 @@ fn a_consumers_key_comes_from_vault() {
         let upstream = Upstream::mirror();
         let gateway = Setup::new(driver, Source::Embedded)
             .variable("VAULT_TOKEN", "root")
+            .workers(1) // the next request may not meet a core that has not heard yet
             .apisix("lru: {secret: {ttl: 0.3, neg_ttl: 0.3}}\n")
             .start();
         let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
