@@ -41,6 +41,8 @@ struct State {
     references: HashMap<Box<str>, Reference>,
     /// The references of each object, by its key in the store.
     held: HashMap<Box<str>, Vec<Box<str>>>,
+    /// Counts what was written of managers.
+    writes: u64,
 }
 
 struct Reference {
@@ -50,6 +52,8 @@ struct Reference {
     due: Instant,
     /// It comes from a manager that has been written anew: a failure counts.
     outdated: bool,
+    /// Which write of its manager that was: an answer to a question from before it is worth nothing.
+    written: u64,
     /// Keys of the objects that have it.
     holders: BTreeSet<Box<str>>,
 }
@@ -93,9 +97,11 @@ impl Managers {
             Some(conf) => state.managers.insert(id.into(), conf),
             None => state.managers.remove(id),
         };
+        state.writes += 1;
+        let writes = state.writes;
         for (text, reference) in &mut state.references {
             if parse(text).is_ok_and(|(manager, _)| manager == id) {
-                (reference.due, reference.outdated) = (Instant::now(), true);
+                (reference.due, reference.outdated, reference.written) = (Instant::now(), true, writes);
             }
         }
         self.wake.notify_one();
@@ -110,7 +116,7 @@ impl Managers {
         mut changed: impl FnMut(BTreeSet<Box<str>>),
     ) {
         loop {
-            let (due, next) = self.due();
+            let (due, next, asked) = self.due();
             if due.is_empty() {
                 let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
                 let _ = tokio::time::timeout_at(next, self.wake.notified()).await;
@@ -130,7 +136,7 @@ impl Managers {
             let mut keys = BTreeSet::new();
             while let Some(answered) = calls.join_next().await {
                 if let Ok((reference, answer)) = answered {
-                    keys.extend(self.settle(&reference, answer, lifetimes));
+                    keys.extend(self.settle(&reference, answer, asked, lifetimes));
                 }
             }
             if !keys.is_empty() {
@@ -140,19 +146,27 @@ impl Managers {
     }
 
     /// What is to be asked now: at most so many at once. Of each, its manager's object and the key there, or why
-    /// nobody can be asked. And when something else will be due.
-    fn due(&self) -> (Vec<(Box<str>, Ask)>, Option<Instant>) {
+    /// nobody can be asked. And when something else will be due, and how often managers have been written.
+    fn due(&self) -> (Vec<(Box<str>, Ask)>, Option<Instant>, u64) {
         let state = self.state();
         let now = Instant::now();
         let due = state.references.iter().filter(|(_, reference)| reference.due <= now);
         let due = due.take(limits::SECRET_CALLS).map(|(text, _)| (text.clone(), state.ask(text))).collect();
-        (due, state.references.values().map(|reference| reference.due).min())
+        (due, state.references.values().map(|reference| reference.due).min(), state.writes)
     }
 
-    /// Takes an answer in. Gives the objects for which it is news.
-    fn settle(&self, text: &str, answer: Result<Value, String>, lifetimes: Lifetimes) -> BTreeSet<Box<str>> {
+    /// Takes in the answer to a question from when managers had been written `asked` times. Gives the objects for
+    /// which it is news.
+    fn settle(
+        &self,
+        text: &str,
+        answer: Result<Value, String>,
+        asked: u64,
+        lifetimes: Lifetimes,
+    ) -> BTreeSet<Box<str>> {
         let mut state = self.state();
-        let Some(reference) = state.references.get_mut(text) else { return BTreeSet::new() };
+        let reference = state.references.get_mut(text).filter(|reference| reference.written <= asked);
+        let Some(reference) = reference else { return BTreeSet::new() };
         let ms = if answer.is_ok() { lifetimes.value_ms } else { lifetimes.failure_ms };
         reference.due = Instant::now() + Duration::from_millis(ms.max(1));
         if let Err(why) = &answer {
@@ -189,7 +203,13 @@ impl State {
 
 impl Reference {
     fn new() -> Reference {
-        Reference { outcome: None, due: Instant::now(), outdated: false, holders: BTreeSet::new() }
+        Reference {
+            outcome: None,
+            due: Instant::now(),
+            outdated: false,
+            written: 0,
+            holders: BTreeSet::new(),
+        }
     }
 }
 
@@ -235,11 +255,11 @@ mod tests {
         managers.hold("/routes/1", vec![A.into()]);
         managers.hold("/consumers/jack", vec![A.into()]);
         assert_eq!(managers.look_up(A), None);
-        assert_eq!(keys(managers.settle(A, Ok(json!("x")), LIFETIMES)), ["/consumers/jack", "/routes/1"]);
+        assert_eq!(keys(managers.settle(A, Ok(json!("x")), 0, LIFETIMES)), ["/consumers/jack", "/routes/1"]);
         assert_eq!(managers.look_up(A), Some(Ok(json!("x"))));
-        assert!(managers.settle(A, Ok(json!("x")), LIFETIMES).is_empty(), "no news");
+        assert!(managers.settle(A, Ok(json!("x")), 0, LIFETIMES).is_empty(), "no news");
         managers.hold("/routes/1", vec![]);
-        assert_eq!(keys(managers.settle(A, Ok(json!("y")), LIFETIMES)), ["/consumers/jack"]);
+        assert_eq!(keys(managers.settle(A, Ok(json!("y")), 0, LIFETIMES)), ["/consumers/jack"]);
         managers.hold("/consumers/jack", vec![]);
         assert_eq!(managers.look_up(A), None, "nobody has it any more");
     }
@@ -248,14 +268,15 @@ mod tests {
     fn a_manager_that_is_down_costs_nothing_that_was_known() {
         let managers = Managers::default();
         managers.hold("/routes/1", vec![A.into()]);
-        assert!(managers.settle(A, Err("down".into()), LIFETIMES).is_empty(), "nothing was known");
+        assert!(managers.settle(A, Err("down".into()), 0, LIFETIMES).is_empty(), "nothing was known");
         assert_eq!(managers.look_up(A), Some(Err("down".into())));
-        managers.settle(A, Ok(json!("x")), LIFETIMES);
-        assert!(managers.settle(A, Err("down".into()), LIFETIMES).is_empty());
+        managers.settle(A, Ok(json!("x")), 0, LIFETIMES);
+        assert!(managers.settle(A, Err("down".into()), 0, LIFETIMES).is_empty());
         assert_eq!(managers.look_up(A), Some(Ok(json!("x"))));
         // Unless the operator has pointed it elsewhere: what the old place said is worth nothing then.
         managers.configure("vault/1", None);
-        assert_eq!(keys(managers.settle(A, Err("no".into()), LIFETIMES)), ["/routes/1"]);
+        assert!(managers.settle(A, Ok(json!("late")), 0, LIFETIMES).is_empty(), "it was asked before");
+        assert_eq!(keys(managers.settle(A, Err("no".into()), 1, LIFETIMES)), ["/routes/1"]);
         assert_eq!(managers.look_up(A), Some(Err("no".into())));
     }
 
@@ -273,7 +294,7 @@ mod tests {
         managers.configure("vault/1", Some(json!({"uri": "http://a"})));
         managers.configure("aws/1", Some(json!({})));
         assert_eq!(asks(), [Ok("apps/a/key".to_owned()), Err("no secret manager: aws".to_owned())]);
-        managers.settle(A, Ok(json!("x")), LIFETIMES);
+        managers.settle(A, Ok(json!("x")), 2, LIFETIMES);
         assert_eq!(asks().len(), 1, "not before its time");
         managers.configure("vault/1", Some(json!({"uri": "http://b"})));
         assert_eq!(asks().len(), 2, "a manager that is written anew is asked at once");
