@@ -125,7 +125,8 @@ fn announced_length(ex: &Exchange, no_body: bool, filtered: bool) -> Option<Smal
 fn head(ex: &mut Exchange, length: Option<&[u8]>) -> Response<()> {
     let mut values = Fields::default();
     let headers = &ex.resp.head.headers;
-    if !headers.has(Name::Date) {
+    // as over HTTP/1.1: an upstream's answer has the upstream's date, or none
+    if ex.resp.source == Source::Gateway && !headers.has(Name::Date) {
         values.add(b"date", &crate::telemetry::clock::date());
     }
     if let Some(value) = headers.get(Name::ContentType) {
