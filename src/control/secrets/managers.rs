@@ -147,7 +147,7 @@ impl Managers {
 
     /// What is to be asked now: at most so many at once. Of each, its manager's object and the key there, or why
     /// nobody can be asked. And when something else will be due, and how often managers have been written.
-    fn due(&self) -> (Vec<(Box<str>, Ask)>, Option<Instant>, u64) {
+    fn due(&self) -> (Vec<Due>, Option<Instant>, u64) {
         let state = self.state();
         let now = Instant::now();
         let due = state.references.iter().filter(|(_, reference)| reference.due <= now);
@@ -188,6 +188,9 @@ impl Managers {
 
 /// A manager's object and a key there, or why there is none.
 type Ask = Result<(Value, String), String>;
+
+/// A reference whose manager is to be asked.
+type Due = (Box<str>, Ask);
 
 impl State {
     fn ask(&self, text: &str) -> Ask {
