@@ -37,7 +37,7 @@ impl Patient<'_> {
     #[track_caller]
     fn ask(&mut self, target: &str, fields: &str) -> Response {
         self.requests += 1;
-        if self.requests % 1000 == 0 {
+        if self.requests.is_multiple_of(1000) {
             self.client = self.gateway.connect();
         }
         self.client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).response()
