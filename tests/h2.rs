@@ -1,0 +1,552 @@
+//! HTTP/2 as clients see it (RFC 9113): real clients, what a server can break, and floods.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::*;
+use h2::client::SendRequest;
+use http::{HeaderMap, Request as Head, Response as Answer, StatusCode};
+
+/// Where `tests/run` puts Python's packages.
+const PYTHON: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python/bin/python");
+
+/// Runs `work` with a client of its own, another implementation of nothing: the h2 crate as a client.
+fn with_client<T>(port: u16, work: impl AsyncFnOnce(SendRequest<Bytes>) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (client, connection) = h2::client::handshake(tcp).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        tokio::time::timeout(PATIENCE, work(client)).await.expect("an end within patience")
+    })
+}
+
+fn request(method: &str, path: &str) -> http::request::Builder {
+    Head::builder().method(method).uri(format!("http://gate.test{path}"))
+}
+
+/// Sends a request whose body is in pieces, and reads the answer to its end.
+async fn ask(
+    client: &SendRequest<Bytes>,
+    head: Head<()>,
+    pieces: &[&[u8]],
+    trailers: Option<HeaderMap>,
+) -> Result<(Answer<()>, Vec<u8>, Option<HeaderMap>), h2::Error> {
+    let mut client = client.clone().ready().await?;
+    let (answer, mut stream) = client.send_request(head, pieces.is_empty() && trailers.is_none())?;
+    for (n, piece) in pieces.iter().enumerate() {
+        let last = n + 1 == pieces.len() && trailers.is_none();
+        stream.send_data(Bytes::copy_from_slice(piece), last)?;
+    }
+    if let Some(trailers) = trailers {
+        stream.send_trailers(trailers)?;
+    }
+    let (head, mut body) = answer.await?.into_parts();
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece?;
+        body.flow_control().release_capacity(piece.len())?;
+        bytes.extend_from_slice(&piece);
+    }
+    let trailers = body.trailers().await?;
+    Ok((Answer::from_parts(head, ()), bytes, trailers))
+}
+
+#[test]
+fn curl_by_prior_knowledge() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let url = format!("http://127.0.0.1:{}/p?q=1", gateway.port());
+        let body = "z".repeat(300_000);
+        let send = |more: &[&str]| {
+            let out = Command::new("curl")
+                .args([
+                    "-sS",
+                    "--http2-prior-knowledge",
+                    "-m",
+                    "10",
+                    "-w",
+                    "\n%{http_version} %{http_code}",
+                    &url,
+                ])
+                .args(more)
+                .output()
+                .unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let got = send(&["-H", "Cookie: a=1"]);
+        assert!(got.starts_with("GET /p?q=1 HTTP/1.1\r\n") && got.ends_with("\n2 200"), "{got}");
+        let file = gateway.path("body");
+        std::fs::write(&file, &body).unwrap();
+        let data = format!("@{}", file.display());
+        send(&["--data-binary", &data, "-H", "Expect: 100-continue"]);
+        assert_eq!(upstream.last().body, body.as_bytes());
+        assert_eq!(upstream.last().header("content-length"), Some("300000"));
+        let head = send(&["-I"]);
+        assert!(head.starts_with("HTTP/2 200") && head.ends_with("2 200"), "{head}");
+        // beside it HTTP/1.1 is what it was
+        assert_eq!(gateway.get("/").status, 200);
+    });
+}
+
+#[test]
+fn nghttp_and_h2load() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let gateway = Gateway::to(driver, upstream.port);
+        let url = format!("http://127.0.0.1:{}/", gateway.port());
+        let out = Command::new("nghttp").args(["-v", "-m", "20", &url]).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(text.matches(":status: 200").count(), 20, "{text}");
+        let out = Command::new("h2load").args(["-n", "1500", "-c", "3", "-m", "50", &url]).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(text.contains("1500 succeeded, 0 failed"), "{text}");
+        let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+        assert!(metrics.contains("http2_connections_total 4\n"), "{metrics}");
+        assert!(metrics.contains("http2_streams_total 1520\n"), "{metrics}");
+        assert!(upstream.connections() < 200, "upstream connections are kept");
+    });
+}
+
+#[test]
+fn a_request_becomes_one_of_http_1() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        with_client(gateway.port(), async |client| {
+            let head = request("PUT", "/a/b?c=d")
+                .header("cookie", "a=1")
+                .header("x-order", "1")
+                .header("cookie", "b=2")
+                .header("te", "trailers")
+                .body(())
+                .unwrap();
+            let (answer, _, _) = ask(&client, head, &[b"hel", b"lo"], None).await.unwrap();
+            assert_eq!((answer.status(), answer.version()), (StatusCode::OK, http::Version::HTTP_2));
+            assert!(answer.headers().get("connection").is_none());
+            assert!(answer.headers().get("transfer-encoding").is_none());
+        });
+        let seen = upstream.last();
+        assert_eq!((seen.method.as_str(), seen.target.as_str()), ("PUT", "/a/b?c=d"));
+        assert_eq!(seen.header("host"), Some("gate.test"));
+        assert_eq!(seen.all("cookie"), ["a=1; b=2"]);
+        assert_eq!(seen.header("te"), None);
+        assert_eq!(seen.body, b"hello");
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    on_both_drivers(|driver| {
+        let chunked =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 9\r\n\r\n";
+        let upstream = Upstream::start(move |conn| {
+            while let Some(request) = conn.request() {
+                conn.remember(&request);
+                if conn.send(chunked).is_err() {
+                    return;
+                }
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        with_client(gateway.port(), async |client| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-up", "1".parse().unwrap());
+            let head = request("POST", "/").body(()).unwrap();
+            let (_, body, trailers) = ask(&client, head, &[b"x"], Some(trailers)).await.unwrap();
+            assert_eq!(body, b"abc");
+            assert_eq!(trailers.unwrap().get("x-sum").unwrap(), "9");
+        });
+        assert_eq!(upstream.last().body, b"x");
+    });
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_never_whole() {
+    on_both_drivers(|driver| {
+        let short = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc";
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            let _ = conn.send(short);
+            conn.close();
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        with_client(gateway.port(), async |client| {
+            let head = request("GET", "/").body(()).unwrap();
+            let error = ask(&client, head, &[], None).await.unwrap_err();
+            assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR));
+        });
+    });
+}
+
+#[test]
+fn a_slow_reader_slows_the_upstream_and_costs_little_memory() {
+    on_both_drivers(|driver| {
+        const BYTES: usize = 64 << 20;
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            let _ = conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"));
+            let piece = vec![b'x'; 64 << 10];
+            for _ in 0..BYTES / piece.len() {
+                if conn.send(&piece).is_err() {
+                    return;
+                }
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let before = gateway.peak_kib();
+        with_client(gateway.port(), async |client| {
+            let mut client = client.ready().await.unwrap();
+            let (answer, _) = client.send_request(request("GET", "/").body(()).unwrap(), true).unwrap();
+            let mut body = answer.await.unwrap().into_body();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let mut bytes = 0;
+            while let Some(piece) = body.data().await {
+                let piece = piece.unwrap();
+                bytes += piece.len();
+                body.flow_control().release_capacity(piece.len()).unwrap();
+            }
+            assert_eq!(bytes, BYTES);
+        });
+        let grown = gateway.peak_kib() - before;
+        assert!(grown < 8 << 10, "{grown} KiB for one answer of 64 MiB");
+    });
+}
+
+#[test]
+fn a_client_that_resets_its_stream_is_logged_and_its_upstream_released() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let Some(request) = conn.request() else { return };
+            conn.drain(); // until the gateway closes
+            conn.remember(&request);
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        with_client(gateway.port(), async |client| {
+            let mut client = client.ready().await.unwrap();
+            let (answer, mut stream) =
+                client.send_request(request("GET", "/gone").body(()).unwrap(), false).unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stream.send_reset(h2::Reason::CANCEL);
+            assert!(answer.await.is_err());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        });
+        gateway.read_until("logs/access.log", " 499 ");
+        upstream.wait_for(1);
+    });
+}
+
+#[test]
+fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while conn.request().is_some() {
+                thread::sleep(Duration::from_millis(400));
+                if conn.send(ok("late")).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut gateway = Gateway::to(driver, upstream.port);
+        let port = gateway.port();
+        let asked = thread::spawn(move || {
+            with_client(port, async |client| {
+                let head = request("GET", "/").body(()).unwrap();
+                ask(&client, head, &[], None).await.map(|(answer, body, _)| (answer.status(), body))
+            })
+        });
+        thread::sleep(Duration::from_millis(150));
+        gateway.signal("QUIT");
+        let (status, body) = asked.join().unwrap().unwrap();
+        assert_eq!((status, &body[..]), (StatusCode::OK, &b"late"[..]));
+        assert!(gateway.wait(Duration::from_secs(8)).success());
+    });
+}
+
+/// A frame (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// `GET http://a/`, as indexed fields and one literal.
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+
+/// A connection whose frames are in the test's hands.
+struct Raw(TcpStream);
+
+impl Raw {
+    fn connect(port: u16) -> Raw {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let mut raw = Raw(stream);
+        raw.send(&[PREFACE, &frame(4, 0, 0, &[])].concat());
+        raw
+    }
+
+    /// A peer that has closed may refuse it.
+    fn send(&mut self, bytes: &[u8]) {
+        let _ = self.0.write_all(bytes);
+    }
+
+    /// Kind, stream and payload of the next frame; `None` at the end.
+    fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        self.0.read_exact(&mut payload).ok()?;
+        Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+    }
+
+    /// The error code of the GOAWAY that ends the connection.
+    #[track_caller]
+    fn goaway(&mut self) -> u32 {
+        loop {
+            let (kind, _, payload) = self.next().expect("GOAWAY before the end");
+            if kind == GOAWAY && payload[..4] != [0x7f, 0xff, 0xff, 0xff] {
+                return u32::from_be_bytes(payload[4..8].try_into().unwrap());
+            }
+        }
+    }
+
+    /// The error code of the RST_STREAM of a stream.
+    #[track_caller]
+    fn reset_of(&mut self, stream: u32) -> u32 {
+        loop {
+            let (kind, of, payload) = self.next().expect("RST_STREAM before the end");
+            assert!(kind != GOAWAY, "the connection ends: {payload:?}");
+            if kind == RST_STREAM && of == stream {
+                return u32::from_be_bytes(payload[..4].try_into().unwrap());
+            }
+        }
+    }
+
+    /// The next head of an answer is there.
+    #[track_caller]
+    fn answered(&mut self, stream: u32) {
+        while self.next().is_some_and(|(kind, of, _)| kind != HEADERS || of != stream) {}
+    }
+}
+
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+#[test]
+fn floods_end_their_connection_and_are_counted() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let floods: [(&str, Vec<u8>); 5] = [
+            ("PING", frame(6, 0, 0, &[0; 8]).repeat(1500)),
+            ("SETTINGS", frame(4, 0, 0, &[]).repeat(1500)),
+            ("PRIORITY", frame(2, 0, 1, &[0, 0, 0, 0, 1]).repeat(1500)),
+            ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1]).repeat(1500)),
+            ("unknown", frame(0xbb, 0, 0, &[]).repeat(1500)),
+        ];
+        for (n, (name, bytes)) in floods.iter().enumerate() {
+            let mut raw = Raw::connect(gateway.port());
+            raw.send(bytes);
+            assert_eq!(raw.goaway(), ENHANCE_YOUR_CALM, "{name}");
+            gateway.read_until("logs/error.log", &format!("a flood of {name}"));
+            let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+            assert!(metrics.contains(&format!("http2_floods_total {}\n", n + 1)), "{name}: {metrics}");
+        }
+        assert_eq!(gateway.get("/").status, 200, "others are served");
+    });
+}
+
+#[test]
+fn header_floods_end_their_connection() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        // a block that never ends (CVE-2024-27316)
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&frame(HEADERS, 0, 1, GET));
+        let piece = [&[0x00, 0x01, b'x', 0x7f, 0x81, 0x06][..], &[b'y'; 256]].concat();
+        raw.send(&frame(9, 0, 1, &piece).repeat(2000));
+        assert_eq!(raw.goaway(), ENHANCE_YOUR_CALM);
+        // a bomb: one large field in the dynamic table, named again and again
+        let mut raw = Raw::connect(gateway.port());
+        let big = [&[0x40, 0x01, b'b', 0x7f, 0xe1, 0x1d][..], &[b'z'; 3936]].concat();
+        let block = [GET, &big, &[0xbe; 12_000]].concat();
+        raw.send(&frame(HEADERS, 5, 1, &block));
+        assert_eq!(raw.goaway(), ENHANCE_YOUR_CALM);
+        assert!(gateway.peak_kib() < 200 << 10, "{} KiB", gateway.peak_kib());
+        assert_eq!(gateway.get("/").status, 200);
+    });
+}
+
+#[test]
+fn rapid_resets_end_their_connection() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            conn.drain();
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        // many at once (CVE-2023-44487)
+        let mut raw = Raw::connect(gateway.port());
+        let mut bytes = Vec::new();
+        for n in 0..500 {
+            bytes.extend(frame(HEADERS, 5, 2 * n + 1, GET));
+            bytes.extend(frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]));
+        }
+        raw.send(&bytes);
+        assert_eq!(raw.goaway(), ENHANCE_YOUR_CALM);
+        // one after the other, each when the last was seen
+        let mut raw = Raw::connect(gateway.port());
+        let began = Instant::now();
+        for n in 0..400 {
+            raw.send(&frame(HEADERS, 5, 2 * n + 1, GET));
+            thread::sleep(Duration::from_micros(500));
+            raw.send(&frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]));
+            thread::sleep(Duration::from_micros(500));
+        }
+        assert_eq!(raw.goaway(), ENHANCE_YOUR_CALM, "after {:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn what_is_malformed_harms_its_stream_alone() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let field = |name: &str, value: &str| {
+            let mut bytes = GET.to_vec();
+            bytes.extend([0x00, name.len() as u8]);
+            bytes.extend(name.as_bytes());
+            bytes.push(value.len() as u8);
+            bytes.extend(value.as_bytes());
+            bytes
+        };
+        let malformed = [
+            field("connection", "close"),
+            field("transfer-encoding", "chunked"),
+            field("keep-alive", "1"),
+            field("upgrade", "h2c"),
+            field("te", "gzip"),
+            field("Upper", "x"),
+            field(":late", "x"),
+            vec![0x82, 0x86, 0x41, 0x01, b'a'],
+            vec![0x82, 0x84, 0x41, 0x01, b'a'],
+            vec![0x86, 0x84, 0x41, 0x01, b'a'],
+            vec![0x82, 0x82, 0x86, 0x84, 0x41, 0x01, b'a'],
+        ];
+        let mut raw = Raw::connect(gateway.port());
+        let mut stream = 1;
+        for block in malformed {
+            raw.send(&frame(HEADERS, 5, stream, &block));
+            assert_eq!(raw.reset_of(stream), PROTOCOL_ERROR, "{block:?}");
+            stream += 2;
+        }
+        // a body that is not as long as it was said to be
+        raw.send(&frame(HEADERS, 4, stream, &field("content-length", "5")));
+        raw.send(&frame(0, 1, stream, b"abc"));
+        assert_eq!(raw.reset_of(stream), PROTOCOL_ERROR);
+        raw.send(&frame(HEADERS, 5, stream + 2, GET));
+        raw.answered(stream + 2);
+        assert!(upstream.requests().iter().all(|request| request.body.is_empty()));
+    });
+}
+
+#[test]
+fn idle_connections_and_open_header_blocks_end_in_time() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http("keepalive_timeout: 1s\nclient_header_timeout: 1s\nkeepalive_requests: 3")
+            .start();
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&frame(HEADERS, 5, 1, GET));
+        raw.answered(1);
+        assert_eq!(raw.goaway(), 0, "idle");
+        let mut raw = Raw::connect(gateway.port());
+        assert_eq!(raw.goaway(), 0, "no request at all");
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&frame(HEADERS, 1, 1, GET));
+        assert_eq!(raw.goaway(), 0, "a block that does not end");
+        with_client(gateway.port(), async |client| {
+            for n in 1.. {
+                let asked = ask(&client, request("GET", "/").body(()).unwrap(), &[], None).await;
+                if asked.is_err() {
+                    assert!(n > 3, "keepalive_requests are served, {n}");
+                    break;
+                }
+                assert!(n < 50, "it ends");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    });
+}
+
+#[test]
+fn http_2_can_be_turned_off() {
+    let upstream = Upstream::mirror();
+    let source = Source::Yaml(everything_to(upstream.port));
+    let gateway = Setup::new("auto", source).apisix("enable_http2: false").start();
+    let mut client = gateway.connect();
+    assert_eq!(client.send(PREFACE).response().status, 400);
+}
+
+/// Frames that were damaged in a way that a seed gives: the gateway may refuse them, and lives.
+#[test]
+fn damaged_frames_harm_no_other_connection() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        for seed in 0..150 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut bytes = [PREFACE, &frame(4, 0, 0, &[])].concat();
+            for n in 0..20 {
+                let payload: Vec<u8> = match rng.u8(..4) {
+                    0 => GET.to_vec(),
+                    _ => (0..rng.usize(..40)).map(|_| rng.u8(..)).collect(),
+                };
+                let stream = [0, 2 * n + 1, rng.u32(..9)][rng.usize(..3)];
+                bytes.extend(frame(rng.u8(..11), rng.u8(..), stream, &payload));
+            }
+            for _ in 0..rng.usize(..3) {
+                let at = rng.usize(PREFACE.len()..bytes.len());
+                bytes[at] ^= 1 << rng.u8(..8);
+            }
+            bytes.truncate(rng.usize(PREFACE.len()..=bytes.len()));
+            let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
+            let _ = stream.write_all(&bytes);
+        }
+        assert_eq!(gateway.get("/").status, 200);
+        let panics = gateway.logs().matches("panic").count();
+        assert_eq!(panics, 0);
+    });
+}
+
+#[test]
+fn grpc_calls_of_all_kinds() {
+    on_both_drivers(|driver| {
+        let server = free_port();
+        let objects = format!(
+            "routes:\n- id: 1\n  uri: /test.Calls/*\n  \
+             upstream: {{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{server}\": 1}}}}"
+        );
+        let gateway = Gateway::with_yaml(driver, &objects);
+        let done = Command::new(PYTHON)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/grpc_calls.py"))
+            .args([gateway.port().to_string(), server.to_string()])
+            .output()
+            .expect("grpcio is installed (tests/run does it)");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    });
+}
