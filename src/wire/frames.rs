@@ -18,6 +18,8 @@ pub struct FrameWatch {
     earned_ms: u64,
     /// Bytes sent to the peer that have not earned a frame yet.
     sent: usize,
+    /// Bytes that we owe for its pings and settings: they earn nothing.
+    owed: usize,
     /// A header block began then and has not ended.
     block_since_ms: Option<u64>,
 }
@@ -35,7 +37,10 @@ impl Flood {
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -52,6 +57,7 @@ impl FrameWatch {
             allowance: limits::H2_ALLOWANCE,
             earned_ms: now_ms,
             sent: 0,
+            owed: 0,
             block_since_ms: None,
         }
     }
@@ -63,7 +69,9 @@ impl FrameWatch {
 
     /// We have sent so much: the peer may answer it with window updates and pings.
     pub fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
+        let replies = bytes.min(self.owed);
+        self.owed -= replies;
+        self.sent += bytes - replies;
         self.earn(self.sent / limits::H2_BYTES_PER_FRAME);
         self.sent %= limits::H2_BYTES_PER_FRAME;
     }
@@ -118,6 +126,11 @@ impl FrameWatch {
                 if kind == CONTINUATION && flags & END_HEADERS != 0 {
                     self.block_since_ms = None;
                 }
+                self.owed += match (kind, flags & ACK) {
+                    (PING, 0) => self.head.len() + self.skip,
+                    (SETTINGS, 0) => self.head.len(),
+                    _ => 0,
+                };
                 let name = ["DATA", "", "PRIORITY", "RST_STREAM", "SETTINGS", "PUSH_PROMISE", "PING"];
                 let name = *name.get(usize::from(kind)).unwrap_or(match kind {
                     8 => &"WINDOW_UPDATE",
@@ -180,20 +193,29 @@ mod tests {
 
     #[test]
     fn requests_data_time_and_answers_earn() {
-        let ping = frame(6, 0, 8);
+        let priority = frame(2, 0, 5);
         let mut watch = FrameWatch::of_server(0);
-        passed(&mut watch, &ping);
+        passed(&mut watch, &priority);
         watch.observe(&frame(HEADERS, END_HEADERS, 10), 0).unwrap();
-        assert_eq!(passed(&mut watch, &ping), limits::H2_FRAMES_PER_REQUEST as u32);
+        assert_eq!(passed(&mut watch, &priority), limits::H2_FRAMES_PER_REQUEST as u32);
         watch.observe(&frame(DATA, 0, 1), 0).unwrap();
-        assert_eq!(passed(&mut watch, &ping), 1);
+        assert_eq!(passed(&mut watch, &priority), 1);
         watch.sent(limits::H2_BYTES_PER_FRAME * 3 + 1);
-        assert_eq!(passed(&mut watch, &ping), 3);
+        assert_eq!(passed(&mut watch, &priority), 3);
         watch.sent(limits::H2_BYTES_PER_FRAME - 1);
-        assert_eq!(passed(&mut watch, &ping), 1, "what is left of the bytes counts, too");
+        assert_eq!(passed(&mut watch, &priority), 1, "what is left of the bytes counts, too");
         watch.observe(&[], 2000).unwrap();
-        assert_eq!(passed(&mut watch, &ping), 2 * limits::H2_FRAMES_PER_S as u32);
+        assert_eq!(passed(&mut watch, &priority), 2 * limits::H2_FRAMES_PER_S as u32);
         assert_eq!(passed(&mut watch, &frame(DATA, END_STREAM, 0)), 10_000, "the end of a message is one");
+    }
+
+    #[test]
+    fn replies_to_pings_earn_none() {
+        let ping = frame(6, 0, 8);
+        let mut pinged = FrameWatch::of_server(0);
+        passed(&mut pinged, &ping);
+        pinged.sent(17 * limits::H2_ALLOWANCE as usize);
+        assert_eq!(passed(&mut pinged, &ping), 0);
     }
 
     #[test]

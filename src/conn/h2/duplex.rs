@@ -102,8 +102,7 @@ impl AsyncRead for Duplex {
             let chunk = ready!(self.stream.poll_recv(cx))?;
             let watched = self.wire.watch.borrow_mut().observe(&chunk, reactor::now_ms());
             if let Err(flood) = watched {
-                self.wire.flood.set(Some(flood));
-                return Poll::Pending;
+                self.wire.flood.set(Some(flood)); // these bytes are the last: the goodbye needs a begun connection
             }
             self.received = chunk;
         }

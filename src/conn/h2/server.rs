@@ -256,7 +256,9 @@ impl<G: Gate> Serving<G> {
     /// When the connection ends if nothing happens; `None` while a stream is open.
     fn deadline_ms(&self) -> Option<u64> {
         let Settings { keepalive_ms, header_ms, .. } = self.gate.settings();
-        if let Some(since_ms) = self.wire.block_since_ms() {
+        if self.goodbye.is_none()
+            && let Some(since_ms) = self.wire.block_since_ms()
+        {
             return Some(since_ms + u64::from(*header_ms));
         }
         if self.streams.open.get() > 0 {
