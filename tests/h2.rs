@@ -482,7 +482,8 @@ fn idle_connections_and_open_header_blocks_end_in_time() {
     on_both_drivers(|driver| {
         let upstream = Upstream::mirror();
         let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
-            .http("keepalive_timeout: 1s\nclient_header_timeout: 1s\nkeepalive_requests: 3")
+            .http("keepalive_timeout: 1s\nclient_header_timeout: 1s")
+            .nginx("http_configuration_snippet: \"keepalive_requests 3;\"")
             .start();
         let mut raw = Raw::connect(gateway.port());
         raw.send(&frame(HEADERS, 5, 1, GET));
