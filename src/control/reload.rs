@@ -122,7 +122,7 @@ fn keep(old: &Config, new: &mut Config) -> Vec<&'static str> {
         "data_encryption": data_encryption;
         "apisix.control": control;
         "apisix.status": status;
-        "plugin_attr.prometheus": prometheus;
+        "plugin_attr.prometheus.export_addr": prometheus.listen;
         "the resolver": dns;
         "error_log": error_log.path;
         "ssl_trusted_certificate": listen.trusted_certificate;

@@ -134,7 +134,7 @@ impl Prometheus {
     /// The series of this exchange. Families with extra labels, whose values no key knows, are looked up
     /// each time.
     fn series(&self, ex: &Exchange, metrics: &mut CoreMetrics) -> Series {
-        let has_extra = |id: &FamilyId| !metrics.metrics().family(*id).extra.is_empty();
+        let has_extra = |id: &FamilyId| !metrics.shape().family(*id).extra.is_empty();
         if [HTTP_STATUS, HTTP_LATENCY, BANDWIDTH].iter().any(has_extra) {
             return self.look_up(ex, metrics);
         }
@@ -200,8 +200,8 @@ impl Prometheus {
         id: FamilyId,
         values: &[&[u8]],
     ) -> Option<SeriesId> {
-        let all = metrics.metrics().clone();
-        let family = all.family(id);
+        let shape = metrics.shape().clone();
+        let family = shape.family(id);
         let extra: SmallVec<[Cow<'_, [u8]>; 4]> =
             family.extra.iter().map(|name| ex.var(name).unwrap_or_default()).collect();
         let mut labels: SmallVec<[&[u8]; 16]> = values.iter().copied().collect();

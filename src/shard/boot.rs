@@ -22,7 +22,7 @@ use crate::reactor::{self, Driver, DriverKind, ListenOptions, mailbox};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::file::{LogFile, Target};
 use crate::telemetry::format::{Escape, LogFormat};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Shape};
 use crate::transport::site::{Shared as TlsShared, Sites};
 use crate::transport::trust::{self, Trust};
 
@@ -54,14 +54,13 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     let _pid_file = hold_pid_file(config);
     let ports = control::Ports::bind(config)?;
     let registry = Arc::new(crate::plugins::registry());
-    let prometheus = &config.prometheus;
     let (to_control, from_cores) = tokio::sync::mpsc::channel(limits::CONTROL_MAIL);
     let mut starter = Starter {
         count,
         sockets: Vec::new(),
         access: None,
         registry: registry.clone(),
-        metrics: Metrics::new(&prometheus.prefix, prometheus.buckets.as_deref(), Some(&prometheus.metrics)),
+        metrics: Metrics::new(shape(config)),
         counters: Arc::new(Counters::default()),
         trust: trusted(config)?,
         applied: Arc::new(Applied::new(count)),
@@ -117,6 +116,12 @@ struct Starter {
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
+/// What is counted.
+fn shape(config: &Config) -> Shape {
+    let prometheus = &config.prometheus;
+    Shape::new(&prometheus.prefix, prometheus.buckets.as_deref(), Some(&prometheus.metrics))
+}
+
 /// The sockets of one address, one a core.
 struct Bound {
     local: SocketAddr,
@@ -136,6 +141,7 @@ impl Starter {
     ) -> Result<(Arc<Cores>, Option<LogFile>, Drivers), String> {
         let sockets = listen_all(config, self.count, &self.sockets)?;
         let access = open_access_log(config, self.access.as_ref())?;
+        self.metrics.reshape(shape(config));
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
         let cores = Arc::new(Cores::new(senders));

@@ -6,7 +6,7 @@ use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::metrics::{FamilyId, Kind, Metrics, Page, Series};
+use super::metrics::{FamilyId, Kind, Metrics, Page, Shape, Shown};
 
 /// What control knows about the node at the time of a scrape.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub struct Node<'a> {
 #[derive(Debug)]
 pub struct Exporter {
     metrics: Arc<Metrics>,
-    seen: Vec<(Arc<Page>, Vec<Arc<Series>>)>,
+    seen: Vec<(Arc<Page>, Shown)>,
 }
 
 impl Exporter {
@@ -48,15 +48,16 @@ impl Exporter {
     /// The whole text.
     pub fn text(&mut self, node: &Node<'_>) -> String {
         for page in self.metrics.pages().into_iter().skip(self.seen.len()) {
-            self.seen.push((page, Vec::new()));
+            self.seen.push((page, Shown::default()));
         }
         for (page, seen) in &mut self.seen {
             page.fetch(seen);
         }
-        let mut text = Text { out: String::new(), prefix: &self.metrics.prefix };
+        let shape = self.metrics.shape();
+        let mut text = Text { out: String::new(), prefix: &shape.prefix };
         self.node(&mut text, node);
-        for (id, _) in self.metrics.families() {
-            self.family(&mut text, id, node.now_ms);
+        for (id, _) in shape.families() {
+            self.family(&mut text, &shape, id, node.now_ms);
         }
         text.out
     }
@@ -147,10 +148,11 @@ impl Exporter {
     }
 
     /// The series of one family, the pages added up, sorted by their labels.
-    fn family(&self, text: &mut Text<'_>, id: FamilyId, now_ms: u64) {
-        let family = self.metrics.family(id);
+    fn family(&self, text: &mut Text<'_>, shape: &Arc<Shape>, id: FamilyId, now_ms: u64) {
+        let family = shape.family(id);
         let mut merged: BTreeMap<&[Box<str>], Vec<u64>> = BTreeMap::new();
-        for series in self.seen.iter().flat_map(|(_, series)| series) {
+        let pages = self.seen.iter().filter(|(_, seen)| Arc::ptr_eq(&seen.shape, shape));
+        for series in pages.flat_map(|(_, seen)| &seen.series) {
             let idle_ms = now_ms.saturating_sub(series.used_ms.load(Relaxed));
             if series.family != id || (family.expire_ms > 0 && idle_ms > family.expire_ms) {
                 continue;
@@ -179,31 +181,32 @@ impl Exporter {
             Kind::Histogram => {
                 text.head(family.name, family.help, "histogram");
                 for (labels, values) in merged {
-                    self.histogram(text, family.name, &names, labels, &values);
+                    histogram(text, &shape.buckets, family.name, &names, labels, &values);
                 }
             }
         }
     }
+}
 
-    fn histogram(
-        &self,
-        text: &mut Text<'_>,
-        name: &str,
-        names: &[&str],
-        labels: &[Box<str>],
-        values: &[u64],
-    ) {
-        let mut below = 0;
-        for (bound, count) in self.metrics.buckets.iter().zip(values) {
-            below += count;
-            text.sample(name, "_bucket", names, labels, Some(&bound.to_string()), below);
-        }
-        let above = values.len() - 2;
-        below += values[above];
-        text.sample(name, "_bucket", names, labels, Some("+Inf"), below);
-        text.sample(name, "_count", names, labels, None, below);
-        text.sample(name, "_sum", names, labels, None, f64::from_bits(values[above + 1]));
+/// One series of a histogram: its buckets, their count and their sum.
+fn histogram(
+    text: &mut Text<'_>,
+    buckets: &[f64],
+    name: &str,
+    names: &[&str],
+    labels: &[Box<str>],
+    values: &[u64],
+) {
+    let mut below = 0;
+    for (bound, count) in buckets.iter().zip(values) {
+        below += count;
+        text.sample(name, "_bucket", names, labels, Some(&bound.to_string()), below);
     }
+    let above = values.len() - 2;
+    below += values[above];
+    text.sample(name, "_bucket", names, labels, Some("+Inf"), below);
+    text.sample(name, "_count", names, labels, None, below);
+    text.sample(name, "_sum", names, labels, None, f64::from_bits(values[above + 1]));
 }
 
 /// Text in the making. Writing to a String cannot fail.
@@ -307,7 +310,7 @@ mod tests {
 
     #[test]
     fn cores_are_added_up_under_apisix_names() {
-        let metrics = Metrics::new("apisix_", Some(&[10.0, 2.5]), None);
+        let metrics = Metrics::new(Shape::new("apisix_", Some(&[10.0, 2.5]), None));
         let mut cores = [metrics.core(), metrics.core()];
         for core in &mut cores {
             core.tallies().requests.add(2);
@@ -362,7 +365,7 @@ mod tests {
 
     #[test]
     fn what_control_knows_is_shown() {
-        let metrics = Metrics::new("x_", None, None);
+        let metrics = Metrics::new(Shape::new("x_", None, None));
         let status = [("/apisix/upstreams/1".to_owned(), "10.0.0.1".to_owned(), 80, true)];
         let text = Exporter::new(metrics).text(&Node {
             etcd_reachable: Some(false),
@@ -387,7 +390,7 @@ mod tests {
     #[test]
     fn unused_series_fade_and_come_back() {
         let attr = serde_json::json!({"bandwidth": {"expire": 10}});
-        let metrics = Metrics::new("", None, Some(&attr));
+        let metrics = Metrics::new(Shape::new("", None, Some(&attr)));
         let mut core = metrics.core();
         let mut exporter = Exporter::new(metrics);
         core.tick(1000);

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::limits;
 
 /// A group of series under one name.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Family {
     /// Its name, without the prefix.
     pub name: &'static str,
@@ -41,7 +41,7 @@ pub enum Kind {
     Histogram,
 }
 
-/// Which family: an index into [`Metrics::families`].
+/// Which family: an index into the families of a [`Shape`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FamilyId(u16);
 
@@ -124,16 +124,30 @@ pub struct Tallies {
 pub struct Page {
     /// The fixed ones.
     pub tallies: Tallies,
-    series: Mutex<Vec<Arc<Series>>>,
+    shown: Mutex<Shown>,
     /// A core writes it.
     taken: AtomicBool,
 }
 
+/// The series of one page, and what they were made for.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Shown {
+    pub(super) shape: Arc<Shape>,
+    pub(super) series: Vec<Arc<Series>>,
+}
+
 impl Page {
-    /// Appends the series from index `seen` on.
-    pub(super) fn fetch(&self, seen: &mut Vec<Arc<Series>>) {
-        let all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.extend(all.iter().skip(seen.len()).cloned());
+    /// Adds the series that are not in `seen` yet. Those of another shape are gone.
+    pub(super) fn fetch(&self, seen: &mut Shown) {
+        let all = self.shown();
+        if !Arc::ptr_eq(&seen.shape, &all.shape) {
+            *seen = Shown { shape: all.shape.clone(), series: Vec::new() };
+        }
+        seen.series.extend(all.series.iter().skip(seen.series.len()).cloned());
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,21 +162,27 @@ pub(super) struct Series {
     pub(super) used_ms: AtomicU64,
 }
 
-/// All metrics of the process.
-#[derive(Debug)]
-pub struct Metrics {
+/// What is counted, as `plugin_attr.prometheus` has it. A series belongs to the shape that it was made for.
+#[derive(Debug, Default, PartialEq)]
+pub struct Shape {
     /// `metric_prefix`
     pub(super) prefix: String,
     families: Vec<Family>,
     /// Upper bounds of the latency buckets, ms, ascending.
     pub(super) buckets: Box<[f64]>,
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    shape: Mutex<Arc<Shape>>,
     pages: Mutex<Vec<Arc<Page>>>,
     began: Instant,
 }
 
-impl Metrics {
+impl Shape {
     /// With `plugin_attr.prometheus`' `metric_prefix`, `default_buckets` and `metrics`.
-    pub fn new(prefix: &str, buckets: Option<&[f64]>, metrics: Option<&Value>) -> Arc<Metrics> {
+    pub fn new(prefix: &str, buckets: Option<&[f64]>, metrics: Option<&Value>) -> Shape {
         let mut buckets = buckets.unwrap_or(&LATENCY_BUCKETS_MS).to_vec();
         buckets.sort_by(f64::total_cmp);
         buckets.dedup();
@@ -200,12 +220,40 @@ impl Metrics {
                 "type route service consumer node request_type request_llm_model llm_model",
             ),
         ];
-        let (prefix, pages) = (prefix.to_owned(), Mutex::default());
-        Arc::new(Metrics { prefix, families, buckets: buckets.into(), pages, began: Instant::now() })
+        Shape { prefix: prefix.to_owned(), families, buckets: buckets.into() }
+    }
+
+    /// The family of an id.
+    pub fn family(&self, id: FamilyId) -> &Family {
+        &self.families[usize::from(id.0)]
+    }
+
+    pub(super) fn families(&self) -> impl Iterator<Item = (FamilyId, &Family)> {
+        self.families.iter().enumerate().map(|(i, family)| (FamilyId(i as u16), family))
+    }
+}
+
+impl Metrics {
+    /// Of this shape.
+    pub fn new(shape: Shape) -> Arc<Metrics> {
+        Arc::new(Metrics { shape: Mutex::new(shape.into()), pages: Mutex::default(), began: Instant::now() })
+    }
+
+    /// Takes another shape, for the cores from now on: their series begin anew. An equal one changes nothing.
+    pub fn reshape(&self, shape: Shape) {
+        let mut now = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        if **now != shape {
+            *now = shape.into();
+        }
+    }
+
+    /// What cores count that start now, and scrapes show.
+    pub fn shape(&self) -> Arc<Shape> {
+        self.shape.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A page for one more core: one that a core left behind, else a new one. So there are never more pages than
-    /// cores were alive at once, and what was counted stays counted.
+    /// cores were alive at once, and what was counted stays counted; series of another shape are left behind.
     pub fn core(self: &Arc<Self>) -> CoreMetrics {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         // pairs with the release in `drop`: the numbers are seen as the core before has left them
@@ -219,9 +267,16 @@ impl Metrics {
         };
         page.taken.store(true, Relaxed);
         drop(pages);
-        let series = page.series.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wanted = self.shape();
+        let mut shown = page.shown();
+        if !Arc::ptr_eq(&shown.shape, &wanted) {
+            *shown = Shown { shape: wanted, series: Vec::new() };
+        }
+        let Shown { shape, series } = shown.clone();
+        drop(shown);
         let mut core = CoreMetrics {
             metrics: self.clone(),
+            shape,
             page,
             series,
             index: HashMap::new(),
@@ -235,15 +290,6 @@ impl Metrics {
     /// The clock that says when a series was last used, the same for all cores and whoever reads them.
     pub fn now_ms(&self) -> u64 {
         self.began.elapsed().as_millis() as u64
-    }
-
-    /// The family of an id.
-    pub fn family(&self, id: FamilyId) -> &Family {
-        &self.families[usize::from(id.0)]
-    }
-
-    pub(super) fn families(&self) -> impl Iterator<Item = (FamilyId, &Family)> {
-        self.families.iter().enumerate().map(|(i, family)| (FamilyId(i as u16), family))
     }
 
     /// All pages, in the order of the cores.
@@ -292,6 +338,7 @@ pub struct SeriesId(u32);
 #[derive(Debug)]
 pub struct CoreMetrics {
     metrics: Arc<Metrics>,
+    shape: Arc<Shape>,
     page: Arc<Page>,
     series: Vec<Arc<Series>>,
     /// Series by the hash of family and labels. Labels come from the network: the hash is seeded.
@@ -309,6 +356,11 @@ impl CoreMetrics {
     /// All metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What this core counts.
+    pub fn shape(&self) -> &Arc<Shape> {
+        &self.shape
     }
 
     /// Finds the series that the page has already by their labels.
@@ -343,16 +395,16 @@ impl CoreMetrics {
         }
         let id = self.series.len() as u32;
         let series = Arc::new(self.fresh(family, labels));
-        self.page.series.lock().unwrap_or_else(PoisonError::into_inner).push(series.clone());
+        self.page.shown().series.push(series.clone());
         self.series.push(series);
         self.index.entry(hash).or_default().push(id);
         Some(SeriesId(id))
     }
 
     fn fresh(&self, family: FamilyId, labels: &[&[u8]]) -> Series {
-        let numbers = match self.metrics.family(family).kind {
+        let numbers = match self.shape.family(family).kind {
             Kind::Counter => 1,
-            Kind::Histogram => self.metrics.buckets.len() + 2,
+            Kind::Histogram => self.shape.buckets.len() + 2,
         };
         Series {
             family,
@@ -372,7 +424,7 @@ impl CoreMetrics {
     /// Puts a value, in milliseconds, into a histogram.
     pub fn observe(&self, id: SeriesId, ms: f64) {
         let series = &self.series[id.0 as usize];
-        let buckets = &self.metrics.buckets;
+        let buckets = &self.shape.buckets;
         let bucket = buckets.iter().position(|bound| ms <= *bound).unwrap_or(buckets.len());
         add(&series.values[bucket], 1);
         let sum = &series.values[buckets.len() + 1];
@@ -434,7 +486,7 @@ mod tests {
 
     #[test]
     fn a_series_is_made_once_and_its_numbers_grow() {
-        let metrics = Metrics::new("apisix_", None, None);
+        let metrics = Metrics::new(Shape::new("apisix_", None, None));
         let mut core = metrics.core();
         let id = core.series(HTTP_LATENCY, &LATENCY).unwrap();
         assert_eq!(core.series(HTTP_LATENCY, &LATENCY), Some(id));
@@ -442,8 +494,9 @@ mod tests {
         for ms in [0.5, 1.0, 1.5, 70_000.0] {
             core.observe(id, ms);
         }
-        let mut seen = Vec::new();
+        let mut seen = Shown::default();
         metrics.pages()[0].fetch(&mut seen);
+        let seen = seen.series;
         let values: Vec<u64> = seen[0].values.iter().map(|v| v.load(Relaxed)).collect();
         assert_eq!((values[0], values[1], values[15]), (2, 1, 1));
         assert_eq!(f64::from_bits(values[16]), 70_003.0);
@@ -451,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_labels_is_bounded_and_counted() {
-        let metrics = Metrics::new("apisix_", None, None);
+        let metrics = Metrics::new(Shape::new("apisix_", None, None));
         let mut core = metrics.core();
         for n in 0..limits::METRIC_SERIES as u32 + 5 {
             core.count(BANDWIDTH, &[n.to_string().as_bytes()], 1);
@@ -466,7 +519,7 @@ mod tests {
 
     #[test]
     fn a_core_goes_on_with_the_page_of_one_that_ended() {
-        let metrics = Metrics::new("apisix_", None, None);
+        let metrics = Metrics::new(Shape::new("apisix_", None, None));
         for _ in 0..3 {
             // at a reload the new cores are there before the old ones end
             let (mut old, mut new) = (metrics.core(), metrics.core());
@@ -477,17 +530,25 @@ mod tests {
         }
         assert_eq!(metrics.pages().len(), 2, "it does not grow");
         assert_eq!((metrics.sum(|t| &t.requests), metrics.sum(|t| &t.active)), (3, 0));
-        let mut seen = [Vec::new(), Vec::new()];
-        for (page, seen) in metrics.pages().iter().zip(&mut seen) {
-            page.fetch(seen);
-        }
-        let counted: Vec<u64> = seen.iter().flatten().map(|series| series.values[0].load(Relaxed)).collect();
-        assert_eq!(counted, [15, 15], "one series a page, and it goes on");
+        let counted = || {
+            let mut seen = [Shown::default(), Shown::default()];
+            metrics.pages().iter().zip(&mut seen).for_each(|(page, seen)| page.fetch(seen));
+            let all = seen.iter().flat_map(|seen| &seen.series);
+            all.map(|series| series.values[0].load(Relaxed)).collect::<Vec<u64>>()
+        };
+        assert_eq!(counted(), [15, 15], "one series a page, and it goes on");
+        metrics.reshape(Shape::new("apisix_", None, None));
+        let _same = metrics.core();
+        assert_eq!(counted(), [15, 15]);
+        metrics.reshape(Shape::new("other_", None, None));
+        let _other = metrics.core();
+        assert_eq!(counted(), [15], "the series of the core that counts otherwise begin anew");
+        assert_eq!(metrics.sum(|t| &t.requests), 3, "and nothing else does");
     }
 
     #[test]
     fn tallies_add_up_over_cores() {
-        let metrics = Metrics::new("apisix_", None, None);
+        let metrics = Metrics::new(Shape::new("apisix_", None, None));
         let (a, b) = (metrics.core(), metrics.core());
         a.tallies().active.add(3);
         b.tallies().active.add(2);
@@ -504,7 +565,7 @@ mod tests {
     fn extra_labels_and_expiry_come_from_the_configuration() {
         let attr =
             serde_json::json!({"http_status": {"expire": 1.5, "extra_labels": [{"addr": "$upstream_addr"}]}});
-        let metrics = Metrics::new("x_", Some(&[10.0, 5.0, 10.0]), Some(&attr));
+        let metrics = Shape::new("x_", Some(&[10.0, 5.0, 10.0]), Some(&attr));
         let family = metrics.family(HTTP_STATUS);
         assert_eq!((family.labels.last().unwrap().as_str(), family.labels.len()), ("addr", 12));
         assert_eq!(

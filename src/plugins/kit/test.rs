@@ -20,7 +20,7 @@ use crate::plugin::shared::Shared;
 use crate::plugin::{Build, Chain, Host, Phase, Plugin, Registry, SchemaType, Spec};
 use crate::plugins;
 use crate::reactor::Chunk;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Shape};
 use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
 use crate::transport::trust::Trust;
@@ -56,7 +56,7 @@ pub fn host() -> Rc<Host> {
     Rc::new(Host {
         consumers: Consumers::new(Arc::new(plugins::registry())),
         counters: Arc::new(Counters::new(64, now())),
-        metrics: RefCell::new(Metrics::new("apisix_", None, None).core()),
+        metrics: RefCell::new(Metrics::new(Shape::new("apisix_", None, None)).core()),
         pools: pools.clone(),
         tls: tls.clone(),
         metadata: RefCell::default(),
