@@ -479,12 +479,7 @@ fn a_client_that_pipelines_and_reads_nothing_is_left() {
 #[test]
 fn a_101_that_nobody_asked_for_is_a_502() {
     on_both_drivers(|driver| {
-        let upstream = Upstream::start(|conn| {
-            conn.request();
-            let _ =
-                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
-            conn.drain();
-        });
+        let upstream = Upstream::switching();
         let gateway = Gateway::to(driver, upstream.port);
         let fields = "Host: a\r\nUpgrade: x\r\nConnection: upgrade\r\n";
         assert_eq!(request(gateway.port(), "GET", "/", fields).status, 502);

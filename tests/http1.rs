@@ -872,12 +872,7 @@ fn an_upgrade_becomes_a_tunnel() {
 #[test]
 fn a_silent_tunnel_ends_with_the_read_timeout() {
     on_both_drivers(|driver| {
-        let upstream = Upstream::start(|conn| {
-            conn.request();
-            let _ =
-                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
-            conn.drain();
-        });
+        let upstream = Upstream::switching();
         let routes = format!(
             "routes:\n- {{id: 1, uri: /*, enable_websocket: true, timeout: {{connect: 5, send: 5, read: 0.5}}, \
              upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",

@@ -2,7 +2,7 @@
 //! goes up while the answer comes down, so nothing of it is awaited before the head is sent.
 
 use super::Core;
-use super::proxy::{Held, Missed, Times, answered_with, failure_of, no_answer, server_name};
+use super::proxy::{Held, Missed, Times, answered_with, failure_of, no_answer, not_sent, server_name};
 use crate::conn::h2::call::{self, Begun};
 use crate::conn::h2::upload;
 use crate::exchange::{Body, Exchange};
@@ -10,8 +10,7 @@ use crate::limits;
 use crate::live::{LiveUpstream, Picked};
 use crate::reactor;
 use crate::transport::{Secure, Target};
-use crate::upstream::retry::{Failure, Try};
-use crate::wire::http::Method;
+use crate::upstream::retry::Try;
 
 /// One try on one node, from the connection to the head of the answer.
 pub(super) async fn attempt(
@@ -23,9 +22,7 @@ pub(super) async fn attempt(
     held: &mut Held,
     fresh: bool,
 ) -> Result<(), Missed> {
-    let non_idempotent = matches!(ex.out_method(), Method::Post | Method::Lock | Method::Patch);
-    let mut state =
-        Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable: held.whole };
+    let mut state = not_sent(ex, held);
     let tls = upstream.tls.as_ref();
     let secure = tls.map(|client| Secure { client: client.clone(), name: server_name(core, ex) });
     let target = Target { address: picked.addr, tls: secure };

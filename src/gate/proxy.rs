@@ -197,6 +197,12 @@ pub(super) enum Missed {
     ClientGone,
 }
 
+/// A try that fails before anything is sent.
+pub(super) fn not_sent(ex: &Exchange, held: &Held) -> Try {
+    let non_idempotent = matches!(ex.out_method(), Method::Post | Method::Lock | Method::Patch);
+    Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable: held.whole }
+}
+
 /// One try on one node, from the connection to the head of the answer.
 #[allow(clippy::too_many_arguments)] // one try: everything it depends on, named
 async fn attempt(
@@ -209,9 +215,7 @@ async fn attempt(
     websocket: bool,
     fresh: bool,
 ) -> Result<(), Missed> {
-    let non_idempotent = matches!(ex.out_method(), Method::Post | Method::Lock | Method::Patch);
-    let mut state =
-        Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable: held.whole };
+    let mut state = not_sent(ex, held);
     let mut lease = connection(core, ex, upstream, picked, times, fresh).await.map_err(|error| {
         log::error!("connect() to {} failed: {error}", picked.addr);
         Missed::Try(Try { failure: failure_of(&error), ..state })

@@ -70,6 +70,25 @@ pub struct Spec {
 /// What compiling a configuration gives.
 pub type Built = Result<Rc<dyn Plugin>, String>;
 
+impl Spec {
+    /// What most plugins are, but for a name, a priority, a schema and what builds them.
+    pub const PLAIN: Spec = Spec {
+        name: "",
+        priority: 0,
+        version: 0.1,
+        auth: false,
+        prefer_route: false,
+        schema: "",
+        consumer_schema: None,
+        metadata_schema: None,
+        encrypt_fields: &[],
+        consumer_encrypt_fields: &[],
+        consumer_key: None,
+        check: no_check,
+        build: |_, _| Err("nothing builds this plugin".to_owned()),
+    };
+}
+
 /// `check` of plugins whose schema says it all.
 pub fn no_check(_: &Value, _: SchemaType) -> Result<(), String> {
     Ok(())

@@ -31,23 +31,15 @@ use smallvec::SmallVec;
 use crate::exchange::{Exchange, Reply, ReplyBody};
 use crate::expr::Template;
 use crate::limits;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// The plugin.
 pub const SPEC: Spec = Spec {
     name: "api-breaker",
     priority: 1005,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("api_breaker.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 struct ApiBreaker {

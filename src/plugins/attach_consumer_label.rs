@@ -23,15 +23,12 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::exchange::Exchange;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "attach-consumer-label",
     priority: 2399,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -43,13 +40,8 @@ pub const SPEC: Spec = Spec {
         },
         "required": ["headers"]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

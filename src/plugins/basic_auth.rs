@@ -36,15 +36,13 @@ use serde_json::Value;
 use super::kit::auth::{Admission, Outcome};
 use super::kit::{base64, place};
 use crate::exchange::Exchange;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "basic-auth",
     priority: 2520,
-    version: 0.1,
     auth: true,
-    prefer_route: false,
     schema: include_str!("basic_auth.schema.json"),
     consumer_schema: Some(
         r#"{
@@ -55,12 +53,10 @@ pub const SPEC: Spec = Spec {
         "required": ["username", "password"]
     }"#,
     ),
-    metadata_schema: None,
-    encrypt_fields: &[],
     consumer_encrypt_fields: &["password"],
     consumer_key: Some("username"),
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

@@ -35,7 +35,7 @@ use super::kit::off_route;
 use crate::exchange::{Exchange, Reply, ReplyBody};
 use crate::model::cjson;
 use crate::model::schema::{Schema, number_text};
-use crate::plugin::{Host, Spec, no_check};
+use crate::plugin::{Host, Spec};
 use crate::plugins::kit::http::{Answer, Call, read_answer, write_call};
 use crate::reactor::{self, Out};
 use crate::transport::{Stream, Target, connect};
@@ -47,11 +47,7 @@ use crate::wire::uri;
 pub const SPEC: Spec = Spec {
     name: "batch-requests",
     priority: 4010,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{"type": "object"}"#,
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -61,11 +57,8 @@ pub const SPEC: Spec = Spec {
         }
     }"#,
     ),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build: off_route::build,
+    ..Spec::PLAIN
 };
 
 /// Where it is, unless `plugin_attr` says otherwise.

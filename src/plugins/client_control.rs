@@ -20,15 +20,12 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::exchange::{Exchange, Reply};
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// The plugin.
 pub const SPEC: Spec = Spec {
     name: "client-control",
     priority: 22000,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -39,13 +36,8 @@ pub const SPEC: Spec = Spec {
             }
         }
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 struct ClientControl {

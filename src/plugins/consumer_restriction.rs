@@ -45,23 +45,15 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::exchange::{Exchange, Reply};
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "consumer-restriction",
     priority: 2400,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("consumer_restriction.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 /// What is looked at.

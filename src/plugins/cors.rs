@@ -45,11 +45,7 @@ use crate::wire::Name;
 pub const SPEC: Spec = Spec {
     name: "cors",
     priority: 4000,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("cors.schema.json"),
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -64,11 +60,9 @@ pub const SPEC: Spec = Spec {
         }
     }"#,
     ),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// All methods, for `**`.

@@ -28,15 +28,12 @@ use serde_json::Value;
 
 use crate::exchange::{Exchange, Reply, Vars};
 use crate::model::schema::number_text;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "csrf",
     priority: 2980,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -47,13 +44,9 @@ pub const SPEC: Spec = Spec {
         "encrypt_fields": ["key"],
         "required": ["key"]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
     encrypt_fields: &["key"],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

@@ -26,26 +26,13 @@ use serde_json::Value;
 
 use crate::exchange::{BodyPiece, Exchange};
 use crate::model::schema::number_text;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec};
 use crate::reactor::Chunk;
 use crate::wire::Name;
 
 /// The plugin.
-pub const SPEC: Spec = Spec {
-    name: "echo",
-    priority: 412,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
-    schema: include_str!("echo.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
-    build,
-};
+pub const SPEC: Spec =
+    Spec { name: "echo", priority: 412, schema: include_str!("echo.schema.json"), build, ..Spec::PLAIN };
 
 type Bytes = Box<[u8]>;
 

@@ -23,15 +23,12 @@ use serde_json::{Value, json};
 
 use crate::exchange::{Exchange, OwnUpstream, UpstreamChoice};
 use crate::model::parse;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "example-plugin",
     priority: 0,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -43,7 +40,6 @@ pub const SPEC: Spec = Spec {
         },
         "required": ["i"]
     }"#,
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -51,11 +47,8 @@ pub const SPEC: Spec = Spec {
         "required": ["ikey", "skey"]
     }"#,
     ),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, build: &Build) -> Built {

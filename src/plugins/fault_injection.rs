@@ -38,17 +38,10 @@ use crate::reactor;
 pub const SPEC: Spec = Spec {
     name: "fault-injection",
     priority: 11000,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("fault_injection.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 struct FaultInjection {

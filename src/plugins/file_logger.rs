@@ -31,15 +31,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::exchange::{BodyPiece, Exchange};
 use crate::expr::Expr;
-use crate::plugin::{Build, Built, Host, Phases, Plugin, SchemaType, Spec, Step};
+use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::log_entry::LogEntry;
-use crate::plugins::kit::log_files;
+use crate::plugins::kit::{log_files, logger};
 use crate::reactor;
 use crate::telemetry::file::LogFile;
 
@@ -47,11 +45,7 @@ use crate::telemetry::file::LogFile;
 pub const SPEC: Spec = Spec {
     name: "file-logger",
     priority: 399,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("file_logger.schema.json"),
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -62,11 +56,9 @@ pub const SPEC: Spec = Spec {
         }
     }"#,
     ),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
@@ -84,55 +76,34 @@ fn conditions(conf: &Value) -> Result<Option<Box<[Expr]>>, String> {
 
 fn build(conf: &Value, build: &Build) -> Built {
     let path = conf["path"].as_str().or(build.metadata.and_then(|metadata| metadata["path"].as_str()));
-    Ok(Rc::new(FileLogger {
-        conditions: conditions(conf)?,
-        entry: LogEntry::compile(conf, build.metadata)?,
-        path: path.map(PathBuf::from),
-        file: RefCell::default(),
-        retry_ms: Cell::new(0),
-    }))
+    let conditions = conditions(conf)?;
+    let file = File { path: path.map(PathBuf::from), open: RefCell::default(), retry_ms: Cell::new(0) };
+    logger::plugin(LogEntry::compile(conf, build.metadata)?, move |entry, ex| {
+        // one of them must hold
+        let fits = |conditions: &[Expr]| conditions.iter().any(|condition| condition.eval(ex));
+        if !conditions.as_deref().is_none_or(fits) {
+            return;
+        }
+        if let Some(file) = file.opened() {
+            let mut line = Value::Object(entry.entry(ex)).to_string().into_bytes();
+            line.push(b'\n');
+            file.write(line);
+        }
+    })
 }
 
-struct FileLogger {
-    /// One of them must hold.
-    conditions: Option<Box<[Expr]>>,
-    entry: LogEntry,
+/// Where the lines go.
+struct File {
     path: Option<PathBuf>,
     /// Opened with the first line.
-    file: RefCell<Option<LogFile>>,
+    open: RefCell<Option<LogFile>>,
     /// After a failure the file is not tried before this.
     retry_ms: Cell<u64>,
 }
 
-impl Plugin for FileLogger {
-    fn phases(&self) -> Phases {
-        self.entry.phases()
-    }
-
-    fn access<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        self.entry.access(ex)
-    }
-
-    fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece, slot: u16) {
-        self.entry.body_filter(ex, piece, slot);
-    }
-
-    fn log(&self, ex: &mut Exchange, _: &Host) {
-        let fits = |conditions: &[Expr]| conditions.iter().any(|condition| condition.eval(ex));
-        if !self.conditions.as_deref().is_none_or(fits) {
-            return;
-        }
-        if let Some(file) = self.file() {
-            let mut line = Value::Object(self.entry.entry(ex)).to_string().into_bytes();
-            line.push(b'\n');
-            file.write(line);
-        }
-    }
-}
-
-impl FileLogger {
-    fn file(&self) -> Option<LogFile> {
-        if let Some(file) = &*self.file.borrow() {
+impl File {
+    fn opened(&self) -> Option<LogFile> {
+        if let Some(file) = &*self.open.borrow() {
             return Some(file.clone());
         }
         let now_ms = reactor::now_ms();
@@ -145,13 +116,13 @@ impl FileLogger {
             return None;
         };
         match log_files::open(path) {
-            Ok(file) => *self.file.borrow_mut() = Some(file),
+            Ok(file) => *self.open.borrow_mut() = Some(file),
             Err(error) => {
                 self.retry_ms.set(now_ms + RETRY_MS);
                 log::error!("failed to open file: {}, error info: {error}", path.display());
             }
         }
-        self.file.borrow().clone()
+        self.open.borrow().clone()
     }
 }
 

@@ -44,9 +44,6 @@ use crate::wire::headers::Headers;
 pub const SPEC: Spec = Spec {
     name: "forward-auth",
     priority: 2002,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -71,13 +68,9 @@ pub const SPEC: Spec = Spec {
         },
         "required": ["uri"]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 fn check(conf: &Value, _: SchemaType) -> Result<(), String> {

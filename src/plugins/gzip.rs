@@ -27,7 +27,7 @@ use flate2::write::GzEncoder;
 use serde_json::Value;
 
 use crate::exchange::{BodyPiece, Encoder, Exchange};
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec};
 use crate::reactor::Chunk;
 use crate::wire::Name;
 
@@ -35,9 +35,6 @@ use crate::wire::Name;
 pub const SPEC: Spec = Spec {
     name: "gzip",
     priority: 995,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -62,13 +59,8 @@ pub const SPEC: Spec = Spec {
             "vary": {"type": "boolean"}
         }
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

@@ -62,16 +62,14 @@ use super::kit::{base64, place};
 use crate::exchange::{Exchange, Reply, Vars};
 use crate::gate::prepare::client_body_error;
 use crate::plugin::consumers::Found;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::wire::http::date::parse_http_date;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "hmac-auth",
     priority: 2530,
-    version: 0.1,
     auth: true,
-    prefer_route: false,
     schema: include_str!("hmac_auth.schema.json"),
     consumer_schema: Some(
         r#"{
@@ -85,12 +83,10 @@ pub const SPEC: Spec = Spec {
         "required": ["key_id", "secret_key"]
     }"#,
     ),
-    metadata_schema: None,
-    encrypt_fields: &[],
     consumer_encrypt_fields: &["secret_key"],
     consumer_key: Some("key_id"),
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

@@ -45,7 +45,7 @@ use crate::exchange::Exchange;
 use crate::limits;
 use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::batch::{self, Sending, Sink};
-use crate::plugins::kit::batch_logger::{self, BatchLogger};
+use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::{Collector, CollectorTls};
 use crate::plugins::kit::http::Url;
 use crate::plugins::kit::log_entry;
@@ -54,11 +54,7 @@ use crate::plugins::kit::log_entry;
 pub const SPEC: Spec = Spec {
     name: "http-logger",
     priority: 410,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("http_logger.schema.json"),
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -70,10 +66,9 @@ pub const SPEC: Spec = Spec {
     }"#,
     ),
     encrypt_fields: &["auth_header"],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
@@ -87,7 +82,7 @@ fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    BatchLogger::build(SPEC.name, conf, build, write, || {
+    batch_logger::build(SPEC.name, conf, build, write, || {
         let timeout = Duration::from_secs(conf["timeout"].as_u64().unwrap_or(3));
         let url = Url::parse(conf["uri"].as_str().unwrap_or_default())?;
         let verify = conf["ssl_verify"] == true;

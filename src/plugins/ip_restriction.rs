@@ -32,17 +32,10 @@ use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec,
 pub const SPEC: Spec = Spec {
     name: "ip-restriction",
     priority: 3000,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("ip_restriction.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// The two lists; the schema lets only one of them be there.

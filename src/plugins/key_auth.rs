@@ -36,15 +36,13 @@ use serde_json::Value;
 use super::kit::auth::Admission;
 use super::kit::place::{self, Arg};
 use crate::exchange::{Exchange, Known};
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "key-auth",
     priority: 2500,
-    version: 0.1,
     auth: true,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -69,12 +67,10 @@ pub const SPEC: Spec = Spec {
         "required": ["key"]
     }"#,
     ),
-    metadata_schema: None,
-    encrypt_fields: &[],
     consumer_encrypt_fields: &["key"],
     consumer_key: Some("key"),
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

@@ -53,7 +53,7 @@ use smallvec::SmallVec;
 use crate::client::redis::{Client, Script};
 use crate::exchange::{Exchange, Reply};
 use crate::plugin::counters::Counters;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::plugins::kit::limit::{Key, Number, Refusal, Scope, redis_of, step};
 use crate::reactor;
 use crate::wire::resp;
@@ -62,17 +62,10 @@ use crate::wire::resp;
 pub const SPEC: Spec = Spec {
     name: "limit-conn",
     priority: 1003,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("limit_conn.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
     encrypt_fields: &["redis_password"],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 /// Keeps these counters apart from other plugins', behind the key that users see.

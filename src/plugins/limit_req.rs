@@ -35,7 +35,7 @@ use smallvec::SmallVec;
 use crate::client::redis::{Client, Error, Script};
 use crate::exchange::{self, Exchange};
 use crate::model::schema::number_text;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::plugins::kit::limit::{Key, Refusal, Scope, redis_of, step};
 use crate::reactor;
 use crate::wire::resp::Reply;
@@ -44,17 +44,10 @@ use crate::wire::resp::Reply;
 pub const SPEC: Spec = Spec {
     name: "limit-req",
     priority: 1001,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("limit_req.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
     encrypt_fields: &["redis_password"],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 /// Keeps these buckets apart from other plugins' counters, behind the key that users see.

@@ -22,24 +22,16 @@
 use serde_json::Value;
 
 use super::kit::off_route;
-use crate::plugin::{Spec, no_check};
+use crate::plugin::Spec;
 use crate::telemetry::rotate::Rules;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "log-rotate",
     priority: 100,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{"type": "object", "properties": {}}"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build: off_route::build,
+    ..Spec::PLAIN
 };
 
 /// What `plugin_attr.log-rotate` says.

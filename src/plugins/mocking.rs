@@ -43,17 +43,10 @@ use crate::reactor;
 pub const SPEC: Spec = Spec {
     name: "mocking",
     priority: 10900,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("mocking.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// Who mocks: the APISIX version whose behaviour this is.

@@ -39,22 +39,16 @@ use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Registry, SchemaT
 pub const SPEC: Spec = Spec {
     name: "multi-auth",
     priority: 2600,
-    version: 0.1,
     auth: true,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "title": "work with route or service object",
         "properties": {"auth_plugins": {"type": "array", "minItems": 2}},
         "required": ["auth_plugins"]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// The plugins that may stand in the list, with their schemas.

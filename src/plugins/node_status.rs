@@ -21,23 +21,15 @@ use serde_json::{Map, Value, json};
 
 use super::kit::off_route;
 use crate::exchange::{Reply, ReplyBody};
-use crate::plugin::{Host, Spec, no_check};
+use crate::plugin::{Host, Spec};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "node-status",
     priority: 1000,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{"type": "object"}"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build: off_route::build,
+    ..Spec::PLAIN
 };
 
 /// Where its page is.

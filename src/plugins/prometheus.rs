@@ -34,7 +34,7 @@ use smallvec::SmallVec;
 use crate::exchange::{Exchange, Matched, Vars};
 use crate::limits;
 use crate::model::{Consumer, Stored};
-use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec, no_check};
+use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec};
 use crate::telemetry::metrics::{BANDWIDTH, CoreMetrics, FamilyId, HTTP_LATENCY, HTTP_STATUS, SeriesId};
 
 /// What the registry knows.
@@ -42,16 +42,11 @@ pub const SPEC: Spec = Spec {
     name: "prometheus",
     priority: 500,
     version: 0.2,
-    auth: false,
     prefer_route: true,
     schema: r#"{"type": "object", "properties": {"prefer_name": {"type": "boolean", "default": false}}}"#,
-    consumer_schema: None,
     metadata_schema: Some(include_str!("prometheus_metadata.schema.json")),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 struct Prometheus {

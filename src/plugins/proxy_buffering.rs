@@ -15,28 +15,20 @@
 //! the client reads, whatever `disable_proxy_buffering` says.
 
 use super::kit::off_route;
-use crate::plugin::{Spec, no_check};
+use crate::plugin::Spec;
 
 /// The plugin.
 pub const SPEC: Spec = Spec {
     name: "proxy-buffering",
     priority: 21991,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
             "disable_proxy_buffering": { "type": "boolean", "default": false }
         }
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build: off_route::build,
+    ..Spec::PLAIN
 };
 
 #[cfg(test)]

@@ -24,28 +24,20 @@ use serde_json::Value;
 
 use crate::exchange::Exchange;
 use crate::limits;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// The plugin.
 pub const SPEC: Spec = Spec {
     name: "proxy-control",
     priority: 21990,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
             "request_buffering": { "type": "boolean", "default": true }
         }
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 struct ProxyControl {

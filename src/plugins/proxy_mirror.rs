@@ -40,7 +40,7 @@ use crate::gate::prepare::client_body_error;
 use crate::limits;
 use crate::model::KeepalivePool;
 use crate::model::address::split_address;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::reactor::{self, Out};
 use crate::transport::pool::{Lease, Pool};
 use crate::transport::{Secure, Target, trust};
@@ -50,9 +50,6 @@ use crate::wire::uri;
 pub const SPEC: Spec = Spec {
     name: "proxy-mirror",
     priority: 1010,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -71,13 +68,8 @@ pub const SPEC: Spec = Spec {
         },
         "required": ["host"]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 /// The variable that holds the copy's address between the phases, as in APISIX.

@@ -27,23 +27,15 @@ use super::{batch_requests, node_status, prometheus};
 use crate::config::metrics_uri;
 use crate::exchange::{Exchange, Reply, ReplyBody};
 use crate::mail::ToControl;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "public-api",
     priority: 501,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{"type": "object", "properties": {"uri": {"type": "string"}}}"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

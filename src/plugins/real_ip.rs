@@ -39,17 +39,10 @@ use crate::wire::Name;
 pub const SPEC: Spec = Spec {
     name: "real-ip",
     priority: 23000,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("real_ip.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 fn trusted(conf: &Value) -> impl Iterator<Item = &str> {

@@ -47,17 +47,10 @@ use crate::wire::uri;
 pub const SPEC: Spec = Spec {
     name: "redirect",
     priority: 900,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("redirect.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 struct Redirect {

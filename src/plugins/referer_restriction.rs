@@ -26,15 +26,12 @@ use serde_json::Value;
 
 use super::kit::restriction::Restriction;
 use crate::exchange::Exchange;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "referer-restriction",
     priority: 2990,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -58,13 +55,8 @@ pub const SPEC: Spec = Spec {
         },
         "oneOf": [{"required": ["whitelist"]}, {"required": ["blacklist"]}]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, _: &Build) -> Built {

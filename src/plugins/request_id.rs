@@ -25,15 +25,12 @@ use serde_json::Value;
 
 use crate::exchange::{Exchange, Vars};
 use crate::limits;
-use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step, no_check};
+use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "request-id",
     priority: 12015,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -61,13 +58,8 @@ pub const SPEC: Spec = Spec {
             }
         }
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 /// nanoid's alphabet: 64 letters, so that six random bits are one of them.

@@ -44,17 +44,10 @@ use crate::wire::uri;
 pub const SPEC: Spec = Spec {
     name: "request-validation",
     priority: 2800,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("request_validation.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 struct RequestValidation {

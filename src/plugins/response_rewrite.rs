@@ -47,17 +47,10 @@ use crate::wire::Name;
 pub const SPEC: Spec = Spec {
     name: "response-rewrite",
     priority: 899,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("response_rewrite.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// Padding may be missing, as `ngx.decode_base64` allows.

@@ -27,23 +27,15 @@ use serde_json::{Value, json};
 
 use super::kit::off_route;
 use crate::model::schema::Schema;
-use crate::plugin::{Spec, no_check};
+use crate::plugin::Spec;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "server-info",
     priority: 990,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{"type": "object"}"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build: off_route::build,
+    ..Spec::PLAIN
 };
 
 /// `report_ttl` where the operator does not say.

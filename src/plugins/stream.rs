@@ -3,7 +3,7 @@
 //! is ever built.
 
 use super::{ip_restriction, traffic_split};
-use crate::plugin::{Registry, Spec, no_check};
+use crate::plugin::{Registry, Spec};
 
 const LIMIT_CONN: Spec = Spec {
     schema: r#"{
@@ -77,21 +77,7 @@ const ALL: &[&Spec] =
     &[&ip_restriction::SPEC, &LIMIT_CONN, &MQTT_PROXY, &traffic_split::SPEC, &PROMETHEUS, &SYSLOG];
 
 const fn spec(name: &'static str, priority: i32) -> Spec {
-    Spec {
-        name,
-        priority,
-        version: 0.1,
-        auth: false,
-        prefer_route: false,
-        schema: "{}",
-        consumer_schema: None,
-        metadata_schema: None,
-        encrypt_fields: &[],
-        consumer_encrypt_fields: &[],
-        consumer_key: None,
-        check: no_check,
-        build: |_, _| Err("stream routes are not served yet".into()),
-    }
+    Spec { name, priority, schema: "{}", ..Spec::PLAIN }
 }
 
 /// Their registry.

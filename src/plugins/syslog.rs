@@ -38,18 +38,14 @@ use serde_json::{Map, Value};
 use crate::exchange::{Exchange, Vars};
 use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::batch::{Sending, Sink};
-use crate::plugins::kit::batch_logger::BatchLogger;
+use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::{Collector, CollectorTls};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "syslog",
     priority: 401,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("syslog.schema.json"),
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -60,11 +56,9 @@ pub const SPEC: Spec = Spec {
         }
     }"#,
     ),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// Facility SYSLOG (5) and severity INFO (6): RFC 5424 section 6.2.1.
@@ -78,7 +72,7 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    BatchLogger::build(SPEC.name, conf, build, write, || {
+    batch_logger::build(SPEC.name, conf, build, write, || {
         let server = Collector::of(conf, Duration::from_millis(conf["timeout"].as_u64().unwrap_or(3000)));
         let tls = (conf["tls"] == true).then(|| CollectorTls::new(&server.host, false, &build.host.config));
         Ok(Box::new(Server {

@@ -40,18 +40,14 @@ use serde_json::Value;
 
 use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::batch::{self, Sending, Sink};
-use crate::plugins::kit::batch_logger::{self, BatchLogger};
+use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::{Collector, CollectorTls};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "tcp-logger",
     priority: 405,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("tcp_logger.schema.json"),
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -62,11 +58,9 @@ pub const SPEC: Spec = Spec {
         }
     }"#,
     ),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
@@ -77,7 +71,7 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    BatchLogger::build(SPEC.name, conf, build, batch_logger::json, || {
+    batch_logger::build(SPEC.name, conf, build, batch_logger::json, || {
         let server = Collector::of(conf, Duration::from_millis(conf["timeout"].as_u64().unwrap_or(1000)));
         let name = conf["tls_options"].as_str().unwrap_or(&server.host);
         let tls = (conf["tls"] == true).then(|| CollectorTls::new(name, false, &build.host.config));

@@ -48,17 +48,10 @@ use crate::upstream::{Balancer, NodeSet, Peer, Pick};
 pub const SPEC: Spec = Spec {
     name: "traffic-split",
     priority: 966,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("traffic_split.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// The fields of an upstream that the plugin takes over.

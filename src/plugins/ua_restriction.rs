@@ -35,9 +35,6 @@ use crate::wire::Name;
 pub const SPEC: Spec = Spec {
     name: "ua-restriction",
     priority: 2999,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -48,13 +45,9 @@ pub const SPEC: Spec = Spec {
         },
         "oneOf": [{"required": ["allowlist"]}, {"required": ["denylist"]}]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// The two lists; the schema lets only one of them be there.

@@ -31,20 +31,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::plugin::{Build, Built, Spec, no_check};
+use crate::plugin::{Build, Built, Spec};
 use crate::plugins::kit::batch::{self, Sending, Sink};
-use crate::plugins::kit::batch_logger::{self, BatchLogger};
+use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::Collector;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
     name: "udp-logger",
     priority: 400,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("udp_logger.schema.json"),
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -55,15 +51,12 @@ pub const SPEC: Spec = Spec {
         }
     }"#,
     ),
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
-    check: no_check,
     build,
+    ..Spec::PLAIN
 };
 
 fn build(conf: &Value, build: &Build) -> Built {
-    BatchLogger::build(SPEC.name, conf, build, batch_logger::json, || {
+    batch_logger::build(SPEC.name, conf, build, batch_logger::json, || {
         let timeout = Duration::from_secs(conf["timeout"].as_u64().unwrap_or(3));
         Ok(Box::new(Server(Collector::of(conf, timeout))))
     })

@@ -34,9 +34,6 @@ use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec,
 pub const SPEC: Spec = Spec {
     name: "uri-blocker",
     priority: 2900,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: r#"{
         "type": "object",
         "properties": {
@@ -51,13 +48,9 @@ pub const SPEC: Spec = Spec {
         },
         "required": ["block_rules"]
     }"#,
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 fn rules(conf: &Value) -> impl Iterator<Item = &str> {

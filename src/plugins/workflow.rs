@@ -44,17 +44,10 @@ use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Registry, SchemaT
 pub const SPEC: Spec = Spec {
     name: "workflow",
     priority: 1006,
-    version: 0.1,
-    auth: false,
-    prefer_route: false,
     schema: include_str!("workflow.schema.json"),
-    consumer_schema: None,
-    metadata_schema: None,
-    encrypt_fields: &[],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check,
     build,
+    ..Spec::PLAIN
 };
 
 /// The plugins that may be an action.

@@ -201,6 +201,16 @@ impl Upstream {
         })
     }
 
+    /// Switches protocols at the first request, and says nothing more.
+    pub fn switching() -> Upstream {
+        Upstream::start(|conn| {
+            conn.request();
+            let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
+            let _ = conn.send(head);
+            conn.drain();
+        })
+    }
+
     /// Gives each request its own head back as a body.
     pub fn mirror() -> Upstream {
         Upstream::start(|conn| {

@@ -77,17 +77,14 @@ use verified::{Verified, VerifiedTokens};
 pub const SPEC: Spec = Spec {
     name: "jwt-auth",
     priority: 2510,
-    version: 0.1,
     auth: true,
-    prefer_route: false,
     schema: include_str!("schema.json"),
     consumer_schema: Some(include_str!("consumer.schema.json")),
-    metadata_schema: None,
-    encrypt_fields: &[],
     consumer_encrypt_fields: &["secret"],
     consumer_key: Some("key"),
     check,
     build,
+    ..Spec::PLAIN
 };
 
 fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {

@@ -77,11 +77,8 @@ pub const SPEC: Spec = Spec {
     name: "limit-count",
     priority: 1002,
     version: 0.5,
-    auth: false,
-    prefer_route: false,
     // `not` in its second `oneOf` lets count/time_window beside rules through to the check that names them
     schema: include_str!("schema.json"),
-    consumer_schema: None,
     metadata_schema: Some(
         r#"{
         "type": "object",
@@ -93,10 +90,9 @@ pub const SPEC: Spec = Spec {
     }"#,
     ),
     encrypt_fields: &["redis_password", "sentinel_password"],
-    consumer_encrypt_fields: &[],
-    consumer_key: None,
     check: check::check,
     build,
+    ..Spec::PLAIN
 };
 
 /// Keeps these counters apart from other plugins', behind the key that users see.

@@ -24,17 +24,10 @@ const fn spec(name: &'static str, priority: i32) -> Spec {
     Spec {
         name,
         priority,
-        version: 0.1,
-        auth: false,
-        prefer_route: false,
         schema: r#"{"type":"object"}"#,
-        consumer_schema: None,
         metadata_schema: Some(r#"{"type":"object"}"#),
-        encrypt_fields: &[],
-        consumer_encrypt_fields: &[],
-        consumer_key: None,
         check: |conf, _| if conf.get("bad").is_some() { Err("it is bad".into()) } else { Ok(()) },
-        build: |_, _| Err("never built".into()),
+        ..Spec::PLAIN
     }
 }
 
