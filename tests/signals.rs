@@ -47,6 +47,27 @@ fn quit_lets_requests_end() {
     });
 }
 
+/// They have connected and asked while the gateway could not look.
+#[test]
+fn who_waits_at_the_door_is_served_before_the_end() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok("hi"));
+        let mut gateway = Gateway::to(driver, upstream.port);
+        gateway.signal("STOP");
+        let mut clients: Vec<Client> = (0..50).map(|_| gateway.connect()).collect();
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        gateway.signal("QUIT");
+        gateway.signal("CONT");
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+        }
+        drop(clients);
+        assert!(gateway.wait(Duration::from_secs(5)).success());
+    });
+}
+
 #[test]
 fn term_ends_within_ten_seconds() {
     on_both_drivers(|driver| {

@@ -187,6 +187,26 @@ mod tests {
     }
 
     #[test]
+    fn of_a_refusal_without_end_nothing_is_kept() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let url = Url::parse("http://127.0.0.1/").unwrap();
+        let at = Collector { host: url.host.clone(), port: url.port, timeout: Duration::from_secs(9) };
+        let server = Server { server: at, tls: None, url, authorization: None, lines: false };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (status, text) = runtime.block_on(async {
+            let (ours, mut theirs) = tokio::io::duplex(4096);
+            tokio::spawn(async move {
+                let _ = theirs.read(&mut [0; 4096]).await;
+                let _ = theirs.write_all(b"HTTP/1.1 500 Oops\r\n\r\n").await;
+                // until nobody reads any more
+                while theirs.write_all(&[b'x'; 4096]).await.is_ok() {}
+            });
+            server.post(ours, b"[]".to_vec()).await.unwrap()
+        });
+        assert_eq!((status, text.as_str()), (500, ""));
+    }
+
+    #[test]
     fn entries_arrive_as_lines() {
         use std::io::{Read, Write};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::client::Names;
+use crate::limits;
 use crate::reactor::{Config, Driver, block_on};
 use crate::transport::TlsClients;
 use crate::transport::pool::Pools;
@@ -112,6 +113,31 @@ fn a_script_is_sent_once_and_commands_share_a_connection() {
         assert_eq!(client.command(b"k", &[b"GET", b"k"]).await.unwrap().number(), Some(500.0));
         let clients = client.command(b"", &[b"CLIENT", b"LIST"]).await.unwrap();
         assert_eq!(clients.text().unwrap().lines().count(), 1);
+    });
+}
+
+#[test]
+fn a_server_that_never_answers_is_asked_no_more_than_so_often_at_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    on_both(async || {
+        let mut conf = single(port);
+        conf["redis_timeout"] = json!(60_000);
+        let client = client(conf);
+        let busy = Rc::new(std::cell::Cell::new(0));
+        for _ in 0..limits::REDIS_WAITING + 3 {
+            let (client, busy) = (client.clone(), busy.clone());
+            reactor::spawn(async move {
+                if matches!(client.command(b"", &[b"GET", b"k"]).await, Err(Error::Busy)) {
+                    busy.set(busy.get() + 1);
+                }
+            });
+        }
+        let until_ms = reactor::now_ms() + 10_000;
+        while busy.get() < 3 && reactor::now_ms() < until_ms {
+            reactor::sleep(1).await;
+        }
+        assert_eq!(busy.get(), 3, "those who find no room are told at once");
     });
 }
 

@@ -1,8 +1,8 @@
 //! What a JSON Schema cannot say about a configuration (limit-count/init.lua `check_schema`).
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use crate::limits;
@@ -30,7 +30,25 @@ const GROUP_FIELDS: [&str; 13] = [
 
 /// The first configuration seen of each group holds for the process, as it does for an APISIX worker: a
 /// group is not edited, it gets a new name.
-static GROUPS: Mutex<BTreeMap<String, Map<String, Value>>> = Mutex::new(BTreeMap::new());
+static GROUPS: LazyLock<Mutex<Groups>> = LazyLock::new(Mutex::default);
+
+/// What was seen of each group, the oldest first; beyond [`limits::LIMIT_COUNT_GROUPS`] the oldest makes room.
+#[derive(Default)]
+struct Groups(IndexMap<String, Map<String, Value>>);
+
+impl Groups {
+    /// Is this what `group` was before, if it was?
+    fn agree(&mut self, group: &str, fields: Map<String, Value>) -> bool {
+        if let Some(first) = self.0.get(group) {
+            return *first == fields;
+        }
+        if self.0.len() >= limits::LIMIT_COUNT_GROUPS {
+            self.0.shift_remove_index(0);
+        }
+        self.0.insert(group.to_owned(), fields);
+        true
+    }
+}
 
 /// After the schema.
 pub fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
@@ -59,21 +77,11 @@ fn check_group(conf: &Value) -> Result<(), String> {
     };
     let fields: Map<String, Value> =
         fields.iter().filter(|(name, _)| shared(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
-    let mut groups = GROUPS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    match groups.get(group) {
-        Some(first) if *first == fields => Ok(()),
-        Some(_) => {
-            log::error!("limit-count group {group} was configured differently before");
-            Err("group conf mismatched".to_owned())
-        }
-        None => {
-            if groups.len() >= limits::LIMIT_COUNT_GROUPS {
-                groups.pop_first();
-            }
-            groups.insert(group.to_owned(), fields);
-            Ok(())
-        }
+    if GROUPS.lock().unwrap_or_else(PoisonError::into_inner).agree(group, fields) {
+        return Ok(());
     }
+    log::error!("limit-count group {group} was configured differently before");
+    Err("group conf mismatched".to_owned())
 }
 
 /// Only Redis is synchronized with; -1 is "at every request".
@@ -97,5 +105,25 @@ fn check_rule_keys(conf: &Value) -> Result<(), String> {
     match keys().enumerate().find(|(at, key)| keys().take(*at).any(|before| before == *key)) {
         Some((_, key)) => Err(format!("duplicate key '{key}' in rules")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_groups_the_oldest_is_forgotten() {
+        let mut groups = Groups::default();
+        let of = |count: u32| Map::from_iter([("count".to_owned(), count.into())]);
+        // the oldest is not the first by name
+        for number in (0..limits::LIMIT_COUNT_GROUPS).rev() {
+            assert!(groups.agree(&format!("{number:05}"), of(1)));
+        }
+        let oldest = format!("{:05}", limits::LIMIT_COUNT_GROUPS - 1);
+        assert!(!groups.agree(&oldest, of(2)));
+        assert!(groups.agree("one more", of(1)));
+        assert!(!groups.agree("00000", of(2)), "a later one is remembered");
+        assert!(groups.agree(&oldest, of(2)), "the oldest is forgotten");
     }
 }

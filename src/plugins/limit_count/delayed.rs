@@ -149,3 +149,31 @@ impl Delayed {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::client::redis::Conf;
+    use crate::plugins::kit::test;
+
+    #[test]
+    fn so_many_keys_wait_to_be_told_and_no_more() {
+        crate::reactor::block_on(Default::default(), |_| async {
+            let host = test::host();
+            let conf = json!({"policy": "redis", "redis_host": "127.0.0.1", "redis_port": 1});
+            let redis = host.outbound.redis.get(Conf::of(&conf).unwrap().unwrap(), &host.outbound);
+            let delayed = Delayed::new(3600.0, redis, &host);
+            let limit = Limit { count: 1, window_ms: 60_000, sliding: false };
+            for number in 0..limits::DELAYED_KEYS + 5 {
+                delayed.remember(&number.to_be_bytes(), limit);
+            }
+            assert_eq!(delayed.pending.borrow().len(), limits::DELAYED_KEYS);
+            // one that waits already is told of what came last
+            delayed.remember(&0_usize.to_be_bytes(), Limit { count: 2, ..limit });
+            assert_eq!(delayed.pending.borrow()[&0_usize.to_be_bytes()[..]].count, 2);
+        })
+        .unwrap();
+    }
+}
