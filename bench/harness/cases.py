@@ -1,6 +1,6 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, each_plugin, flame, latency, machine, measure, memory, peers, redis, tls
+from . import allocations, configuration, each_plugin, flame, http3, latency, machine, measure, memory, peers, redis, tls
 
 SMALL, LARGE = 100, 65536
 
@@ -8,9 +8,10 @@ SMALL, LARGE = 100, 65536
 def names(options, default):
     """The peers to measure; Envoy is left out of the default ones where it cannot be installed."""
     chosen = options.peers.split(",") if options.peers else list(default)
-    if not options.peers and "envoy" in chosen and not machine.envoy_program():
-        machine.say("envoy is not measured: it could not be installed")
-        chosen.remove("envoy")
+    for name in ("envoy", "envoy-http3"):
+        if not options.peers and name in chosen and not machine.envoy_program():
+            machine.say(f"{name} is not measured: it could not be installed")
+            chosen.remove(name)
     return chosen + ["apisix"] if options.apisix and "apisix" not in chosen else chosen
 
 
@@ -87,6 +88,12 @@ def cores(house, options):
     return rows
 
 
+def http3_beside_others(house, options):
+    """HTTP/3 beside those who speak it."""
+    machine.need(["caddy"])
+    return http3.http3(house, options, started(house, options, ["ringway", "envoy-http3", "caddy"]))
+
+
 CASES = {
     "allocations": allocations.allocations,
     "plain": plain,
@@ -103,4 +110,7 @@ CASES = {
     "redis": redis.redis,
     "tls": lambda house, options: tls.tls(house, options, started(house, options, ["ringway", "nginx"])),
     "http2": lambda house, options: tls.http2(house, options, started(house, options, ["ringway", "nginx"])),
+    "http3": http3_beside_others,
+    "idle3": http3.idle,
+    "migration": http3.migration,
 }

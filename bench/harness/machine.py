@@ -19,6 +19,7 @@ LOAD_CORE = "1"
 
 PACKAGES = {
     "addr2line": "binutils",
+    "caddy": "caddy",
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx-light",

@@ -150,6 +150,21 @@ class House:
             config = machine.write_template("envoy.yaml", self.directory, **values)
             command = [machine.envoy_program(), "-c", config, "--concurrency", "1", "--log-level", "error"]
             return self.start_peer(name, port, command + ["--disable-hot-restart"])
+        if name == "envoy-http3":
+            values = {"ADMIN": machine.free_port(), "TLS": machine.free_port(), "BACKEND": self.backend}
+            config = machine.write_template("envoy-http3.yaml", self.directory, **values)
+            command = [machine.envoy_program(), "-c", config, "--concurrency", "1", "--log-level", "error"]
+            # its listener is of UDP: the admin port says that it is there
+            peer = self.start_peer(name, values["ADMIN"], command + ["--disable-hot-restart"])
+            peer.tls_port = values["TLS"]
+            return peer
+        if name == "caddy":
+            values = {"PORT": port, "TLS": machine.free_port(), "BACKEND": self.backend}
+            config = machine.write_template("Caddyfile", self.directory, **values)
+            command = ["env", "GOMAXPROCS=1", "caddy", "run", "--config", config, "--adapter", "caddyfile"]
+            peer = self.start_peer(name, port, command)
+            peer.tls_port = values["TLS"]
+            return peer
         if name in SPIKE:
             program = self.cargo("bench/spike", name.split("-")[0])
             return self.start_peer(name, port, [program, listen, backend, *SPIKE[name]])
