@@ -11,20 +11,11 @@ use std::process::{Child, Command, Output, Stdio};
 use common::*;
 use serde_json::{Value, json};
 
-/// Where `tests/run` puts Python's packages.
-const PYTHON: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python/bin/python");
-
 /// Creates, reads, lists, changes and deletes all that the package knows (tests/clients/admin_api.py).
 fn apisix_client_is_content(gateway: &Gateway) {
     let upstream = Upstream::mirror();
-    let done = Command::new(PYTHON)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/admin_api.py"))
-        .arg(format!("http://127.0.0.1:{}", gateway.ports.admin))
-        .arg(format!("http://127.0.0.1:{}", gateway.port()))
-        .args([KEY, &upstream.port.to_string()])
-        .output()
-        .expect("apisix-client is installed (tests/run does it)");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let [admin, proxy] = [gateway.ports.admin, gateway.port()].map(|port| format!("http://127.0.0.1:{port}"));
+    python("admin_api.py", &[&admin, &proxy, &KEY, &upstream.port]);
 }
 
 #[test]

@@ -13,9 +13,6 @@ use common::*;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request as Head, Response as Answer, StatusCode};
 
-/// Where `tests/run` puts Python's packages.
-const PYTHON: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python/bin/python");
-
 /// Runs `work` with a client of its own, another implementation of nothing: the h2 crate as a client.
 fn with_client<T>(port: u16, work: impl AsyncFnOnce(SendRequest<Bytes>) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -557,11 +554,6 @@ fn grpc_calls_of_all_kinds() {
              upstream: {{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{server}\": 1}}}}"
         );
         let gateway = Gateway::with_yaml(driver, &objects);
-        let done = Command::new(PYTHON)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/grpc_calls.py"))
-            .args([gateway.port().to_string(), server.to_string()])
-            .output()
-            .expect("grpcio is installed (tests/run does it)");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        python("grpc_calls.py", &[&gateway.port(), &server]);
     });
 }

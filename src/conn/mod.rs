@@ -1,9 +1,13 @@
-//! Where wire meets sockets: the server and client roles of HTTP/1.1 and HTTP/2, tunnels.
+//! Where wire meets sockets: the server and client roles of HTTP/1.1 and HTTP/2, and what comes when a client has
+//! switched protocols.
 
 pub mod h1;
 pub mod h2;
 pub mod proxy_header;
+pub mod switched;
 pub mod tunnel;
+
+pub use switched::Switched;
 
 use std::rc::Rc;
 
@@ -35,6 +39,10 @@ pub trait Gate: 'static {
 
     /// Does any body filter run for this exchange?
     fn filters_body(&self, ex: &Exchange) -> bool;
+
+    /// The head of an answer that switches protocols (`ex.resp.upgrade`) has left: from now on `client` carries bytes
+    /// both ways, until this is done with them.
+    fn switched(&self, ex: &mut Exchange, client: Switched) -> impl Future<Output = ()>;
 
     /// The answer has left, or nobody waits for it: statistics, log phase, upstream connection.
     fn finish(&self, ex: &mut Exchange);

@@ -104,6 +104,9 @@ pub struct Request {
     pub body: Body,
     /// Bytes of its head: the first part of `$request_length`.
     pub head_bytes: usize,
+    /// It came as an extended CONNECT (RFC 8441): it has no body, and every success but a switch of protocols would
+    /// be misunderstood.
+    pub connects: bool,
 }
 
 /// Where an answer comes from.
@@ -357,6 +360,7 @@ impl Exchange {
         self.req.host.clear();
         self.req.body = Body::Empty;
         self.req.head_bytes = 0;
+        self.req.connects = false;
         self.resp.reset();
         self.out = Outgoing::default();
         self.matched = None;

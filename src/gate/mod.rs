@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::conn::h2::{self, link::Links};
-use crate::conn::{Gate, Settings};
+use crate::conn::{Gate, Settings, Switched, tunnel};
 use crate::exchange::{Body, BodyPiece, Client, Exchange, Facts, Reply};
 use crate::expr::{IpNets, Template};
 use crate::limits;
@@ -220,6 +220,10 @@ impl Gate for Core {
     fn filters_body(&self, ex: &Exchange) -> bool {
         let (global, plan) = taking_part(ex, Phase::BodyFilter);
         global.is_some() || plan.is_some() || ex.encoder.is_some()
+    }
+
+    async fn switched(&self, ex: &mut Exchange, client: Switched) {
+        tunnel::run(&client, ex, self.settings.send_ms).await;
     }
 
     fn finish(&self, ex: &mut Exchange) {

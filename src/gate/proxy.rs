@@ -21,6 +21,7 @@ use crate::transport::pool::Lease;
 use crate::transport::{Secure, Target, trust};
 use crate::upstream::NodeSet;
 use crate::upstream::retry::{Decision, Failure, NO_NODE_TO_TRY, NO_VALID_NODE, Retries, Try};
+use crate::wire::Name;
 use crate::wire::http::chunked::{CHUNK_END, chunk_head};
 use crate::wire::http::{Host, Method};
 
@@ -45,6 +46,7 @@ pub(super) struct Held {
 /// Sends the exchange upstream. `Ok`: `ex.resp` is the upstream's answer, or the client has left.
 pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) -> Result<(), Reply> {
     let upstream = resolved(core, ex, plan).await?;
+    refuse_switch(ex, plan, &upstream)?;
     ex.live_upstream = Some(upstream.clone());
     announce(core, &upstream);
     if upstream.reads_body && ex.body_read.is_none() {
@@ -108,6 +110,12 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
             }
         }
     }
+}
+
+/// A client that can only go on as a WebSocket, on a route that has none: no request is worth sending.
+fn refuse_switch(ex: &Exchange, plan: &Plan, upstream: &LiveUpstream) -> Result<(), Reply> {
+    let switches = plan.websocket && matches!(upstream.conf.scheme, Scheme::Http | Scheme::Https);
+    if ex.req.connects && !switches { Err(Reply::page(403)) } else { Ok(()) }
 }
 
 /// The upstream that a plugin chose, else the route's.
@@ -227,11 +235,12 @@ async fn attempt(
     state.replayable = held.whole;
     state.sent = true;
     ex.proxied = true;
+    let may_switch = websocket && ex.req.head.headers.has(Name::Upgrade);
     let early = send(ex, &lease, held, websocket, times).await;
     state.replayable = held.whole;
     let answered = match early {
         Err(missed) => Err(missed),
-        Ok(all_sent) => client::read_answer(&lease.connection.stream, ex, times.read_ms, websocket)
+        Ok(all_sent) => client::read_answer(&lease.connection.stream, ex, times.read_ms, may_switch)
             .await
             .map(|keep| keep && all_sent)
             .map_err(Unsent::from),

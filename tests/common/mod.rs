@@ -13,6 +13,7 @@ pub use servers::{Etcd, Nginx};
 pub use upstream::{Conn, Request, Upstream, ok};
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,18 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// Runs one of `tests/clients/` with the packages that `tests/run` has installed; it ends well.
+#[track_caller]
+pub fn python(script: &str, arguments: &[&dyn ToString]) {
+    let done = Command::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/python/bin/python"))
+        .arg(format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR")))
+        .args(arguments.iter().map(|argument| argument.to_string()))
+        .output()
+        .expect("Python's packages are installed (tests/run does it)");
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{script} with {}:\n{errors}", done.status);
 }
 
 /// Asks again and again, until the answer is yes or patience ends.

@@ -128,12 +128,12 @@ fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
 }
 
 /// Reads until the head of the answer is whole, leaving out interim answers (RFC 9110 section 15.2), and
-/// makes it `ex.resp`. Returns whether the connection may be kept once the body has been read.
+/// makes it `ex.resp`; 101 is one only where it `may_switch`. Returns whether the connection may be kept once the body has been read.
 pub async fn read_answer(
     stream: &Rc<Stream>,
     ex: &mut Exchange,
     timeout_ms: u32,
-    websocket: bool,
+    may_switch: bool,
 ) -> Result<bool, NoAnswer> {
     let mut gathered: Vec<u8> = Vec::new();
     loop {
@@ -157,7 +157,7 @@ pub async fn read_answer(
             };
             chunk.advance(consumed);
             let status = ex.resp.head.status;
-            if status == 101 && !websocket {
+            if status == 101 && !may_switch {
                 return Err(NoAnswer::Invalid("upstream switched protocols without being asked"));
             }
             if (100..200).contains(&status) && status != 101 {

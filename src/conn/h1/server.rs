@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::answer;
-use crate::conn::{Gate, h2, linger, tunnel};
+use crate::conn::{Gate, Switched, h2, linger};
 use crate::exchange::body::H1Body;
 use crate::exchange::{Body, Client, Exchange, Facts, Side};
 use crate::limits;
@@ -139,7 +139,7 @@ async fn exchange<G: Gate>(
     let keep_alive = keep_alive && !ex.close_client && !gate.is_draining();
     let sent = answer::write(gate, stream, ex, keep_alive).await;
     if ex.resp.upgrade && sent.is_ok() {
-        Box::pin(tunnel::run(stream, ex, settings.send_ms)).await;
+        Box::pin(gate.switched(ex, Switched::H1(stream.clone()))).await;
         gate.finish(ex);
         return Next::Drop;
     }

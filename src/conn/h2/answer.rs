@@ -60,6 +60,14 @@ pub(super) async fn write<G: Gate>(gate: &G, responder: &Rc<Responder>, ex: &mut
     }
 }
 
+/// Writes the head that opens the stream for bytes both ways. `None`: the client is gone.
+pub(super) fn switch(responder: &Rc<Responder>, ex: &mut Exchange) -> Option<SendStream<Data>> {
+    ex.resp.head.headers.remove(Name::ContentLength);
+    ex.resp.head.headers.remove(Name::SecWebsocketAccept);
+    let head = head(ex, None);
+    responder.stream().send_response(head, false).ok()
+}
+
 /// The body piece by piece, and what follows it. `left` is what was announced and not yet sent.
 async fn write_body<G: Gate>(
     gate: &G,

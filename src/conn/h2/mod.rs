@@ -1,9 +1,10 @@
 //! HTTP/2 (RFC 9113): the server role towards clients, the client role towards upstreams. The `h2` crate speaks the
 //! protocol; here are its way to our streams ([`duplex`]), the life of a connection ([`server`], [`link`]), the road of
-//! one stream ([`stream`], [`call`]) and what passes over it ([`answer`], [`upload`]).
+//! one stream ([`stream`], [`call`]) and what passes over it ([`answer`], [`upload`], [`channel`]).
 
 pub mod answer;
 pub mod call;
+pub mod channel;
 pub mod duplex;
 pub mod fields;
 pub mod link;

@@ -60,6 +60,7 @@ fn builder(settings: &Settings) -> Builder {
         .header_table_size(limits::H2_HEADER_TABLE)
         .max_concurrent_streams(limits::H2_STREAMS)
         .max_send_buffer_size(limits::H2_SEND_BUFFER)
+        .enable_connect_protocol()
         .max_concurrent_reset_streams(limits::H2_REMEMBERED_RESETS)
         .reset_stream_duration(Duration::from_millis(limits::H2_REMEMBERED_MS))
         .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)

@@ -4,12 +4,15 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use h2::ext::Protocol;
 use h2::{Reason, RecvStream};
 use http::request::Parts;
 
+use super::channel::Channel;
 use super::server::Open;
 use super::{Event, answer};
-use crate::conn::Gate;
+use crate::conn::switched::settle_connect;
+use crate::conn::{Gate, Switched};
 use crate::exchange::h2::{Data, H2Body, Responder};
 use crate::exchange::{Body, Client, Exchange, Facts, Side};
 use crate::wire::Name;
@@ -83,29 +86,47 @@ async fn exchange<G: Gate>(
     request: http::Request<RecvStream>,
 ) -> Ended {
     let (parts, body) = request.into_parts();
-    let read = read_head(gate, ex, &parts).and_then(|()| attach_body(gate, responder, ex, body));
+    let mut bytes = None;
+    let read = read_head(gate, ex, &parts).and_then(|()| match ex.req.connects {
+        true => Ok(bytes = Some(body)),
+        false => attach_body(gate, responder, ex, body),
+    });
     if let Err(reject) = read {
         log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
         return Box::pin(refuse(gate, responder, ex, reject.page)).await;
     }
     gate.handle(ex).await;
-    let ended = match ex.resp.client_gone {
-        true => Ended::Reset,
-        false => answer::write(gate, responder, ex).await,
+    if ex.req.connects {
+        settle_connect(gate, ex);
+    }
+    let ended = match (ex.resp.client_gone, bytes.filter(|_| ex.resp.upgrade)) {
+        (true, _) => Ended::Reset,
+        (false, Some(from)) => switch(gate, responder, ex, from).await,
+        (false, None) => answer::write(gate, responder, ex).await,
     };
     gate.finish(ex);
     ended
+}
+
+/// The stream becomes a pipe of bytes.
+async fn switch<G: Gate>(gate: &G, responder: &Rc<Responder>, ex: &mut Exchange, from: RecvStream) -> Ended {
+    let Some(to) = answer::switch(responder, ex) else { return Ended::Reset };
+    let client = Switched::H2(Box::new(Channel::new(from, to)));
+    Box::pin(gate.switched(ex, client)).await;
+    Ended::Answered
 }
 
 fn read_head<G: Gate>(gate: &G, ex: &mut Exchange, parts: &Parts) -> Result<(), Reject> {
     let pseudo = Pseudo {
         version: 20,
         method: parts.method.as_str().as_bytes(),
+        protocol: parts.extensions.get::<Protocol>().map(|protocol| protocol.as_str().as_bytes()),
         path: parts.uri.path_and_query().map_or(b"".as_slice(), |path| path.as_str().as_bytes()),
         authority: parts.uri.authority().map(|authority| authority.as_str().as_bytes()),
     };
     let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
     ex.req.head_bytes = ex.req.head.assemble(pseudo, fields, &gate.settings().head)?;
+    ex.req.connects = pseudo.protocol.is_some();
     Ok(())
 }
 

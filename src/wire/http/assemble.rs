@@ -1,6 +1,9 @@
 //! Heads that come apart, as HTTP/2 and HTTP/3 carry them: pseudo-header fields and a list. They become the same
 //! heads that a parser of lines gives (RFC 9113 section 8.3).
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::head::{RequestHead, RequestLimits, ResponseHead};
 use super::{Method, Reject, scan};
 use crate::wire::header_name::Name;
@@ -17,12 +20,15 @@ pub struct Pseudo<'a> {
     pub path: &'a [u8],
     /// `:authority`
     pub authority: Option<&'a [u8]>,
+    /// `:protocol` of an extended CONNECT (RFC 8441 section 4).
+    pub protocol: Option<&'a [u8]>,
 }
 
 impl RequestHead {
     /// Makes this the head of a request with these fields, whose names and values are known to hold no CR, LF or NUL
     /// and whose connection-specific fields were refused. `:authority` becomes `Host`, and crumbs of `Cookie` are joined
-    /// (RFC 9113 section 8.2.3). Returns its bytes.
+    /// (RFC 9113 section 8.2.3). The extended CONNECT of a WebSocket becomes the upgrade that it would be over HTTP/1.1:
+    /// what routes, plugins and upstreams know. Returns its bytes.
     pub fn assemble<'a>(
         &mut self,
         pseudo: Pseudo<'_>,
@@ -30,6 +36,7 @@ impl RequestHead {
         limits: &RequestLimits,
     ) -> Result<usize, Reject> {
         self.clear();
+        let pseudo = as_upgrade(pseudo)?;
         if pseudo.path.len() > limits.line_bytes {
             return Err(Reject::new(414, "request line too long"));
         }
@@ -42,6 +49,9 @@ impl RequestHead {
             bytes += authority.len();
             self.headers.put(Name::Host, authority);
         }
+        if pseudo.protocol.is_some() {
+            self.put_handshake();
+        }
         let mut crumbs: Vec<u8> = Vec::new();
         for (name, value) in fields {
             bytes += name.len() + value.len();
@@ -52,6 +62,8 @@ impl RequestHead {
                 return Err(Reject::bad("a field value begins or ends with a blank"));
             }
             match Name::of(name) {
+                // no part of this handshake (RFC 8441 section 5); ours is there
+                Name::SecWebsocketKey if pseudo.protocol.is_some() => continue,
                 // both may stand there if they say the same (RFC 9113 section 8.3.1)
                 Name::Host if pseudo.authority.is_some_and(|authority| authority == value) => continue,
                 Name::Cookie => {
@@ -78,6 +90,15 @@ impl RequestHead {
         Ok(bytes)
     }
 
+    /// The fields of an upgrade that an extended CONNECT has not (RFC 6455 section 4.1).
+    fn put_handshake(&mut self) {
+        let mut nonce = [0; 16];
+        fastrand::fill(&mut nonce);
+        self.headers.put(Name::Upgrade, b"websocket");
+        self.headers.put(Name::Connection, b"Upgrade");
+        self.headers.put(Name::SecWebsocketKey, STANDARD.encode(nonce).as_bytes());
+    }
+
     /// The request line as nginx shows it in `$request`.
     fn put_line(&mut self, pseudo: Pseudo<'_>) {
         self.version = pseudo.version;
@@ -102,6 +123,15 @@ impl ResponseHead {
     }
 }
 
+/// An extended CONNECT is a GET that asks for an upgrade; only WebSockets are served (RFC 9220 section 3: 501).
+fn as_upgrade(pseudo: Pseudo<'_>) -> Result<Pseudo<'_>, Reject> {
+    match pseudo.protocol {
+        None => Ok(pseudo),
+        Some(b"websocket") => Ok(Pseudo { method: b"GET", ..pseudo }),
+        Some(_) => Err(Reject::new(501, "extended CONNECT for another protocol than websocket")),
+    }
+}
+
 /// nginx's valid names: letters, digits, `-`, and `_` where it is allowed.
 fn is_plain(name: &[u8], limits: &RequestLimits) -> bool {
     name.iter()
@@ -114,7 +144,7 @@ mod tests {
 
     fn pseudo<'a>(method: &'a str, path: &'a str, authority: Option<&'a str>) -> Pseudo<'a> {
         let authority = authority.map(str::as_bytes);
-        Pseudo { version: 20, method: method.as_bytes(), path: path.as_bytes(), authority }
+        Pseudo { version: 20, method: method.as_bytes(), path: path.as_bytes(), authority, protocol: None }
     }
 
     fn assembled(pseudo: Pseudo<'_>, fields: &[(&str, &str)]) -> Result<RequestHead, u16> {
@@ -136,6 +166,24 @@ mod tests {
         assert_eq!(head.headers.get(Name::Host), Some(&b"Foo.example:81"[..]));
         assert_eq!(head.headers.all(Name::Cookie).collect::<Vec<_>>(), [b"a=1; b=2"]);
         assert_eq!(head.headers.get_named(b"X"), Some(&b"y"[..]));
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_as_by_http_1() {
+        let connect = Pseudo { protocol: Some(b"websocket"), ..pseudo("CONNECT", "/chat?q", Some("a")) };
+        let fields = [("sec-websocket-version", "13"), ("sec-websocket-key", "mine"), ("origin", "b")];
+        let head = assembled(connect, &fields).unwrap();
+        assert_eq!((head.method, head.line()), (Method::Get, &b"GET /chat?q HTTP/2.0"[..]));
+        assert_eq!(head.headers.get(Name::Upgrade), Some(&b"websocket"[..]));
+        assert_eq!(head.headers.get(Name::Connection), Some(&b"Upgrade"[..]));
+        assert_eq!(head.headers.get_named(b"sec-websocket-version"), Some(&b"13"[..]));
+        let keys: Vec<&[u8]> = head.headers.all_named(b"sec-websocket-key").collect();
+        let [key] = keys[..] else { panic!("one key: {keys:?}") };
+        assert_eq!(STANDARD.decode(key).unwrap().len(), 16);
+        let again = assembled(connect, &fields).unwrap();
+        assert_ne!(again.headers.get_named(b"sec-websocket-key"), Some(key), "a nonce");
+        let other = Pseudo { protocol: Some(b"connect-udp"), ..connect };
+        assert_eq!(assembled(other, &[]).err(), Some(501));
     }
 
     #[test]

@@ -1,0 +1,115 @@
+//! A client that has switched protocols: the bytes of a WebSocket both ways, whatever HTTP version carries them. Who
+//! passes them on ([`super::tunnel`]) or speaks the protocol here sees no difference.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::Gate;
+use super::h2::channel::Channel;
+use crate::exchange::Exchange;
+use crate::reactor::{Chunk, Out};
+use crate::transport::Stream;
+
+/// The client's bytes behind the head of an answer that switched protocols. All methods take `&self`: one task may
+/// receive while it sends.
+pub enum Switched {
+    /// The connection itself, behind a 101 (RFC 9110 section 7.8). An upstream's connection is one, too.
+    H1(Rc<Stream>),
+    /// A stream that an extended CONNECT has opened (RFC 8441).
+    H2(Box<Channel>),
+}
+
+impl Switched {
+    /// Bytes in the order in which they came; an empty chunk is the end of what the peer sends. What is not asked for
+    /// is not read: the peer waits.
+    ///
+    /// # Errors
+    /// `TimedOut` when the receive deadline has passed, `ConnectionReset` and the like when the peer is gone.
+    pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        match self {
+            Switched::H1(stream) => stream.poll_recv(cx),
+            Switched::H2(channel) => channel.poll_recv(cx),
+        }
+    }
+
+    /// See [`Switched::poll_recv`]; may be dropped at any time without loss.
+    ///
+    /// # Errors
+    /// As `poll_recv`.
+    pub async fn recv(&self) -> io::Result<Chunk> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Queues bytes. Whoever sends much awaits [`Switched::flush`] between: the queue has no bound of its own.
+    pub fn send(&self, chunk: Chunk) {
+        match self {
+            Switched::H1(stream) => stream.send(Out::from(chunk)),
+            Switched::H2(channel) => channel.send(chunk),
+        }
+    }
+
+    /// Ready when the peer has made room for everything queued.
+    ///
+    /// # Errors
+    /// `TimedOut` when the send deadline has passed; else the peer is gone.
+    pub fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Switched::H1(stream) => stream.poll_flushed(cx),
+            Switched::H2(channel) => channel.poll_flushed(cx),
+        }
+    }
+
+    /// See [`Switched::poll_flushed`].
+    ///
+    /// # Errors
+    /// As `poll_flushed`.
+    pub async fn flush(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flushed(cx)).await
+    }
+
+    /// Ends our side behind everything queued: the peer sees the end of the bytes.
+    pub fn shutdown_write(&self) {
+        match self {
+            Switched::H1(stream) => stream.shutdown_write(),
+            Switched::H2(channel) => channel.shutdown_write(),
+        }
+    }
+
+    /// Breaks off: the peer must not take what it got for whole. A connection of HTTP/1.1 just ends when it is
+    /// dropped (RFC 8441 section 5: a stream is reset with CANCEL).
+    pub fn reset(&self) {
+        match self {
+            Switched::H1(_) => {}
+            Switched::H2(channel) => channel.reset(),
+        }
+    }
+
+    /// From `at_ms` on the core's clock a receive that has nothing gives `TimedOut`.
+    pub fn set_recv_deadline(&self, at_ms: Option<u64>) {
+        match self {
+            Switched::H1(stream) => stream.set_recv_deadline(at_ms),
+            Switched::H2(channel) => channel.set_recv_deadline(at_ms),
+        }
+    }
+
+    /// From `at_ms` on, a flush that is not done gives `TimedOut`.
+    pub fn set_send_deadline(&self, at_ms: Option<u64>) {
+        match self {
+            Switched::H1(stream) => stream.set_send_deadline(at_ms),
+            Switched::H2(channel) => channel.set_send_deadline(at_ms),
+        }
+    }
+}
+
+/// The answer of an extended CONNECT before it leaves. A 2xx means that the stream is open (RFC 8441 section 5): that
+/// is said for an upstream's 101 alone, and any other success is a handshake that failed.
+pub fn settle_connect<G: Gate>(gate: &G, ex: &mut Exchange) {
+    if ex.resp.upgrade {
+        ex.resp.head.status = 200;
+    } else if (200..300).contains(&ex.resp.head.status) {
+        log::warn!("no switch of protocols, but an answer of status {}", ex.resp.head.status);
+        gate.refuse(ex, 502);
+    }
+}
