@@ -22,6 +22,7 @@ pub mod plugin;
 pub mod upstream;
 pub mod live;
 pub mod gate;
+pub mod stream;
 pub mod plugins;
 pub mod control;
 pub mod shard;

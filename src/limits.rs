@@ -322,3 +322,14 @@ pub const SECRET_CALLS: usize = 16;
 pub const SECRET_PATIENCE_MS: u64 = 5_000;
 /// The longest answer of a secret manager, bytes: one secret with its members.
 pub const SECRET_ANSWER_BYTES: usize = 1 << 20;
+
+/// Ports of one `stream_proxy` entry: each is a socket on each core. 4096 are far more than a range that anybody
+/// serves, and with 64 cores still below what a process may open.
+pub const STREAM_PORTS: usize = 4096;
+
+/// A piece of a tunnel that says that more of its kind will come, bytes: half a shared receive buffer.
+pub const BULK_PIECE: usize = 8 << 10;
+
+/// So many pieces in a row change the size of a tunnel's receive buffers: to change costs a system call, and pieces of
+/// 64 KiB in place of 16 save one each.
+pub const BULK_CHANGE: u8 = 4;

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod options;
 mod read;
 mod read_http;
+mod read_stream;
 mod schema;
 pub mod snippet;
 pub mod substitute;

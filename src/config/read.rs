@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::admin_key::Empty;
 use super::yaml::{Data, Node};
-use super::{Environment, Notes, Place, listen, read_http, types::*, units};
+use super::{Environment, Notes, Place, listen, read_http, read_stream, types::*, units};
 use crate::limits;
 use crate::model::types::IpNet;
 
@@ -36,7 +36,7 @@ impl<'t> Reader<'t> {
         self.at(path)?.scalar_text()
     }
 
-    fn items(&self, path: &str) -> &'t [Node] {
+    pub(super) fn items(&self, path: &str) -> &'t [Node] {
         match self.at(path).map(|n| &n.data) {
             Some(Data::List(items)) => items,
             _ => &[],
@@ -104,13 +104,20 @@ pub(super) fn config(
     let deployment = deployment(&mut r, &place, env);
     let (admin, empty_keys) = admin(&mut r, deployment.role, &place.conf);
     let mut http = read_http::http(&mut r, &place.home);
-    read_http::snippets(&mut r, source, &mut http);
+    let mut streams = read_stream::streams(&mut r, &place.home);
+    read_http::snippets(&mut r, source, &mut http, &mut streams);
     let mut ports = listen::read(&mut r, admin.as_ref());
+    if r.text("apisix.proxy_mode").as_deref() == Some("stream") {
+        let Listen { trusted_certificate, .. } = std::mem::take(&mut ports.listen);
+        ports.listen.trusted_certificate = trusted_certificate;
+        ports.admin_on_node_port = false;
+    }
     if deployment.role == Role::ControlPlane {
         // It proxies nothing (apisix/cli/ngx_tpl.lua): an Admin API on the proxy's port has it for itself.
         let Listen { trusted_certificate, .. } = std::mem::take(&mut ports.listen);
         ports.listen.trusted_certificate = trusted_certificate;
         ports.admin_on_node_port = false;
+        (streams.tcp, streams.udp) = (Vec::new(), Vec::new());
     }
     let admin = admin.map(|admin| Admin { on_node_port: ports.admin_on_node_port, ..admin });
     let worker_connections = r.number("nginx_config.event.worker_connections", 10620);
@@ -132,6 +139,7 @@ pub(super) fn config(
         max_post_args_readable_bytes: r.number::<u64>("apisix.max_post_args_readable_size", 64) << 20,
         graphql_max_bytes: r.number("graphql.max_size", limits::GRAPHQL_BYTES),
         show_upstream_status_in_response_header: r.is("apisix.show_upstream_status_in_response_header"),
+        streams,
         stream: r.text("apisix.proxy_mode").is_some_and(|mode| mode.contains("stream")),
         enable_ipv6: r.is("apisix.enable_ipv6"),
         enable_http2: r.is("apisix.enable_http2"),
@@ -154,12 +162,6 @@ pub(super) fn config(
         home: place.home,
     };
     batch_requests(&mut r, &config);
-    if r.text("apisix.proxy_mode").as_deref().is_some_and(|m| m.contains("stream")) {
-        r.notes.warn(
-            r.line("apisix.proxy_mode"),
-            "the stream proxy is not served yet: no stream port is opened",
-        );
-    }
     (config, empty_keys)
 }
 

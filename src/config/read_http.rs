@@ -5,7 +5,7 @@ use std::path::Path;
 use super::read::Reader;
 use super::types::*;
 use super::yaml::Data;
-use super::{snippet, units};
+use super::{read_stream, snippet, units};
 
 /// Without the snippets.
 pub(super) fn http(r: &mut Reader<'_>, home: &Path) -> Http {
@@ -100,7 +100,7 @@ fn access_log_format(r: &Reader<'_>) -> String {
 }
 
 /// The seven snippets: those of http, server and location in nginx's order of nesting take effect.
-pub(super) fn snippets(r: &mut Reader<'_>, source: &str, http: &mut Http) {
+pub(super) fn snippets(r: &mut Reader<'_>, source: &str, http: &mut Http, streams: &mut Streams) {
     for (name, effective) in [
         ("main_configuration_snippet", false),
         ("http_configuration_snippet", true),
@@ -124,8 +124,11 @@ pub(super) fn snippets(r: &mut Reader<'_>, source: &str, http: &mut Http) {
             }
         };
         for directive in directives {
-            let outcome =
-                if effective { snippet::apply(&directive, http) } else { snippet::Outcome::Unknown };
+            let outcome = match effective {
+                true => snippet::apply(&directive, http),
+                false if name.starts_with("stream") => read_stream::apply(&directive, streams),
+                false => snippet::Outcome::Unknown,
+            };
             let line = first + directive.line;
             match outcome {
                 snippet::Outcome::Done | snippet::Outcome::NoNeed => {}

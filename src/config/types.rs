@@ -50,6 +50,8 @@ pub struct Config {
     pub show_upstream_status_in_response_header: bool,
     /// `apisix.proxy_mode` includes `stream`.
     pub stream: bool,
+    /// What listens on layer 4, and how it goes on.
+    pub streams: Streams,
     /// `apisix.enable_ipv6`
     pub enable_ipv6: bool,
     /// `apisix.enable_http2`
@@ -113,6 +115,40 @@ pub struct Listen {
     pub proxy_protocol_ssl: Vec<SocketAddr>,
     /// `apisix.ssl.ssl_trusted_certificate`: a PEM file; `None` is the system's.
     pub trusted_certificate: Option<PathBuf>,
+}
+
+/// Layer 4: `apisix.stream_proxy`, `nginx_config.stream`, `xrpc`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Streams {
+    /// `stream_proxy.tcp`, ranges spelt out.
+    pub tcp: Vec<StreamListen>,
+    /// `stream_proxy.udp`, ranges spelt out.
+    pub udp: Vec<SocketAddr>,
+    /// `nginx_config.stream.access_log`, if it is enabled.
+    pub access_log: Option<AccessLog>,
+    /// `nginx_config.stream.real_ip_from`: balancers whose PROXY header is believed.
+    pub real_ip_from: Vec<IpNet>,
+    /// `xrpc.protocols`, by name.
+    pub protocols: Vec<String>,
+    /// nginx's `proxy_connect_timeout`.
+    pub connect_timeout_ms: u64,
+    /// nginx's `proxy_timeout`: a session in which nothing moves for so long ends.
+    pub timeout_ms: u64,
+    /// nginx's `preread_timeout`: for PROXY header, handshake and what plugins read ahead.
+    pub preread_timeout_ms: u64,
+}
+
+/// One address of `stream_proxy.tcp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamListen {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// `tls`: TLS ends here.
+    pub tls: bool,
+    /// `proxy_protocol`, else `proxy_protocol.enable_tcp_pp`: a PROXY header comes first.
+    pub proxy_protocol: bool,
+    /// `proxy_protocol_to_upstream`, else `proxy_protocol.enable_tcp_pp_to_upstream`: upstreams get one.
+    pub proxy_protocol_to_upstream: bool,
 }
 
 /// `apisix.ssl`: TLS towards clients, but for what an ssl object says of its own.

@@ -86,6 +86,13 @@ impl Switched {
         }
     }
 
+    /// Whether large pieces come: see [`Stream::expect_bulk`].
+    pub fn expect_bulk(&self, bulk: bool) {
+        if let Switched::H1(stream) = self {
+            stream.expect_bulk(bulk);
+        }
+    }
+
     /// From `at_ms` on the core's clock a receive that has nothing gives `TimedOut`.
     pub fn set_recv_deadline(&self, at_ms: Option<u64>) {
         match self {

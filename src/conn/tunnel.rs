@@ -1,10 +1,12 @@
-//! Bytes both ways between a client that has switched protocols and its upstream, until both ends are done.
+//! Bytes both ways, until both ends are done: between a client that has switched protocols and its upstream, and on
+//! layer 4.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::Switched;
 use crate::exchange::Exchange;
+use crate::limits;
 use crate::reactor;
 
 /// One direction of a tunnel.
@@ -19,50 +21,121 @@ struct Way<'a> {
     waiting: bool,
     done: bool,
     bytes: u64,
+    /// Pieces in a row that say nothing for the present size of receive buffers.
+    unlike: u8,
+    bulk: bool,
 }
 
-/// Pumps between the client and the upstream connection of `ex` until both have closed, one fails, or nothing
-/// has come either way for the upstream's read timeout (nginx's timer is on the upstream's socket, and what
-/// the client sends winds it up again). Once the upstream has closed, the client has that time for each piece, too.
-/// A side that takes nothing has the same time, the client `send_ms`.
+/// Both directions.
+pub struct Pump<'a> {
+    up: Way<'a>,
+    down: Way<'a>,
+    idle_ms: u64,
+    /// When the first byte came from the upstream, ms of the core's clock.
+    pub first_down_ms: Option<u64>,
+}
+
+/// How a tunnel ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides have said that they are done.
+    Closed,
+    /// The client's connection failed.
+    Client(io::Error),
+    /// The upstream's connection failed, or nothing came either way for too long.
+    Upstream(io::Error),
+}
+
+/// Which end of a [`Way`] failed.
+enum End {
+    From(io::Error),
+    To(io::Error),
+}
+
+/// Pumps between the client and the upstream connection of `ex`: see [`Pump::run`]. The client has `send_ms` to take a
+/// piece.
 pub async fn run(client: &Switched, ex: &mut Exchange, send_ms: u32) {
     let Some(lease) = ex.lease.take() else { return };
     let upstream = Switched::H1(lease.connection.stream.clone());
-    let idle_ms = u64::from(lease.read_timeout_ms);
-    let mut down = Way::new(&upstream, client, u64::from(send_ms));
-    let mut up = Way::new(client, &upstream, idle_ms);
-    client.set_recv_deadline(None);
-    let ended = std::future::poll_fn(|cx| {
-        let (up_bytes, down_done) = (up.bytes, down.done);
-        if let Poll::Ready(Err(error)) = down.poll(cx, Some(idle_ms)) {
-            return Poll::Ready(Err(error));
-        }
-        up.waiting &= down.done == down_done;
-        if let Poll::Ready(Err(error)) = up.poll(cx, down.done.then_some(idle_ms)) {
-            return Poll::Ready(Err(error));
-        }
-        // what rings meanwhile finds a new deadline
-        down.waiting &= up.bytes == up_bytes;
-        if up.done && down.done { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
-    })
-    .await;
-    if let Err(error) = ended {
+    let mut pump = Pump::new(client, &upstream, u64::from(lease.read_timeout_ms), u64::from(send_ms));
+    if let Ended::Client(error) | Ended::Upstream(error) = pump.run().await {
         log::info!("a tunnel ended: {error}");
         client.reset();
     }
-    ex.resp.bytes += down.bytes;
-    ex.resp.body_bytes += down.bytes;
+    ex.resp.bytes += pump.down_bytes();
+    ex.resp.body_bytes += pump.down_bytes();
+}
+
+impl<'a> Pump<'a> {
+    /// Between a client, who has `send_ms` to take a piece, and an upstream, who has `idle_ms` for that.
+    pub fn new(client: &'a Switched, upstream: &'a Switched, idle_ms: u64, send_ms: u64) -> Self {
+        Pump {
+            up: Way::new(client, upstream, idle_ms),
+            down: Way::new(upstream, client, send_ms),
+            idle_ms,
+            first_down_ms: None,
+        }
+    }
+
+    /// Until both have closed, one fails, or nothing has come either way for `idle_ms` (nginx's timer is on the
+    /// upstream's socket, and what the client sends winds it up again). An end that comes from one side is passed on to
+    /// the other, which may go on; once the upstream has closed, the client has that time for each piece, too.
+    pub async fn run(&mut self) -> Ended {
+        self.up.from.set_recv_deadline(None);
+        std::future::poll_fn(|cx| {
+            let (up_bytes, down_done) = (self.up.bytes, self.down.done);
+            let polled = self.down.poll(cx, Some(self.idle_ms));
+            if self.down.bytes > 0 {
+                self.first_down_ms.get_or_insert_with(reactor::now_ms);
+            }
+            match polled {
+                Poll::Ready(Err(End::From(error))) => return Poll::Ready(Ended::Upstream(error)),
+                Poll::Ready(Err(End::To(error))) => return Poll::Ready(Ended::Client(error)),
+                _ => {}
+            }
+            self.up.waiting &= self.down.done == down_done;
+            match self.up.poll(cx, self.down.done.then_some(self.idle_ms)) {
+                Poll::Ready(Err(End::From(error))) => return Poll::Ready(Ended::Client(error)),
+                Poll::Ready(Err(End::To(error))) => return Poll::Ready(Ended::Upstream(error)),
+                _ => {}
+            }
+            // what rings meanwhile finds a new deadline
+            self.down.waiting &= self.up.bytes == up_bytes;
+            if self.up.done && self.down.done { Poll::Ready(Ended::Closed) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Bytes that came from the client.
+    pub fn up_bytes(&self) -> u64 {
+        self.up.bytes
+    }
+
+    /// Bytes that came from the upstream.
+    pub fn down_bytes(&self) -> u64 {
+        self.down.bytes
+    }
 }
 
 impl<'a> Way<'a> {
     fn new(from: &'a Switched, to: &'a Switched, send_ms: u64) -> Self {
-        Way { from, to, send_ms, sending: false, waiting: false, done: false, bytes: 0 }
+        Way {
+            from,
+            to,
+            send_ms,
+            sending: false,
+            waiting: false,
+            done: false,
+            bytes: 0,
+            unlike: 0,
+            bulk: false,
+        }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, idle_ms: Option<u64>) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>, idle_ms: Option<u64>) -> Poll<Result<(), End>> {
         while !self.done {
             if self.sending {
-                std::task::ready!(self.to.poll_flushed(cx))?;
+                ready!(self.to.poll_flushed(cx)).map_err(End::To)?;
                 self.sending = false;
             }
             // once for each wait: a deadline that every poll moves never comes
@@ -70,7 +143,7 @@ impl<'a> Way<'a> {
                 self.from.set_recv_deadline(Some(reactor::now_ms() + idle_ms));
             }
             self.waiting = true;
-            let chunk = std::task::ready!(self.from.poll_recv(cx))?;
+            let chunk = ready!(self.from.poll_recv(cx)).map_err(End::From)?;
             self.waiting = false;
             if chunk.is_empty() {
                 self.done = true;
@@ -78,10 +151,22 @@ impl<'a> Way<'a> {
                 break;
             }
             self.bytes += chunk.len() as u64;
+            self.size_buffers(chunk.len());
             self.to.set_send_deadline(Some(reactor::now_ms() + self.send_ms));
             self.to.send(chunk);
             self.sending = true;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Large pieces ask for large buffers, a run of small ones for the small buffers that all connections share.
+    fn size_buffers(&mut self, bytes: usize) {
+        let is_large = bytes >= limits::BULK_PIECE;
+        self.unlike = if is_large == self.bulk { 0 } else { self.unlike + 1 };
+        if self.unlike == limits::BULK_CHANGE {
+            self.bulk = is_large;
+            self.unlike = 0;
+            self.from.expect_bulk(is_large);
+        }
     }
 }

@@ -244,7 +244,7 @@ async fn checks(state: &ControlState) -> Vec<Value> {
     };
     let mut items = Vec::new();
     let model = state.feed.model();
-    for kind in [Kind::Route, Kind::Service, Kind::Upstream] {
+    for kind in [Kind::Route, Kind::Service, Kind::Upstream, Kind::StreamRoute] {
         for object in model.of_kind(kind) {
             let Some(checks) = upstream_of(object).and_then(|upstream| upstream.checks.as_deref()) else {
                 continue;
@@ -266,6 +266,7 @@ fn upstream_of(object: &Object) -> Option<&Upstream> {
     match object {
         Object::Upstream(o) => Some(&o.value),
         Object::Route(o) => o.value.upstream.as_deref(),
+        Object::StreamRoute(o) => o.value.upstream.as_deref(),
         Object::Service(o) => o.value.upstream.as_deref(),
         _ => None,
     }

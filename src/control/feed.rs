@@ -192,9 +192,9 @@ impl Feed {
     /// All there is, for cores that know nothing yet. `model` is this feed's own, held: what is published later comes
     /// on top.
     pub fn everything(&self, model: &Model) -> Batch {
-        let plugins = Delta::Plugins(self.plugins.list());
+        let lists = [Delta::Plugins(self.plugins.list()), Delta::StreamPlugins(self.plugins.stream_list())];
         let objects = Kind::ALL.into_iter().flat_map(|kind| model.of_kind(kind)).cloned().map(Delta::Put);
-        Batch { revision: self.revision(), deltas: std::iter::once(plugins).chain(objects).collect() }
+        Batch { revision: self.revision(), deltas: lists.into_iter().chain(objects).collect() }
     }
 
     /// The configuration as it is now. Not to be held over an await.
@@ -218,7 +218,8 @@ impl Feed {
         self.plugins.enable_stream(&lists.stream);
         let names: Arc<[Box<str>]> = lists.http.iter().map(|name| name.as_str().into()).collect();
         self.plugins.enable(names.iter().cloned());
-        let deltas = vec![Delta::PluginAttr(lists.attr.clone()), Delta::Plugins(names)];
+        let stream = Delta::StreamPlugins(self.plugins.stream_list());
+        let deltas = vec![Delta::PluginAttr(lists.attr.clone()), Delta::Plugins(names), stream];
         *self.new_list.lock().unwrap_or_else(PoisonError::into_inner) = deltas;
         self.list_is_new.notify_one();
     }
@@ -291,7 +292,7 @@ impl Feed {
         let (lists, changes): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|change| &*change.key == PLUGIN_LIST);
         let lists = lists.iter().filter_map(|change| self.plugin_list(change.value.as_deref()));
-        (changes, lists.collect(), revision)
+        (changes, lists.flatten().collect(), revision)
     }
 
     /// Takes changes in.
@@ -398,9 +399,9 @@ impl Feed {
                         _ => SchemaType::Plain,
                     };
                     self.plugins.decrypt(plugins, schema);
-                    // A stream route's plugins are other plugins, and no core has a use for them yet.
-                    if kind != Kind::StreamRoute {
-                        self.plugins.check(plugins, schema, self.unknown)?;
+                    match kind {
+                        Kind::StreamRoute => self.plugins.check_stream(plugins)?,
+                        _ => self.plugins.check(plugins, schema, self.unknown)?,
                     }
                 }
             }
@@ -428,7 +429,7 @@ impl Feed {
     }
 
     /// `/plugins`: `[{"name": "key-auth"}, {"name": "mqtt-proxy", "stream": true}]`
-    fn plugin_list(&self, value: Option<&[u8]>) -> Option<Delta> {
+    fn plugin_list(&self, value: Option<&[u8]>) -> Option<[Delta; 2]> {
         if !self.follow_plugin_list {
             return None;
         }
@@ -439,7 +440,7 @@ impl Feed {
         self.plugins.enable_stream(&stream.into_iter().map(|item| item.name.into()).collect::<Vec<_>>());
         let names: Vec<Box<str>> = http.into_iter().map(|item| item.name).collect();
         self.plugins.enable(names.iter().cloned());
-        Some(Delta::Plugins(names.into()))
+        Some([Delta::Plugins(names.into()), Delta::StreamPlugins(self.plugins.stream_list())])
     }
 }
 

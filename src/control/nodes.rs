@@ -51,6 +51,9 @@ impl Nodes {
         match delta {
             Delta::Put(Object::Upstream(o)) => self.replace(Kind::Upstream, &o.id, Some(&o.value)),
             Delta::Put(Object::Service(o)) => self.replace(Kind::Service, &o.id, o.value.upstream.as_ref()),
+            Delta::Put(Object::StreamRoute(o)) => {
+                self.replace(Kind::StreamRoute, &o.id, o.value.upstream.as_ref())
+            }
             Delta::Put(Object::Route(o)) => self.replace(Kind::Route, &o.id, o.value.upstream.as_ref()),
             Delta::Delete(kind, id) => self.replace(*kind, id, None),
             _ => Vec::new(),
@@ -62,6 +65,7 @@ impl Nodes {
             Kind::Upstream => "upstreams",
             Kind::Service => "services",
             Kind::Route => "routes",
+            Kind::StreamRoute => "stream_routes",
             _ => return Vec::new(),
         };
         let key: Arc<str> = format!("/apisix/{directory}/{id}").into();
@@ -191,7 +195,7 @@ fn names(conf: &Upstream) -> impl Iterator<Item = &str> {
 /// The port of a node that has none (apisix/upstream.lua, `scheme_to_port`).
 fn default_port(scheme: Scheme) -> u16 {
     match scheme {
-        Scheme::Https | Scheme::Grpcs => 443,
+        Scheme::Https | Scheme::Grpcs | Scheme::Tls => 443,
         _ => 80,
     }
 }

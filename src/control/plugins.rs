@@ -93,6 +93,22 @@ impl Plugins {
         entry.check(conf, SchemaType::Plain).map_err(PluginFault::Refused)
     }
 
+    /// Checks the plugins of a stream route that comes from a store, and fills their defaults. One that is not enabled
+    /// is left to the cores, which skip it.
+    pub fn check_stream(&self, plugins: &mut Map<String, Value>) -> Result<(), String> {
+        for (name, conf) in plugins {
+            if let Err(PluginFault::Refused(why)) = self.stream_accepts(name, conf) {
+                return Err(format!("failed to check the configuration of stream plugin [{name}]: {why}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The operator's list of stream plugins.
+    pub fn stream_list(&self) -> Arc<[Box<str>]> {
+        self.stream.1.read().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// Is it in the operator's list?
     pub fn enabled(&self, name: &str) -> bool {
         self.enabled.read().unwrap_or_else(PoisonError::into_inner).contains(name)

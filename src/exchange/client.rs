@@ -15,6 +15,8 @@ pub enum Client {
     H1(Rc<Stream>),
     /// HTTP/2: one stream of it.
     H2(Rc<Responder>),
+    /// Layer 4: the connection, whose first bytes a plugin may look at.
+    Raw(Rc<Stream>),
 }
 
 impl Client {
@@ -22,7 +24,7 @@ impl Client {
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Client::None => Poll::Pending,
-            Client::H1(stream) => stream.poll_closed(cx),
+            Client::H1(stream) | Client::Raw(stream) => stream.poll_closed(cx),
             Client::H2(responder) => responder.poll_gone(cx),
         }
     }

@@ -11,6 +11,7 @@ pub mod encoder;
 pub mod h2;
 pub mod record;
 pub mod reply;
+pub mod session;
 pub mod trace;
 pub mod vars;
 
@@ -29,6 +30,7 @@ pub use client::Client;
 pub use encoder::Encoder;
 pub use record::{Attempt, RateLimit, UpstreamRecord};
 pub use reply::{Reply, ReplyBody};
+pub use session::Session;
 pub use trace::Trace;
 pub use vars::Vars;
 
@@ -270,6 +272,8 @@ pub struct Exchange {
     pub phases: u8,
     /// The upstream it went to (`live::LiveUpstream`).
     pub live_upstream: Option<Rc<dyn Any>>,
+    /// On layer 4: there is no request, only a session.
+    pub session: Option<Box<Session>>,
 }
 
 impl Exchange {
@@ -309,6 +313,7 @@ impl Exchange {
             global: None,
             phases: 0,
             live_upstream: None,
+            session: None,
         }
     }
 
@@ -348,6 +353,7 @@ impl Exchange {
             global: _,
             phases: _,
             live_upstream: _,
+            session: _,
         } = &*self;
         self.remote_addr = facts.peer.ip();
         self.remote_port = facts.proxy_protocol.unwrap_or(facts.peer).port();
@@ -388,6 +394,7 @@ impl Exchange {
         self.global = None;
         self.phases = 0;
         self.live_upstream = None;
+        self.session = None;
     }
 
     /// Gives the request other arguments: variables, plugins and the upstream see these from now on.

@@ -18,6 +18,14 @@ impl Vars for Exchange {
         if let Some((_, value)) = self.set_vars.iter().find(|(n, _)| &**n == name) {
             return Some(Cow::Borrowed(value));
         }
+        if let Some(session) = &self.session {
+            return self
+                .session_var(session, name)
+                .or_else(|| self.connection_var(name))
+                .or_else(|| self.matched_var(name))
+                .or_else(|| self.upstream_var(name))
+                .or_else(|| self.time_var(name));
+        }
         self.request_var(name)
             .or_else(|| self.connection_var(name))
             .or_else(|| self.matched_var(name))
@@ -30,14 +38,14 @@ impl Vars for Exchange {
 }
 
 /// What a variable function gives.
-type Value<'a> = Option<Cow<'a, [u8]>>;
+pub(super) type Value<'a> = Option<Cow<'a, [u8]>>;
 
-fn text<'a>(value: impl ToString) -> Value<'a> {
+pub(super) fn text<'a>(value: impl ToString) -> Value<'a> {
     Some(Cow::Owned(value.to_string().into_bytes()))
 }
 
 /// Seconds with three decimals, as nginx prints times.
-fn seconds(ms: u64) -> String {
+pub(super) fn seconds(ms: u64) -> String {
     format!("{}.{:03}", ms / 1000, ms % 1000)
 }
 

@@ -28,7 +28,8 @@ pub fn finish(core: &Core, ex: &mut Exchange) {
     }
 }
 
-fn write_access_line(access: &mut Access, ex: &Exchange) {
+/// Writes one line of an access log.
+pub fn write_access_line(access: &mut Access, ex: &Exchange) {
     let format = &access.format;
     access.log.line(reactor::now_ms(), |line| {
         format.write(line, |name, out| {

@@ -40,6 +40,8 @@ pub struct Core {
     pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// The access log, if it is on.
     pub access: Option<RefCell<Access>>,
+    /// The access log of layer 4, if it is on.
+    pub stream_access: Option<RefCell<Access>>,
     /// The basic debug mode: answers name the plugins that ran (`conf/debug.yaml`).
     pub debug: Cell<bool>,
     /// Randomness of this core.
@@ -81,6 +83,7 @@ impl Core {
         config: Arc<Config>,
         control: tokio::sync::mpsc::Sender<ToControl>,
         access: Option<Access>,
+        stream_access: Option<Access>,
     ) -> Self {
         let add_headers = config.http.add_headers.iter();
         let add_headers =
@@ -98,6 +101,7 @@ impl Core {
             config,
             control,
             access: access.map(RefCell::new),
+            stream_access: stream_access.map(RefCell::new),
             debug: Cell::new(false),
             rng: RefCell::new(fastrand::Rng::new()),
             spare: RefCell::new(Vec::new()),

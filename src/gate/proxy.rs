@@ -45,7 +45,12 @@ pub(super) struct Held {
 
 /// Sends the exchange upstream. `Ok`: `ex.resp` is the upstream's answer, or the client has left.
 pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) -> Result<(), Reply> {
-    let upstream = resolved(core, ex, plan).await?;
+    let upstream = resolved(core, ex.out.upstream.as_ref(), &plan.destination).await?;
+    match upstream.conf.scheme {
+        Scheme::Http | Scheme::Https | Scheme::Grpc | Scheme::Grpcs if upstream.conf.discovery.is_none() => {}
+        // kafka and service discovery are not served yet: such a route never opens
+        _ => return Err(Reply::page(503)),
+    }
     refuse_switch(ex, plan, &upstream)?;
     ex.live_upstream = Some(upstream.clone());
     announce(core, &upstream);
@@ -118,10 +123,14 @@ fn refuse_switch(ex: &Exchange, plan: &Plan, upstream: &LiveUpstream) -> Result<
     if ex.req.connects && !switches { Err(Reply::page(403)) } else { Ok(()) }
 }
 
-/// The upstream that a plugin chose, else the route's.
-fn destination(core: &Core, ex: &Exchange, plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
+/// See [`resolved`].
+fn destination(
+    core: &Core,
+    choice: Option<&UpstreamChoice>,
+    own: &Destination,
+) -> Result<Rc<LiveUpstream>, Reply> {
     let live = core.live.borrow();
-    let chosen = match (&ex.out.upstream, &plan.destination) {
+    let chosen = match (choice, own) {
         (Some(UpstreamChoice::Object(id)), _) => live.upstream_by_id(id).unwrap_or_else(|| {
             Err(Unusable { status: 502, reason: format!("failed to find upstream by id: {id}") })
         }),
@@ -129,34 +138,32 @@ fn destination(core: &Core, ex: &Exchange, plan: &Plan) -> Result<Rc<LiveUpstrea
         (None, Destination::Upstream(up)) => Ok(if up.awaited { live.again(up) } else { up.clone() }),
         (None, Destination::None(status)) => return Err(Reply::page(*status)),
     };
-    let upstream = chosen.map_err(|Unusable { status, reason }| {
+    chosen.map_err(|Unusable { status, reason }| {
         log::error!("{reason}");
         Reply::page(status)
-    })?;
-    match upstream.conf.scheme {
-        Scheme::Http | Scheme::Https | Scheme::Grpc | Scheme::Grpcs if upstream.conf.discovery.is_none() => {
-            Ok(upstream)
-        }
-        // kafka and service discovery are not served yet: such a route never opens
-        _ => Err(Reply::page(503)),
-    }
+    })
 }
 
-/// Waits for names that control has not resolved yet, as long as a resolver may take.
-async fn resolved(core: &Core, ex: &Exchange, plan: &Plan) -> Result<Rc<LiveUpstream>, Reply> {
-    let mut upstream = destination(core, ex, plan)?;
+/// The upstream that a plugin chose (`choice`), else the route's `own`. Waits for names that control has not resolved
+/// yet, as long as a resolver may take.
+pub async fn resolved(
+    core: &Core,
+    choice: Option<&UpstreamChoice>,
+    own: &Destination,
+) -> Result<Rc<LiveUpstream>, Reply> {
+    let mut upstream = destination(core, choice, own)?;
     if upstream.awaited {
         let until_ms = reactor::now_ms() + core.config.dns.timeout_ms;
         while upstream.awaited && reactor::now_ms() < until_ms {
             reactor::sleep(limits::NAME_TICK_MS).await;
-            upstream = destination(core, ex, plan)?;
+            upstream = destination(core, choice, own)?;
         }
     }
     Ok(upstream)
 }
 
 /// The first request to an upstream with health checks starts them.
-fn announce(core: &Core, upstream: &LiveUpstream) {
+pub fn announce(core: &Core, upstream: &LiveUpstream) {
     if !upstream.announced.get() {
         let sent = core.tell_control(ToControl::InUse(upstream.key.as_ref().into()));
         upstream.announced.set(sent);
@@ -177,7 +184,7 @@ fn times(core: &Core, plan: &Plan, upstream: &LiveUpstream) -> Times {
 }
 
 /// Picks a node.
-fn pick(core: &Core, ex: &Exchange, upstream: &LiveUpstream, tried: &NodeSet) -> Result<Picked, Reply> {
+pub fn pick(core: &Core, ex: &Exchange, upstream: &LiveUpstream, tried: &NodeSet) -> Result<Picked, Reply> {
     if upstream.nodes.is_empty() {
         log::error!("no valid upstream node of {}", upstream.key);
         return Err(Reply::page(NO_VALID_NODE));

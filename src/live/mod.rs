@@ -7,6 +7,7 @@
 pub mod certificates;
 pub mod plan;
 pub mod router;
+pub mod streams;
 pub mod upstream;
 
 use std::cell::{Cell, RefCell};
@@ -33,6 +34,8 @@ use crate::upstream::health::Status;
 
 pub use plan::Plan;
 pub use upstream::{LiveUpstream, Picked, Unusable};
+
+use streams::Streams;
 
 use router::{Entry, Matcher, Mode, Params, Router};
 
@@ -69,6 +72,8 @@ impl Hosts {
 pub struct Tools {
     /// The plugins of this build.
     pub registry: Arc<Registry>,
+    /// Its plugins of stream routes.
+    pub stream_registry: Arc<Registry>,
     /// What plugins share on this core.
     pub host: Rc<Host>,
     /// Upstream connections of this core.
@@ -105,6 +110,7 @@ pub struct Live {
     /// By upstream key, kept for upstreams that are built later.
     verdicts: AHashMap<Box<str>, Verdicts>,
     global: RefCell<Option<Result<Rc<Chain>, u16>>>,
+    streams: Streams,
     /// Counts changes of what plans depend on beside their route.
     epoch: Cell<u64>,
     /// Counts changes of what every plugin is built with: the list of plugins and their metadata.
@@ -122,8 +128,13 @@ pub struct Hit {
 }
 
 impl Live {
-    /// An empty configuration.
-    pub fn new(tools: Tools, mode: RouterMode, enabled: Option<Arc<[Box<str>]>>) -> Self {
+    /// An empty configuration, with the operator's lists of plugins of routes and of stream routes.
+    pub fn new(
+        tools: Tools,
+        mode: RouterMode,
+        enabled: Option<Arc<[Box<str>]>>,
+        stream_enabled: Arc<[Box<str>]>,
+    ) -> Self {
         let mode = match mode {
             RouterMode::HostUri => Mode::HostUri,
             RouterMode::Uri => Mode::Uri,
@@ -149,6 +160,7 @@ impl Live {
             of_plugins: RefCell::default(),
             verdicts: AHashMap::new(),
             global: RefCell::new(None),
+            streams: Streams::new(stream_enabled),
             epoch: Cell::new(0),
             built_with: 0,
             revision: 0,
@@ -163,6 +175,11 @@ impl Live {
                 Delta::Delete(kind, id) => self.delete(*kind, id),
                 Delta::Plugins(list) => {
                     *self.tools.host.enabled.borrow_mut() = Some(list.clone());
+                    self.built_with += 1;
+                    self.touch();
+                }
+                Delta::StreamPlugins(list) => {
+                    self.streams.enabled = list.clone();
                     self.built_with += 1;
                     self.touch();
                 }
@@ -184,6 +201,7 @@ impl Live {
     fn put(&mut self, object: &Object) {
         match object {
             Object::Route(route) => return self.put_route(route),
+            Object::StreamRoute(route) => return self.streams.put(route),
             Object::Consumer(consumer) => return self.tools.host.consumers.put(consumer),
             Object::Service(o) => {
                 let old = self.services.insert(o.id.clone(), o.clone());
@@ -249,9 +267,12 @@ impl Live {
                 }
                 self.client_cert_changed(id);
             }
-            Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::CostDecoration | Kind::PluginList => {
+            Kind::StreamRoute => {
+                self.streams.remove(id);
+                self.in_use.get_mut().remove(&*format!("/apisix/stream_routes/{id}"));
                 return;
             }
+            Kind::Proto | Kind::Secret | Kind::CostDecoration | Kind::PluginList => return,
         }
         if kind == Kind::Upstream {
             self.tools.host.upstreams.borrow_mut().remove(id);
@@ -442,7 +463,7 @@ impl Live {
 
     /// Certificates of upstreams are believed unless `tls.verify` says to look at them.
     fn tls_for(&self, conf: &Upstream) -> Result<Option<Rc<TlsClient>>, Unusable> {
-        if !matches!(conf.scheme, Scheme::Https | Scheme::Grpcs) {
+        if !matches!(conf.scheme, Scheme::Https | Scheme::Grpcs | Scheme::Tls) {
             return Ok(None);
         }
         let field = |name: &str| conf.tls.as_deref().and_then(|tls| tls.get(name));

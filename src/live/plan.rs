@@ -15,14 +15,14 @@ use crate::limits;
 use crate::model::{Id, PluginBundle, Plugins, Route, Service, Stored, Timeout, Upstream};
 use crate::plugin::chain::Item;
 use crate::plugin::meta::{self, Meta};
-use crate::plugin::{Chain, SchemaType};
+use crate::plugin::{Chain, Registry, SchemaType};
 
 /// The effective plugins of a request: each name once, with the object that its configuration is of.
-type Effective<'a> = AHashMap<&'a str, Bound<'a>>;
+pub(super) type Effective<'a> = AHashMap<&'a str, Bound<'a>>;
 
 /// One plugin's configuration and where it was written.
 #[derive(Clone, Copy)]
-struct Bound<'a> {
+pub(super) struct Bound<'a> {
     conf: &'a Value,
     /// `/apisix/routes/1` and such.
     parent: &'a str,
@@ -126,20 +126,8 @@ impl Plan {
             .is_none_or(|id| same(live.services.get(id), self.service.as_ref()));
         let same_config = (self.route.value.plugin_config_id.as_ref())
             .is_none_or(|id| same(live.plugin_configs.get(id), self.plugin_config.as_ref()));
-        let same_upstream = match &self.destination {
-            Destination::Upstream(up) => {
-                let in_use = live.in_use.borrow();
-                !up.stale.get()
-                    && in_use.get(&up.key).is_some_and(|now| Rc::ptr_eq(now, up))
-                    && self
-                        .upstream_id
-                        .as_ref()
-                        .is_none_or(|id| same(live.upstreams.get(id), self.upstream_object.as_ref()))
-            }
-            Destination::None(_) => {
-                self.upstream_id.as_ref().is_none_or(|id| live.upstreams.get(id).is_none())
-            }
-        };
+        let (id, object) = (self.upstream_id.as_ref(), self.upstream_object.as_ref());
+        let same_upstream = self.destination.is_current(live, id, object);
         let current = same_service && same_config && same_upstream && self.built_with == live.built_with;
         if current {
             self.seen_epoch.set(live.epoch.get());
@@ -266,34 +254,57 @@ impl Plan {
             ),
             (None, None, None) => (None, None, route_key),
         };
+        self.upstream_object = id.as_ref().and_then(|id| live.upstreams.get(id).cloned());
+        self.upstream_id.clone_from(&id);
+        self.destination = Destination::of(live, &key, id.as_ref(), inline.as_ref());
+    }
+}
+
+impl Destination {
+    /// The upstream object of `id`, else the `inline` one of the object `key`; 503 where there is neither.
+    pub(super) fn of(live: &Live, key: &str, id: Option<&Id>, inline: Option<&Arc<Upstream>>) -> Destination {
         let built = match (id, inline) {
-            (Some(id), _) => {
-                self.upstream_object = live.upstreams.get(&id).cloned();
-                self.upstream_id = Some(id.clone());
-                match live.upstream_by_id(&id) {
-                    Some(built) => built,
-                    None => {
-                        log::error!("failed to find upstream by id: {id}");
-                        self.destination = Destination::None(502);
-                        return;
-                    }
-                }
-            }
-            (None, Some(up)) => live.live_upstream(&key, &up),
-            (None, None) => return,
+            (Some(id), _) => live.upstream_by_id(id).unwrap_or_else(|| {
+                Err(Unusable { status: 502, reason: format!("failed to find upstream by id: {id}") })
+            }),
+            (None, Some(up)) => live.live_upstream(key, up),
+            (None, None) => return Destination::None(503),
         };
         match built {
-            Ok(up) => self.destination = Destination::Upstream(up),
+            Ok(up) => Destination::Upstream(up),
             Err(Unusable { status, reason }) => {
-                log::error!("the upstream of route {} cannot be used: {reason}", self.route.id);
-                self.destination = Destination::None(status);
+                log::error!("the upstream of {key} cannot be used: {reason}");
+                Destination::None(status)
             }
+        }
+    }
+
+    /// Is it still what the configuration says? `id` and `object` are those of its upstream, if it has an id.
+    pub(super) fn is_current(
+        &self,
+        live: &Live,
+        id: Option<&Id>,
+        object: Option<&Arc<Stored<Arc<Upstream>>>>,
+    ) -> bool {
+        match self {
+            Destination::Upstream(up) => {
+                let in_use = live.in_use.borrow();
+                !up.stale.get()
+                    && in_use.get(&up.key).is_some_and(|now| Rc::ptr_eq(now, up))
+                    && id.is_none_or(|id| same(live.upstreams.get(id), object))
+            }
+            Destination::None(_) => id.is_none_or(|id| live.upstreams.get(id).is_none()),
         }
     }
 }
 
 /// Lays one object's plugins over what is there: per plugin name, not deep.
-fn overlay<'a>(effective: &mut Effective<'a>, plugins: &'a Plugins, parent: &'a str, consumer: bool) {
+pub(super) fn overlay<'a>(
+    effective: &mut Effective<'a>,
+    plugins: &'a Plugins,
+    parent: &'a str,
+    consumer: bool,
+) {
     for (name, conf) in plugins {
         // what replaces a route's plugin is not new with the consumer (plugin.lua `_from_consumer`)
         let from_consumer = consumer && effective.get(&**name).is_none_or(|bound| bound.from_consumer);
@@ -304,16 +315,29 @@ fn overlay<'a>(effective: &mut Effective<'a>, plugins: &'a Plugins, parent: &'a 
 /// Compiles the plugins of one object. A plugin that this build lacks, or a configuration that cannot be
 /// compiled, never opens the route: 503.
 fn chain(live: &Live, effective: &Effective<'_>, owner: &str, slots_from: u16) -> Result<Chain, u16> {
+    let enabled = |name: &str| live.tools.host.enables(name);
+    chain_of(live, &live.tools.registry, enabled, effective, owner, slots_from)
+}
+
+/// The same with the plugins of `registry`.
+pub(super) fn chain_of(
+    live: &Live,
+    registry: &Registry,
+    enabled: impl Fn(&str) -> bool,
+    effective: &Effective<'_>,
+    owner: &str,
+    slots_from: u16,
+) -> Result<Chain, u16> {
     let mut items = Vec::with_capacity(effective.len());
     for (name, bound) in effective {
         if !bound.conf.is_object() || meta::is_disabled(bound.conf) {
             continue;
         }
-        if !live.tools.host.enables(name) {
+        if !enabled(name) {
             log::warn!("plugin {name} of {owner} is not in the list of plugins: skipped");
             continue;
         }
-        let Some(entry) = live.tools.registry.get(name) else {
+        let Some(entry) = registry.get(name) else {
             log::error!("{owner} uses plugin [{name}], which is not served yet: its requests get 503");
             return Err(503);
         };
@@ -360,7 +384,7 @@ pub fn global_chain(live: &Live) -> Result<Chain, u16> {
     chain(live, &effective, "a global rule", limits::GLOBAL_SLOTS)
 }
 
-fn same<T>(now: Option<&Arc<T>>, then: Option<&Arc<T>>) -> bool {
+pub(super) fn same<T>(now: Option<&Arc<T>>, then: Option<&Arc<T>>) -> bool {
     match (now, then) {
         (Some(now), Some(then)) => Arc::ptr_eq(now, then),
         (None, None) => true,

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Consumer, Id, Kind, PluginBundle, Route, Service, Stored, Upstream};
+use super::{Consumer, Id, Kind, PluginBundle, Route, Service, Stored, StreamRoute, Upstream};
 
 /// An object behind the one `Arc` that the whole process shares.
 #[derive(Clone, Debug)]
 pub enum Object {
     /// A route.
     Route(Arc<Stored<Route>>),
+    /// A stream route.
+    StreamRoute(Arc<Stored<StreamRoute>>),
     /// A service.
     Service(Arc<Stored<Service>>),
     /// An upstream.
@@ -35,6 +37,7 @@ impl Object {
     pub fn place(&self) -> (Kind, &Id) {
         match self {
             Object::Route(o) => (Kind::Route, &o.id),
+            Object::StreamRoute(o) => (Kind::StreamRoute, &o.id),
             Object::Service(o) => (Kind::Service, &o.id),
             Object::Upstream(o) => (Kind::Upstream, &o.id),
             Object::Consumer(o) => (Kind::Consumer, &o.id),
@@ -50,6 +53,7 @@ impl Object {
     pub fn modify_revision(&self) -> i64 {
         match self {
             Object::Route(o) => o.modify_revision,
+            Object::StreamRoute(o) => o.modify_revision,
             Object::Service(o) => o.modify_revision,
             Object::Upstream(o) => o.modify_revision,
             Object::Consumer(o) => o.modify_revision,
@@ -69,6 +73,8 @@ pub enum Delta {
     Delete(Kind, Id),
     /// The operator's list of enabled plugins.
     Plugins(Arc<[Box<str>]>),
+    /// The operator's list of enabled plugins of stream routes.
+    StreamPlugins(Arc<[Box<str>]>),
     /// `plugin_attr` of config.yaml, read again.
     PluginAttr(Arc<Value>),
 }

@@ -16,8 +16,8 @@ use super::delta::Object;
 use super::id::{Id, Kind, id_text};
 use super::schemas::object_schema;
 use super::types::{
-    Balance, Consumer, HashOn, IpNet, KeepalivePool, Methods, Node, PassHost, PluginBundle, Plugins, Route,
-    Scheme, Service, Stored, Timeout, Upstream,
+    Balance, Consumer, HashOn, IpNet, KeepalivePool, Methods, Node, PassHost, PluginBundle, Plugins,
+    Protocol, Route, Scheme, Service, Stored, StreamRoute, Timeout, Upstream,
 };
 
 type Members = Map<String, Value>;
@@ -39,6 +39,7 @@ pub fn object(kind: Kind, place: Stored<()>, mut value: Value) -> Result<Option<
     }
     Ok(Some(match kind {
         Kind::Route => Object::Route(place.with(route(value)?)),
+        Kind::StreamRoute => Object::StreamRoute(place.with(stream_route(value)?)),
         Kind::Service => Object::Service(place.with(service(value))),
         Kind::Upstream => Object::Upstream(place.with(Arc::new(upstream(value)))),
         Kind::Consumer => Object::Consumer(place.with(consumer(value))),
@@ -51,7 +52,7 @@ pub fn object(kind: Kind, place: Stored<()>, mut value: Value) -> Result<Option<
         Kind::PluginConfig => Object::PluginConfig(place.with(bundle(value))),
         Kind::PluginMetadata => Object::PluginMetadata(place.with(value)),
         Kind::Ssl => Object::Ssl(place.with(value)),
-        Kind::Proto | Kind::StreamRoute | Kind::Secret | Kind::CostDecoration | Kind::PluginList => {
+        Kind::Proto | Kind::Secret | Kind::CostDecoration | Kind::PluginList => {
             return Ok(None);
         }
     }))
@@ -93,6 +94,42 @@ pub fn route(value: Value) -> Result<Route, String> {
         labels: labels(&mut from),
         needs_lua: from.contains_key("filter_func") || from.contains_key("script"),
     })
+}
+
+/// A stream route; an error where an address in it is none.
+fn stream_route(value: Value) -> Result<StreamRoute, String> {
+    let mut from = members(value);
+    let mut network = |name: &str| match text(&mut from, name) {
+        Some(text) => IpNet::parse(&text).map(Some).ok_or_else(|| format!("invalid {name}: {text}")),
+        None => Ok(None),
+    };
+    let (remote_addr, server_addr) = (network("remote_addr")?, network("server_addr")?);
+    Ok(StreamRoute {
+        name: text(&mut from, "name"),
+        remote_addr,
+        server_addr,
+        server_port: whole(&from, "server_port").and_then(|port| u16::try_from(port).ok()),
+        sni: text(&mut from, "sni").map(|sni| sni.to_lowercase().into()),
+        plugins: plugins(&mut from),
+        upstream: inline_upstream(&mut from),
+        upstream_id: id(&from, "upstream_id"),
+        service_id: id(&from, "service_id"),
+        protocol: from.remove("protocol").filter(Value::is_object).map(|value| Box::new(protocol(value))),
+    })
+}
+
+fn protocol(value: Value) -> Protocol {
+    let mut from = members(value);
+    Protocol {
+        name: text(&mut from, "name").unwrap_or_default(),
+        superior_id: id(&from, "superior_id"),
+        conf: from.remove("conf").unwrap_or_default(),
+        loggers: match from.remove("logger") {
+            Some(Value::Array(list)) => list,
+            _ => Vec::new(),
+        },
+        metrics: from.get("metric").is_some_and(|metric| metric["enable"] == true),
+    }
 }
 
 /// A service.

@@ -166,6 +166,46 @@ pub struct Service {
     pub needs_lua: bool,
 }
 
+/// A stream route: what becomes of a connection of layer 4.
+#[derive(Debug, Default)]
+pub struct StreamRoute {
+    /// Display name.
+    pub name: Option<Box<str>>,
+    /// The client's network.
+    pub remote_addr: Option<IpNet>,
+    /// The network of our end.
+    pub server_addr: Option<IpNet>,
+    /// The port of our end.
+    pub server_port: Option<u16>,
+    /// The name asked for by TLS, lower case; `*.x` stands for every name below x, at any depth.
+    pub sni: Option<Box<str>>,
+    /// Plugin configurations.
+    pub plugins: Plugins,
+    /// Upstream written inline.
+    pub upstream: Option<Arc<Upstream>>,
+    /// Reference to an upstream.
+    pub upstream_id: Option<Id>,
+    /// Reference to a service.
+    pub service_id: Option<Id>,
+    /// What is spoken, where more than bytes are seen (xRPC).
+    pub protocol: Option<Box<Protocol>>,
+}
+
+/// `protocol` of a stream route.
+#[derive(Debug, Default)]
+pub struct Protocol {
+    /// Its name, as in `xrpc.protocols`.
+    pub name: Box<str>,
+    /// The stream route that this one is subordinate to: it is never met by a connection, only by calls on one.
+    pub superior_id: Option<Id>,
+    /// What the protocol itself understands.
+    pub conf: Value,
+    /// `logger` as written: `name`, `filter`, `conf`.
+    pub loggers: Vec<Value>,
+    /// `metric.enable`
+    pub metrics: bool,
+}
+
 /// How the `Host` header is sent upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PassHost {

@@ -1,6 +1,5 @@
 //! What the Admin API knows of the plugins of stream routes (apisix/stream/plugins/*.lua): names, priorities and
-//! schemas, so that stream routes are checked when they are stored. Layer 4 itself is not served yet: none of these
-//! is ever built.
+//! schemas.
 
 use super::{ip_restriction, traffic_split};
 use crate::plugin::{Registry, Spec};

@@ -14,6 +14,7 @@ use crate::exchange::{ClientVerify, Facts, TlsFacts};
 use crate::gate::Core;
 use crate::mail::{Cores, ToCore};
 use crate::reactor::{self, Accepted, Listener, SendError, TcpStream};
+use crate::stream::Listened;
 use crate::transport::{Agreed, Sites, Stream, TlsStream};
 
 /// A listening socket on its way to its core.
@@ -33,6 +34,20 @@ pub struct Begins {
     pub proxy_protocol: bool,
     /// A TLS handshake.
     pub tls: bool,
+    /// What follows.
+    pub then: Then,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Requests.
+    Http,
+    /// A session of layer 4.
+    Stream {
+        /// Upstreams get a PROXY header.
+        proxy_protocol_to_upstream: bool,
+    },
 }
 
 /// A listening socket at work.
@@ -159,12 +174,17 @@ pub fn adopt(shard: &Rc<Shard>, tap: &Rc<Tap>, accepted: Accepted) {
         true => stream.local_addr().unwrap_or(tap.local),
         false => tap.local,
     };
-    let facts = Facts::new(peer, local, "http", live.0.serial.get());
+    let scheme = if tap.begins.then == Then::Http { "http" } else { "tcp" };
+    let facts = Facts::new(peer, local, scheme, live.0.serial.get());
     match tap.begins {
-        Begins { proxy_protocol: false, tls: false } => {
+        Begins { proxy_protocol: false, tls: false, then: Then::Http } => {
             reactor::spawn(serve(live, Rc::new(Stream::Plain(stream)), Rc::new(facts)));
         }
-        begins => reactor::spawn(begin(live, stream, facts, begins)),
+        Begins { then: Then::Http, .. } => reactor::spawn(begin(live, stream, facts, tap.begins)),
+        Begins { then: Then::Stream { proxy_protocol_to_upstream }, .. } => {
+            let listening = Listened { address: tap.local, proxy_protocol_to_upstream };
+            reactor::spawn(begin_stream(live, stream, facts, tap.begins, listening));
+        }
     }
 }
 
@@ -183,6 +203,16 @@ async fn begin(live: Live, tcp: TcpStream, mut facts: Facts, begins: Begins) {
     }
 }
 
+/// The same for a session of layer 4.
+async fn begin_stream(live: Live, tcp: TcpStream, mut facts: Facts, begins: Begins, listened: Listened) {
+    let core = live.0.core.clone();
+    let deadline_ms = reactor::now_ms() + core.config.streams.preread_timeout_ms;
+    match Box::pin(begun(&live.0, tcp, &mut facts, begins, deadline_ms)).await {
+        Ok(stream) => crate::stream::serve(core, Rc::new(stream), Rc::new(facts), listened).await,
+        Err(error) => log::info!("a session from {} ended before its first byte: {error}", facts.peer),
+    }
+}
+
 async fn begun(
     shard: &Shard,
     tcp: TcpStream,
@@ -194,7 +224,10 @@ async fn begun(
         facts.proxy_protocol = proxy_header::read(&tcp, deadline_ms).await?;
     }
     match begins.tls {
-        true => Ok(Stream::Tls(Box::new(handshake(shard, tcp, facts, deadline_ms).await?))),
+        true => {
+            let stream = begins.then != Then::Http;
+            Ok(Stream::Tls(Box::new(handshake(shard, tcp, facts, stream, deadline_ms).await?)))
+        }
         false => Ok(Stream::Plain(tcp)),
     }
 }
@@ -204,6 +237,7 @@ async fn handshake(
     shard: &Shard,
     tcp: TcpStream,
     facts: &mut Facts,
+    is_stream: bool,
     deadline_ms: u64,
 ) -> io::Result<TlsStream> {
     let mut sni = None;
@@ -218,7 +252,7 @@ async fn handshake(
         }
         found.cloned()
     };
-    let accepted = TlsStream::accept(tcp, choose, deadline_ms).await;
+    let accepted = TlsStream::accept(tcp, choose, is_stream, deadline_ms).await;
     count(shard, &accepted);
     let (stream, site) = accepted?;
     let shown = stream.peer_certificates();
@@ -231,7 +265,7 @@ async fn handshake(
     };
     let client_certificate = shown.into_iter().next().map(|certificate| Box::from(certificate.as_ref()));
     let sni = sni.map(String::into_boxed_str);
-    facts.scheme = "https";
+    facts.scheme = if is_stream { "tls" } else { "https" };
     facts.tls = Some(Box::new(TlsFacts { sni, agreed: stream.agreed(), client, client_certificate }));
     Ok(stream)
 }

@@ -7,9 +7,11 @@ use std::sync::mpsc::{Sender as Ready, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::accept::{Begins, Listening};
+use super::accept::{Begins, Listening, Then};
 use super::{Parts, run};
-use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider, metrics_uri};
+use crate::config::{
+    AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider, StreamListen, metrics_uri,
+};
 use crate::control::applied::Applied;
 use crate::control::pid_file::PidFile;
 use crate::control::run as control;
@@ -59,6 +61,8 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         count,
         sockets: Vec::new(),
         access: None,
+        stream_access: None,
+        stream_registry: Arc::new(crate::plugins::stream::registry()),
         registry: registry.clone(),
         metrics: Metrics::new(shape(config)),
         counters: Arc::new(Counters::default()),
@@ -105,6 +109,8 @@ struct Starter {
     /// not lost when one generation follows the other.
     sockets: Vec<Bound>,
     access: Option<(LogFile, AccessLogConfig)>,
+    stream_access: Option<(LogFile, AccessLogConfig)>,
+    stream_registry: Arc<Registry>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     counters: Arc<Counters>,
@@ -140,7 +146,8 @@ impl Starter {
         config: &Arc<Config>,
     ) -> Result<(Arc<Cores>, Option<LogFile>, Drivers), String> {
         let sockets = listen_all(config, self.count, &self.sockets)?;
-        let access = open_access_log(config, self.access.as_ref())?;
+        let access = open_access_log(config.http.access_log.as_ref(), self.access.as_ref())?;
+        let stream_access = open_access_log(config.streams.access_log.as_ref(), self.stream_access.as_ref())?;
         self.metrics.reshape(shape(config));
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
@@ -157,6 +164,8 @@ impl Starter {
                 counters: self.counters.clone(),
                 metrics: self.metrics.core(),
                 access: access.as_ref().map(|(file, log)| access_log(file, log)),
+                stream_access: stream_access.as_ref().map(|(file, log)| access_log(file, log)),
+                stream_registry: self.stream_registry.clone(),
                 listeners: listeners.map_err(|error| format!("a socket cannot be shared: {error}"))?,
                 mail,
                 trust: self.trust.clone(),
@@ -173,6 +182,7 @@ impl Starter {
         let drivers = readiness.iter().take(self.count).collect::<Result<Vec<_>, String>>()?;
         self.sockets = sockets;
         self.access = access.clone();
+        self.stream_access = stream_access;
         Ok((cores, access.map(|(file, _)| file), drivers))
     }
 }
@@ -233,8 +243,14 @@ fn listen_all(config: &Config, cores: usize, open: &[Bound]) -> Result<Vec<Bound
         (&listen.proxy_protocol_ssl, true, true),
     ] {
         for local in locals {
-            all.extend(listen_on(*local, Begins { proxy_protocol, tls }, cores, open)?);
+            let begins = Begins { proxy_protocol, tls, then: Then::Http };
+            all.extend(listen_on(*local, begins, cores, open)?);
         }
+    }
+    for stream in &config.streams.tcp {
+        let StreamListen { address, tls, proxy_protocol, proxy_protocol_to_upstream } = *stream;
+        let then = Then::Stream { proxy_protocol_to_upstream };
+        all.extend(listen_on(address, Begins { proxy_protocol, tls, then }, cores, open)?);
     }
     Ok(all)
 }
@@ -287,10 +303,10 @@ fn has_ipv6() -> bool {
 
 /// The file that is `open` already goes on, where it is the same one.
 fn open_access_log(
-    config: &Config,
+    log: Option<&AccessLogConfig>,
     open: Option<&(LogFile, AccessLogConfig)>,
 ) -> Result<Option<(LogFile, AccessLogConfig)>, String> {
-    let Some(log) = &config.http.access_log else { return Ok(None) };
+    let Some(log) = log else { return Ok(None) };
     if let Some((file, _)) = open.filter(|(_, open)| open.path == log.path) {
         return Ok(Some((file.clone(), log.clone())));
     }
@@ -364,6 +380,10 @@ fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Option<String>)
         if !addrs.is_empty() {
             let _ = writeln!(text, "  {name} {}", list(addrs));
         }
+    }
+    let streams: Vec<SocketAddr> = config.streams.tcp.iter().map(|listen| listen.address).collect();
+    if !streams.is_empty() {
+        let _ = writeln!(text, "  streams   {}", list(&streams));
     }
     if let Some(admin) = &config.admin {
         let _ = writeln!(text, "  Admin API {}", admin.listen);

@@ -41,6 +41,10 @@ pub struct Parts {
     pub metrics: CoreMetrics,
     /// Its access log.
     pub access: Option<Access>,
+    /// The access log of layer 4.
+    pub stream_access: Option<Access>,
+    /// The plugins of stream routes.
+    pub stream_registry: Arc<Registry>,
     /// Its listening sockets, in the order of the configuration.
     pub listeners: Vec<accept::Listening>,
     /// Its mailbox.
@@ -66,6 +70,8 @@ pub async fn run(parts: Parts) {
         counters,
         metrics,
         access,
+        stream_access,
+        stream_registry,
         listeners,
         mail,
         trust,
@@ -100,11 +106,12 @@ pub async fn run(parts: Parts) {
         idle_timeout_ms: u32::try_from(upstream.timeout_ms).unwrap_or(u32::MAX),
         requests: upstream.requests,
     };
-    let tools = Tools { registry, host: host.clone(), pools, keep, tls };
+    let tools = Tools { registry, stream_registry, host: host.clone(), pools, keep, tls };
     let enabled =
         config.plugins.iter().map(|list| list.iter().map(|name| name.as_str().into()).collect()).next();
-    let live = Live::new(tools, config.router, enabled);
-    let core = Rc::new(Core::new(live, host, config, control, access));
+    let stream_enabled = config.stream_plugins.iter().flatten().map(|name| name.as_str().into()).collect();
+    let live = Live::new(tools, config.router, enabled, stream_enabled);
+    let core = Rc::new(Core::new(live, host, config, control, access, stream_access));
     let shard = Rc::new(accept::Shard::new(index, core, cores, applied, sites));
     let mut taps = Vec::new();
     for (at, listening) in listeners.into_iter().enumerate() {
@@ -199,7 +206,7 @@ async fn drain(
         }
         closed |= idle;
     }
-    if let Some(access) = &shard.core.access {
+    for access in [&shard.core.access, &shard.core.stream_access].into_iter().flatten() {
         access.borrow_mut().log.send();
     }
 }
@@ -219,7 +226,7 @@ async fn housekeeping(shard: Rc<accept::Shard>) {
         shard.core.live.borrow().sweep(now_ms);
         let metrics = &mut *shard.core.host.metrics.borrow_mut();
         metrics.tick(metrics.metrics().now_ms());
-        if let Some(access) = &shard.core.access {
+        for access in [&shard.core.access, &shard.core.stream_access].into_iter().flatten() {
             access.borrow_mut().log.tick(now_ms);
         }
     }

@@ -24,6 +24,8 @@ use crate::telemetry::clock;
 pub struct Site {
     /// How rustls serves it.
     pub config: Arc<ServerConfig>,
+    /// The same where something else than HTTP is spoken: the protocols of ALPN are the client's affair.
+    pub stream_config: Arc<ServerConfig>,
     /// Whom of the clients it believes, if they must show who they are.
     pub client_auth: Option<Arc<ClientAuth>>,
 }
@@ -125,7 +127,9 @@ impl Sites {
         } else {
             config.session_storage = Arc::new(PolicySessions { all: self.shared.sessions.clone(), policy });
         }
-        Ok(Site { config: Arc::new(config), client_auth })
+        let mut stream_config = config.clone();
+        stream_config.alpn_protocols.clear();
+        Ok(Site { config: Arc::new(config), stream_config: Arc::new(stream_config), client_auth })
     }
 }
 

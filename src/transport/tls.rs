@@ -104,13 +104,14 @@ impl TlsStream {
     }
 
     /// Shakes hands as a server until `deadline_ms` on the core's clock. `choose` is told the name that the client
-    /// asks for (SNI), and gives the site that serves it.
+    /// asks for (SNI), and gives the site that serves it. What follows is HTTP, or else a `stream` of anything.
     ///
     /// # Errors
     /// As `handshake`; `PermissionDenied` if there is no site. The client has been told by an alert.
     pub async fn accept<S: AsRef<Site>>(
         tcp: TcpStream,
         choose: impl FnOnce(Option<&str>) -> Option<S>,
+        stream: bool,
         deadline_ms: u64,
     ) -> io::Result<(TlsStream, S)> {
         tcp.set_recv_deadline(Some(deadline_ms));
@@ -136,7 +137,11 @@ impl TlsStream {
                         io::Error::new(io::ErrorKind::PermissionDenied, "no certificate for this name");
                     return refuse(&tcp, UNRECOGNIZED_NAME.to_vec(), unknown).await;
                 };
-                let tls = match accepted.into_connection(Arc::clone(&site.as_ref().config)) {
+                let config = match stream {
+                    true => &site.as_ref().stream_config,
+                    false => &site.as_ref().config,
+                };
+                let tls = match accepted.into_connection(Arc::clone(config)) {
                     Ok(tls) => tls,
                     Err((error, mut alert)) => {
                         let mut bytes = take_buffer();

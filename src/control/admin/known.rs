@@ -176,7 +176,7 @@ fn outline(object: &Object) -> Value {
             Some(&o.value.plugins)
         }
         Object::ConsumerGroup(o) | Object::GlobalRule(o) | Object::PluginConfig(o) => Some(&o.value.plugins),
-        Object::Upstream(_) | Object::Ssl(_) | Object::PluginMetadata(_) => None,
+        Object::Upstream(_) | Object::StreamRoute(_) | Object::Ssl(_) | Object::PluginMetadata(_) => None,
     };
     let telling = |name: &str| matches!(name, "traffic-split" | "grpc-transcode");
     let plugins = plugins.into_iter().flatten().filter(|(name, _)| telling(name));

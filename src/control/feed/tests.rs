@@ -27,6 +27,7 @@ fn told(batch: &Batch) -> Vec<String> {
         Delta::Put(object) => format!("+{} {}", object.place().0.directory(), object.place().1),
         Delta::Delete(kind, id) => format!("-{} {id}", kind.directory()),
         Delta::Plugins(names) => format!("plugins {names:?}"),
+        Delta::StreamPlugins(names) => format!("stream plugins {names:?}"),
         Delta::PluginAttr(attr) => format!("plugin_attr {attr}"),
     };
     batch.deltas.iter().map(text).collect()
@@ -151,7 +152,10 @@ fn the_plugin_list_counts_where_it_is_followed() {
     let list = r#"[{"name":"key-auth"},{"name":"mqtt-proxy","stream":true}]"#;
     assert!(changes(&feed(Unknown::Skip, false), vec![put("/plugins", list, 1)]).is_empty());
     let feed = feed(Unknown::Skip, true);
-    assert_eq!(changes(&feed, vec![put("/plugins", list, 1)]), [r#"plugins ["key-auth"]"#]);
+    assert_eq!(
+        changes(&feed, vec![put("/plugins", list, 1)]),
+        [r#"plugins ["key-auth"]"#, r#"stream plugins ["mqtt-proxy"]"#]
+    );
     assert!(feed.plugins.enabled("key-auth") && !feed.plugins.enabled("proxy-cache"));
     // A list that is wrong changes nothing.
     let wrong = r#"[{"name":"xxx","stream":"yes"}]"#;
@@ -173,6 +177,6 @@ fn the_plugin_list_is_taken_first() {
             ],
             1
         ),
-        ["plugins []"]
+        ["plugins []", "stream plugins []"]
     );
 }

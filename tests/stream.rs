@@ -1,0 +1,240 @@
+//! Layer 4: which stream route a connection meets, bytes both ways, the end of either side, TLS and PROXY headers.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::*;
+use serde_json::{Value, json};
+
+/// An upstream that says its name to whoever connects, then sends back what it gets, until that ends. Then it says bye.
+struct Echo {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Echo {
+    fn start(name: &'static str) -> Echo {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
+                    let _ = to.write_all(name.as_bytes());
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.write_all(b"bye");
+                });
+            }
+        });
+        Echo { port, connections }
+    }
+
+    fn upstream(&self) -> Value {
+        json!({"type": "roundrobin", "nodes": {format!("127.0.0.1:{}", self.port): 1}})
+    }
+}
+
+/// A gateway with the Admin API and one plain listener on `ports.proxied`; `more` is more of `apisix`.
+fn gateway(driver: &'static str, more: &str) -> Gateway {
+    let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
+    Setup::new(driver, Source::Embedded).apisix(&format!("{streams}{more}")).start()
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// All that comes after `text` was sent and our side was closed. A reset ends it, too.
+fn said(port: u16, text: &str) -> String {
+    let mut stream = connect(port);
+    let _ = stream.write_all(text.as_bytes());
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn bytes_go_both_ways_and_a_half_close_is_kept() {
+    on_both_drivers(|driver| {
+        let (gateway, echo) = (gateway(driver, ""), Echo::start("A"));
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
+        assert_eq!(said(gateway.ports.proxied, "hello"), "Ahellobye");
+        let mut large = vec![0; 9 << 20];
+        fastrand::Rng::with_seed(7).fill(&mut large);
+        let mut stream = connect(gateway.ports.proxied);
+        let mut sender = stream.try_clone().unwrap();
+        let sent = large.clone();
+        let writer = std::thread::spawn(move || {
+            sender.write_all(&sent).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        writer.join().unwrap();
+        assert!(got[0] == b'A' && got[1..got.len() - 3] == large[..], "{} bytes", got.len());
+        assert!(gateway.peak_kib() < 200 << 10, "{} KiB", gateway.peak_kib());
+    });
+}
+
+#[test]
+fn a_route_is_chosen_by_addresses_and_port() {
+    on_both_drivers(|driver| {
+        let second = free_port();
+        let streams = format!(
+            "proxy_mode: http&stream\nstream_proxy: {{tcp: [\"127.0.0.1:$PROXIED\", {{addr: \"127.0.0.1:{second}\"}}]}}\n"
+        );
+        let gateway = Setup::new(driver, Source::Embedded).apisix(&streams).start();
+        let (a, b) = (Echo::start("A"), Echo::start("B"));
+        assert_eq!(said(second, "x"), "", "no route: closed without a word");
+        gateway.put("/stream_routes/1", &json!({"remote_addr": "10.0.0.0/8", "upstream": a.upstream()}));
+        gateway.put("/stream_routes/2", &json!({"server_port": second, "upstream": b.upstream()}));
+        assert_eq!((said(second, "x").as_str(), said(gateway.ports.proxied, "x").as_str()), ("Bxbye", ""));
+        gateway.put("/stream_routes/3", &json!({"server_addr": "127.0.0.1", "upstream": a.upstream()}));
+        assert_eq!(said(gateway.ports.proxied, "x"), "Axbye");
+        gateway.delete("/stream_routes/2");
+        assert_eq!(said(second, "x"), "Axbye");
+        assert_eq!(gateway.get("/").status, 404, "HTTP is served beside");
+    });
+}
+
+#[test]
+fn upstreams_and_services_are_referred_to() {
+    on_both_drivers(|driver| {
+        let (gateway, a, b) = (gateway(driver, ""), Echo::start("A"), Echo::start("B"));
+        let port = gateway.ports.proxied;
+        gateway.put("/upstreams/1", &a.upstream());
+        gateway.put("/stream_routes/1", &json!({"upstream_id": "1"}));
+        assert_eq!(said(port, ""), "Abye");
+        gateway.put("/upstreams/1", &b.upstream());
+        assert_eq!(said(port, ""), "Bbye");
+        gateway.put("/services/1", &json!({"upstream": a.upstream()}));
+        gateway.put("/stream_routes/1", &json!({"service_id": "1"}));
+        assert_eq!(said(port, ""), "Abye");
+        gateway.put("/services/1", &json!({"upstream_id": "1"}));
+        assert_eq!(said(port, ""), "Bbye");
+        gateway.put(
+            "/services/1",
+            &json!({"plugins": {"ip-restriction": {"blacklist": ["127.0.0.1"]}}, "upstream_id": "1"}),
+        );
+        assert_eq!(said(port, ""), "", "a service's plugins count");
+    });
+}
+
+#[test]
+fn a_node_that_is_gone_is_passed_over() {
+    on_both_drivers(|driver| {
+        let (gateway, echo) = (gateway(driver, ""), Echo::start("A"));
+        let nodes =
+            json!({format!("127.0.0.1:{}", free_port()): 1000, format!("127.0.0.1:{}", echo.port): 1});
+        gateway.put("/stream_routes/1", &json!({"upstream": {"type": "roundrobin", "nodes": nodes}}));
+        for _ in 0..5 {
+            assert_eq!(said(gateway.ports.proxied, "x"), "Axbye");
+        }
+        let nodes = json!({format!("127.0.0.1:{}", free_port()): 1});
+        gateway.put("/stream_routes/1", &json!({"upstream": {"type": "roundrobin", "nodes": nodes}}));
+        assert_eq!(said(gateway.ports.proxied, "x"), "");
+        gateway.put("/stream_routes/1", &json!({"upstream": {"type": "chash", "key": "remote_addr", "nodes": {format!("localhost:{}", echo.port): 1}}}));
+        assert_eq!(said(gateway.ports.proxied, "x"), "Axbye", "a name");
+    });
+}
+
+#[test]
+fn what_does_not_move_ends_and_what_moves_does_not() {
+    on_both_drivers(|driver| {
+        let (gateway, echo) = (gateway(driver, ""), Echo::start("A"));
+        let mut upstream = echo.upstream();
+        upstream["timeout"] = json!({"connect": 1, "send": 0.5, "read": 0.5});
+        gateway.put("/stream_routes/1", &json!({"upstream": upstream}));
+        let mut stream = connect(gateway.ports.proxied);
+        let mut byte = [0];
+        for _ in 0..8 {
+            stream.write_all(b"x").unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            stream.read_exact(&mut byte).unwrap();
+        }
+        let began = std::time::Instant::now();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(began.elapsed().as_millis() > 300, "{:?}", began.elapsed());
+        assert_eq!(rest, b"x");
+    });
+}
+
+#[test]
+fn a_session_outlives_the_beginning_of_a_shutdown() {
+    on_both_drivers(|driver| {
+        let (mut gateway, echo) = (gateway(driver, ""), Echo::start("A"));
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
+        let mut stream = connect(gateway.ports.proxied);
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        gateway.signal("QUIT");
+        let refused = || TcpStream::connect(("127.0.0.1", gateway.ports.proxied)).is_err();
+        eventually("the listener is closed", refused);
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        drop(stream);
+        assert!(gateway.wait(PATIENCE).success());
+    });
+}
+
+#[test]
+fn proxy_headers_in_and_out() {
+    on_both_drivers(|driver| {
+        let (second, third) = (free_port(), free_port());
+        let streams = format!(
+            "proxy_mode: http&stream\nproxy_protocol: {{enable_tcp_pp: true}}\nstream_proxy:\n  tcp:\n  - \
+             {{addr: \"127.0.0.1:$PROXIED\"}}\n  - {{addr: \"127.0.0.1:{second}\", proxy_protocol: false, \
+             proxy_protocol_to_upstream: true}}\n  - {{addr: \"127.0.0.1:{third}\", proxy_protocol_to_upstream: true}}\n"
+        );
+        let gateway = Setup::new(driver, Source::Embedded)
+            .apisix(&streams)
+            .nginx("stream: {real_ip_from: [127.0.0.1]}\n")
+            .start();
+        let echo = Echo::start("A");
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
+        let header = "PROXY TCP4 192.0.2.7 192.0.2.8 4000 5000\r\n";
+        assert_eq!(said(gateway.ports.proxied, &format!("{header}x")), "Axbye");
+        assert_eq!(said(gateway.ports.proxied, "no header at all, and enough of it"), "");
+        let answer = said(second, "x");
+        assert!(answer.starts_with("APROXY TCP4 127.0.0.1 127.0.0.1 "), "{answer}");
+        assert!(answer.ends_with(&format!(" {second}\r\nxbye")), "{answer}");
+        let answer = said(third, &format!("{header}x"));
+        assert_eq!(answer, format!("APROXY TCP4 192.0.2.7 127.0.0.1 4000 {third}\r\nxbye"));
+        gateway.put("/stream_routes/1", &json!({"remote_addr": "192.0.2.7", "upstream": echo.upstream()}));
+        assert_eq!(said(gateway.ports.proxied, &format!("{header}x")), "Axbye", "the balancer is believed");
+    });
+}
+
+#[test]
+fn sessions_are_logged() {
+    on_both_drivers(|driver| {
+        let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
+        let format = "$remote_addr $protocol $status $bytes_sent $bytes_received $upstream_addr $upstream_bytes_received";
+        let gateway = Setup::new(driver, Source::Embedded)
+            .apisix(streams)
+            .nginx(&format!(
+                "stream: {{enable_access_log: true, access_log_buffer: 1, access_log_format: \"{format}\"}}\n"
+            ))
+            .start();
+        assert_eq!(said(gateway.ports.proxied, "x"), "");
+        gateway.read_until("logs/access_stream.log", "127.0.0.1 TCP 500 0 0 - -\n");
+        let echo = Echo::start("A");
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
+        assert_eq!(said(gateway.ports.proxied, "hello"), "Ahellobye");
+        let line = format!("127.0.0.1 TCP 200 9 5 127.0.0.1:{} 9\n", echo.port);
+        gateway.read_until("logs/access_stream.log", &line);
+        assert_eq!(echo.connections.load(Ordering::SeqCst), 1);
+    });
+}
