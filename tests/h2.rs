@@ -544,16 +544,3 @@ fn damaged_frames_harm_no_other_connection() {
         assert_eq!(panics, 0);
     });
 }
-
-#[test]
-fn grpc_calls_of_all_kinds() {
-    on_both_drivers(|driver| {
-        let server = free_port();
-        let objects = format!(
-            "routes:\n- id: 1\n  uri: /test.Calls/*\n  \
-             upstream: {{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{server}\": 1}}}}"
-        );
-        let gateway = Gateway::with_yaml(driver, &objects);
-        python("grpc_calls.py", &[&gateway.port(), &server]);
-    });
-}

@@ -4,7 +4,6 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use common::*;
@@ -12,64 +11,6 @@ use ringway::transport::trust::{self, Trust};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::json;
-
-/// Keys and certificates of one test, made by OpenSSL.
-struct Pki(PathBuf);
-
-impl Pki {
-    fn new(name: &str) -> Pki {
-        let folder = std::env::temp_dir().join(format!("ringway-pki-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        Pki(folder)
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.0.join(file).display().to_string()
-    }
-
-    fn read(&self, file: &str) -> String {
-        std::fs::read_to_string(self.0.join(file)).unwrap()
-    }
-
-    /// `name.pem` and `name.key` for these names; `by` is `name` of an authority, else it signs itself.
-    fn make(&self, name: &str, kind: &str, names: &str, by: Option<&str>) -> &Pki {
-        let key: &[&str] = match kind {
-            "rsa" => &["-newkey", "rsa:2048"],
-            _ => &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
-        };
-        let subject = format!("/CN={name}");
-        let alternative = format!("subjectAltName={names}");
-        let (pem, private) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
-        let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-nodes", "-days", "30", "-subj", &subject, "-addext", &alternative]);
-        openssl.args(key).args(["-out", &pem, "-keyout", &private]);
-        if let Some(by) = by {
-            openssl.args([
-                "-CA",
-                &self.path(&format!("{by}.pem")),
-                "-CAkey",
-                &self.path(&format!("{by}.key")),
-            ]);
-            openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-        }
-        let made = openssl.output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        self
-    }
-
-    /// An ssl object with this pair.
-    fn ssl(&self, name: &str, snis: &[&str]) -> serde_json::Value {
-        let (cert, key) = (self.read(&format!("{name}.pem")), self.read(&format!("{name}.key")));
-        json!({"cert": cert, "key": key, "snis": snis})
-    }
-}
-
-impl Drop for Pki {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A gateway with the Admin API, TLS on `ports.proxied`, and a route that takes everything to `upstream`.
 fn gateway(driver: &'static str, ssl: &str, upstream: u16) -> Gateway {

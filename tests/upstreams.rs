@@ -402,6 +402,49 @@ fn https_upstreams() {
 }
 
 #[test]
+fn https_upstreams_by_http_2() {
+    on_both_drivers(|driver| {
+        let behind = Upstream::mirror();
+        let nginx =
+            Nginx::start(&format!("location /behind {{ proxy_pass http://127.0.0.1:{}; }}", behind.port));
+        let text = format!(
+            "routes:\n- {{id: 1, uri: /*, enable_websocket: true, upstream: {{scheme: https, http2: true, nodes: \
+             {{\"127.0.0.1:{}\": 1}}}}}}",
+            nginx.tls_port
+        );
+        let gateway = Setup::new(driver, Source::Yaml(text.clone())).workers(1).start();
+        let mut connections = std::collections::HashSet::new();
+        for _ in 0..10 {
+            let answer = gateway.get("/s?x=1");
+            assert_eq!((answer.status, answer.header("got-version")), (200, Some("HTTP/2.0")), "{answer}");
+            assert_eq!(answer.header("got-uri"), Some("/s?x=1"));
+            connections.insert(answer.header("got-connection").unwrap().to_owned());
+        }
+        assert_eq!(connections.len(), 1, "the streams of all clients share it");
+        let body = "z".repeat(300_000);
+        let fields =
+            format!("X-Forwarded-For: 1.2.3.4\r\nTE: trailers\r\nContent-Length: {}\r\n", body.len());
+        let mut client = gateway.connect();
+        client.send(format!("POST /behind HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}"));
+        assert_eq!(client.response().status, 200);
+        let seen = behind.last();
+        assert_eq!(seen.body, body.as_bytes());
+        assert_eq!(seen.all("x-real-ip"), ["127.0.0.1"]);
+        assert_eq!(seen.all("x-forwarded-for"), ["1.2.3.4, 127.0.0.1"]);
+        assert_eq!(seen.header("te"), None);
+        client.send("PUT /behind HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        client.send("3\r\ndef\r\n0\r\n\r\n");
+        assert_eq!(client.response().status, 200);
+        assert_eq!((behind.last().method.as_str(), &behind.last().body[..]), ("PUT", &b"abcdef"[..]));
+        client.send("HEAD /behind HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response_to_head().status, 200);
+        // what may switch protocols goes by HTTP/1.1
+        let upgrade = "GET /s HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        assert_eq!(client.send(upgrade).response().header("got-version"), Some("HTTP/1.1"));
+    });
+}
+
+#[test]
 fn a_client_certificate_that_cannot_be_read_is_a_503() {
     on_both_drivers(|driver| {
         let tls = format!("{{client_cert: \"{}\", client_key: \"{}\"}}", "c".repeat(200), "k".repeat(200));

@@ -1,7 +1,7 @@
 //! The head of the answer before it leaves (APISIX init.lua `http_header_filter_phase`, ngx_tpl.lua).
 
 use super::{Core, taking_part};
-use crate::exchange::{Exchange, Vars};
+use crate::exchange::{Body, Exchange, Source, Vars};
 use crate::live::Plan;
 use crate::plugin::Phase;
 use crate::wire::Name;
@@ -12,6 +12,7 @@ pub fn filter(core: &Core, ex: &mut Exchange) {
     ex.resp.head.headers.put(Name::Server, core.server_header);
     upstream_status(core, ex);
     charset(core, ex);
+    grpc_status(ex);
     let (global, plan) = taking_part(ex, Phase::HeaderFilter);
     if let Some(global) = global {
         global.header_filter(ex, &core.host);
@@ -48,6 +49,33 @@ fn upstream_status(core: &Core, ex: &mut Exchange) {
         let statuses = statuses.into_owned();
         ex.resp.head.headers.set(b"X-APISIX-Upstream-Status", &statuses);
     }
+}
+
+/// What the gateway refuses has a status that gRPC's clients understand, beside that of HTTP, and no body, of which
+/// they would make a message (gRPC's PROTOCOL-HTTP2.md, Trailers-Only; http-grpc-status-mapping.md).
+fn grpc_status(ex: &mut Exchange) {
+    if ex.resp.source == Source::Upstream || ex.resp.head.status < 400 || ex.req.head.version < 20 {
+        return;
+    }
+    let asked = ex.req.head.headers.get(Name::ContentType);
+    if !asked.is_some_and(|value| value.starts_with(b"application/grpc")) {
+        return;
+    }
+    let code: &[u8] = match ex.resp.head.status {
+        400 => b"13",                   // INTERNAL
+        401 => b"16",                   // UNAUTHENTICATED
+        403 => b"7",                    // PERMISSION_DENIED
+        404 => b"12",                   // UNIMPLEMENTED
+        429 | 502 | 503 | 504 => b"14", // UNAVAILABLE
+        _ => b"2",                      // UNKNOWN
+    };
+    let message = format!("HTTP status {}", ex.resp.head.status);
+    let headers = &mut ex.resp.head.headers;
+    headers.put(Name::ContentType, b"application/grpc");
+    headers.remove(Name::ContentLength);
+    headers.set(b"grpc-status", code);
+    headers.set(b"grpc-message", message.as_bytes());
+    ex.resp.body = Body::Empty;
 }
 
 /// nginx's charset filter: `; charset=utf-8` behind the text types that have none.

@@ -1,10 +1,10 @@
 //! The road of an exchange, phase by phase. [`handle`] is the first page to read.
 
 pub mod finish;
-pub mod grpc;
 pub mod handle;
 pub mod head;
 pub mod mtls;
+pub mod over_h2;
 pub mod passive;
 pub mod prepare;
 pub mod proxy;

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 
-use super::{Core, grpc, handle, passive, prepare};
+use super::{Core, handle, over_h2, passive, prepare};
 use crate::conn::h1::client::{self, NoAnswer, SendBody};
 use crate::exchange::{Body, BodyError, Exchange, Reply, Source, UpstreamChoice};
 use crate::limits;
@@ -71,11 +71,10 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
     loop {
         ex.upstream.begin(picked.addr, picked.node, reactor::now_ms());
         upstream.started(picked.node);
-        let tried_once = match upstream.conf.scheme {
-            Scheme::Grpc | Scheme::Grpcs => {
-                Box::pin(grpc::attempt(core, ex, &upstream, &picked, times, &mut held, fresh)).await
-            }
-            _ => attempt(core, ex, &upstream, &picked, times, &mut held, plan.websocket, fresh).await,
+        let may_switch = plan.websocket && ex.req.head.headers.has(Name::Upgrade);
+        let tried_once = match upstream.speaks_h2(may_switch) {
+            true => Box::pin(over_h2::attempt(core, ex, &upstream, &picked, times, &mut held, fresh)).await,
+            false => attempt(core, ex, &upstream, &picked, times, &mut held, plan.websocket, fresh).await,
         };
         let failed = match tried_once {
             Ok(()) => return Ok(()),
@@ -311,7 +310,7 @@ async fn connection(
     times: Times,
     fresh: bool,
 ) -> io::Result<Lease> {
-    let pool = match &upstream.tls {
+    let pool = match &upstream.tls.bare {
         None => picked.pool.clone(),
         Some(client) => core.live.borrow().pool(&Target {
             address: picked.addr,

@@ -29,11 +29,11 @@ use crate::model::{
 };
 use crate::plugin::{Build, Chain, Host, Registry};
 use crate::transport::pool::{Pool, Pools};
-use crate::transport::{Target, TlsClient, TlsClients};
+use crate::transport::{Target, TlsClients};
 use crate::upstream::health::Status;
 
 pub use plan::Plan;
-pub use upstream::{LiveUpstream, Picked, Unusable};
+pub use upstream::{LiveUpstream, NodeTls, Picked, Unusable};
 
 use streams::Streams;
 
@@ -430,7 +430,7 @@ impl Live {
         &self,
         key: &str,
         conf: &Arc<Upstream>,
-        tls: Option<Rc<TlsClient>>,
+        tls: NodeTls,
         previous: Option<&LiveUpstream>,
     ) -> LiveUpstream {
         let resolve = |name: &str| self.tools.host.outbound.names.get(name);
@@ -462,9 +462,9 @@ impl Live {
     }
 
     /// Certificates of upstreams are believed unless `tls.verify` says to look at them.
-    fn tls_for(&self, conf: &Upstream) -> Result<Option<Rc<TlsClient>>, Unusable> {
+    fn tls_for(&self, conf: &Upstream) -> Result<NodeTls, Unusable> {
         if !matches!(conf.scheme, Scheme::Https | Scheme::Grpcs | Scheme::Tls) {
-            return Ok(None);
+            return Ok(NodeTls::default());
         }
         let field = |name: &str| conf.tls.as_deref().and_then(|tls| tls.get(name));
         let verify = field("verify").and_then(Value::as_bool).unwrap_or(false);
@@ -476,9 +476,15 @@ impl Live {
             let text = |name: &str| ssl.value.get(name).and_then(Value::as_str);
             identity = text("cert").zip(text("key"));
         }
-        let alpn: &[&[u8]] = if conf.scheme == Scheme::Grpcs { &[b"h2"] } else { &[] };
-        let client = self.tools.tls.get(verify, identity, alpn);
-        client.map(Some).map_err(|error| Unusable { status: 503, reason: error.to_string() })
+        let client = |wanted: bool, alpn: &[&'static [u8]]| {
+            let client = wanted.then(|| self.tools.tls.get(verify, identity, alpn)).transpose();
+            client.map_err(|error| Unusable { status: 503, reason: error.to_string() })
+        };
+        let grpc = conf.scheme == Scheme::Grpcs;
+        Ok(NodeTls {
+            bare: client(!grpc, &[])?,
+            h2: client(grpc || (conf.http2 && conf.scheme == Scheme::Https), &[b"h2"])?,
+        })
     }
 
     /// The pool of a target that is known only when a request comes (TLS with the request's host as name).

@@ -40,8 +40,8 @@ pub struct LiveUpstream {
     pub scheme: &'static str,
     /// How connections to its nodes are kept.
     pub keep: KeepalivePool,
-    /// TLS towards the nodes, where the scheme has it.
-    pub tls: Option<Rc<TlsClient>>,
+    /// TLS towards the nodes.
+    pub tls: NodeTls,
     hash_key: HashKey,
     /// The hash key looks into the request's body.
     pub reads_body: bool,
@@ -58,6 +58,15 @@ pub struct LiveUpstream {
     pub bare_host: bool,
     /// Control was told that this upstream is in use: its health checks run.
     pub announced: Cell<bool>,
+}
+
+/// TLS towards the nodes of an upstream, by what is spoken over it.
+#[derive(Default)]
+pub struct NodeTls {
+    /// Without ALPN: HTTP/1.1 (scheme `https`), and bytes (`tls`).
+    pub bare: Option<Rc<TlsClient>>,
+    /// HTTP/2: scheme `grpcs`, and `https` with `http2`.
+    pub h2: Option<Rc<TlsClient>>,
 }
 
 /// The health of its nodes as far as this core was told. A node that is in neither set is healthy.
@@ -96,12 +105,12 @@ impl LiveUpstream {
         key: &str,
         pools: &Pools,
         keep: KeepalivePool,
-        tls: Option<Rc<TlsClient>>,
+        tls: NodeTls,
         previous: Option<&LiveUpstream>,
         resolve: impl Fn(&str) -> Option<SmallVec<[IpAddr; 2]>>,
     ) -> Self {
         let scheme = scheme_name(conf.scheme);
-        let default_port = if tls.is_some() { 443 } else { 80 };
+        let default_port = if tls.bare.is_some() || tls.h2.is_some() { 443 } else { 80 };
         let nodes: Vec<LiveNode> = (conf.nodes.iter())
             .filter_map(|node| LiveNode::new(node, default_port, pools, &resolve))
             .collect();
@@ -163,6 +172,14 @@ impl LiveUpstream {
         let places = &self.nodes.get(node)?.places;
         let (addr, pool) = &places[if places.len() == 1 { 0 } else { rng.usize(..places.len()) }];
         Some(Picked { node, addr: *addr, pool: pool.clone() })
+    }
+
+    /// Do requests go by HTTP/2? One that may switch protocols cannot (RFC 9113 section 8.6).
+    pub fn speaks_h2(&self, may_switch: bool) -> bool {
+        match self.conf.scheme {
+            Scheme::Grpc | Scheme::Grpcs => true,
+            _ => self.tls.h2.is_some() && !may_switch,
+        }
     }
 
     /// A request begins to use `node`.
@@ -291,7 +308,7 @@ mod tests {
         let nodes = HOSTS.map(node).into();
         let conf = Upstream { balance, key: Some("remote_addr".into()), nodes, ..Upstream::default() };
         let keep = KeepalivePool { size: 1, idle_timeout_ms: 1, requests: 1 };
-        LiveUpstream::new(Arc::new(conf), "/u", &Pools::new(), keep, None, None, |_| None)
+        LiveUpstream::new(Arc::new(conf), "/u", &Pools::new(), keep, NodeTls::default(), None, |_| None)
     }
 
     /// The node of each of 50 keys in a balancer over these hosts.

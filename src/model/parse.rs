@@ -211,6 +211,7 @@ pub fn upstream(value: Value) -> Upstream {
             "kafka" => Scheme::Kafka,
             _ => Scheme::Http,
         },
+        http2: from.get("http2").and_then(Value::as_bool).unwrap_or(false),
         pass_host: match word(&from, "pass_host") {
             "node" => PassHost::Node,
             "rewrite" => PassHost::Rewrite,

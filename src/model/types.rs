@@ -325,6 +325,8 @@ pub struct Upstream {
     pub key: Option<Box<str>>,
     /// Protocol.
     pub scheme: Scheme,
+    /// `http2`, an option of ours: with [`Scheme::Https`], requests go by HTTP/2.
+    pub http2: bool,
     /// Host header.
     pub pass_host: PassHost,
     /// For [`PassHost::Rewrite`].

@@ -111,6 +111,6 @@ async fn connected(
 fn target(ex: &Exchange, upstream: &LiveUpstream, picked: &Picked) -> Target {
     let asked = ex.facts.tls.as_deref().and_then(|tls| tls.sni.as_deref());
     let name = asked.or(ex.out.node_host.as_deref()).and_then(trust::server_name);
-    let tls = upstream.tls.as_ref().map(|client| Secure { client: client.clone(), name });
+    let tls = upstream.tls.bare.as_ref().map(|client| Secure { client: client.clone(), name });
     Target { address: picked.addr, tls }
 }

@@ -1,6 +1,7 @@
-"""All four kinds of gRPC calls through the gateway, by grpcio: grpc_calls.py GATEWAY_PORT SERVER_PORT
+"""All four kinds of gRPC calls through the gateway, by grpcio: grpc_calls.py GATEWAY_PORT SERVER_PORT [PEM KEY [CA]]
 
-The server listens on SERVER_PORT, where the gateway's upstream points. Messages are bytes as they are.
+The server listens on SERVER_PORT, where the gateway's upstream points; with PEM and KEY it has TLS, with CA its clients must
+show a certificate, too. Messages are bytes as they are.
 """
 
 import sys
@@ -10,7 +11,7 @@ from concurrent import futures
 
 import grpc
 
-gateway, server_port = sys.argv[1:3]
+gateway, server_port, *certificates = sys.argv[1:]
 seen = {"cancelled": threading.Event(), "left": None, "peers": set()}
 
 
@@ -70,7 +71,14 @@ KINDS = {
 LARGE = [("grpc.max_receive_message_length", 64 << 20), ("grpc.so_reuseport", 0)]
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=LARGE)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Calls", KINDS),))
-assert server.add_insecure_port("127.0.0.1:" + server_port) == int(server_port)
+address = "127.0.0.1:" + server_port
+if certificates:
+    pem, key, *ca = (open(path, "rb").read() for path in certificates)
+    shown = grpc.ssl_server_credentials([(key, pem)], *(ca or [None]), require_client_auth=bool(ca))
+    bound = server.add_secure_port(address, shown)
+else:
+    bound = server.add_insecure_port(address)
+assert bound == int(server_port)
 server.start()
 channel = grpc.insecure_channel("127.0.0.1:" + gateway, options=LARGE)
 
@@ -134,11 +142,22 @@ calls = [channel.unary_unary("/test.Calls/unary").future(b"%d" % n, timeout=30) 
 assert [call.result() for call in calls] == [b"%d!" % n for n in range(500)]
 assert len(seen["peers"]) <= 12, seen["peers"]
 
-# the upstream is gone: a status of the gateway is what the client makes of a 502
+# what the gateway refuses itself
+for method, code, details in (
+    ("/test.None/unary", grpc.StatusCode.UNIMPLEMENTED, "HTTP status 404"),
+    ("/test.Refused/unary", grpc.StatusCode.PERMISSION_DENIED, "HTTP status 403"),
+):
+    try:
+        channel.unary_unary(method)(b"", timeout=10)
+        raise SystemExit("no error")
+    except grpc.RpcError as error:
+        assert (error.code(), error.details()) == (code, details), error
+
+# the upstream is gone
 server.stop(0).wait()
 try:
     channel.unary_unary("/test.Calls/unary")(b"", timeout=10)
     raise SystemExit("no error")
 except grpc.RpcError as error:
-    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "HTTP status 502"), error
 print("done")

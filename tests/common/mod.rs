@@ -4,11 +4,13 @@
 
 mod client;
 mod gateway;
+mod pki;
 mod servers;
 mod upstream;
 
 pub use client::{Client, Response, ask, get, request};
 pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
+pub use pki::Pki;
 pub use servers::{Etcd, Nginx};
 pub use upstream::{Conn, Request, Upstream, ok};
 

@@ -50,12 +50,13 @@ impl Nginx {
                client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;\n\
                uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
                server {{\n\
-                 listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl;\n\
+                 listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl http2;\n\
                  ssl_certificate {certs}/server.pem; ssl_certificate_key {certs}/server.key.pem;\n\
                  root {dir}/html;\n\
                  location / {{\n\
                    add_header Got-Host $http_host always; add_header Got-Uri $request_uri always;\n\
                    add_header Got-Sni $ssl_server_name always; add_header Got-Protocol $ssl_protocol always;\n\
+                   add_header Got-Version $server_protocol always; add_header Got-Connection $connection always;\n\
                    return 200 'hello from nginx\\n';\n\
                  }}\n\
                  {locations}\n\

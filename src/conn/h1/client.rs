@@ -71,7 +71,9 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
     out.extend_from_slice(b"X-Real-IP: ");
     ex.write_remote_addr(out);
     out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"X-Forwarded-For: ");
     write_forwarded_for(ex, out);
+    out.extend_from_slice(b"\r\n");
     match body {
         SendBody::Nothing if head.headers.has(Name::ContentLength) => {
             out.extend_from_slice(b"Content-Length: 0\r\n")
@@ -114,9 +116,15 @@ fn trailers(ex: &Exchange) -> impl Iterator<Item = (&[u8], &[u8])> {
         .map(|(name, value, _)| (name, value))
 }
 
+/// `X-Forwarded-For` as it goes upstream.
+pub fn forwarded_for(ex: &Exchange) -> Vec<u8> {
+    let mut value = Vec::new();
+    write_forwarded_for(ex, &mut value);
+    value
+}
+
 /// The client's address behind those that were there.
 fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"X-Forwarded-For: ");
     if ex.req.head.headers.has(Name::XForwardedFor)
         && let Some(before) = ex.header(b"x-forwarded-for")
     {
@@ -124,7 +132,6 @@ fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
         out.extend_from_slice(b", ");
     }
     ex.write_remote_addr(out);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Reads until the head of the answer is whole, leaving out interim answers (RFC 9110 section 15.2), and

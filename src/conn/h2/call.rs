@@ -12,11 +12,22 @@ use http::{Method, Request, Uri};
 
 use super::fields::Fields;
 use super::upload;
-use crate::conn::h1::client::NoAnswer;
+use crate::conn::h1::client::{NoAnswer, forwarded_for};
 use crate::exchange::h2::{Call, Data, H2Body, Open, Upload};
 use crate::exchange::{Body, BodyError, Exchange, Side, Source};
 use crate::reactor::{self, Chunk};
 use crate::wire::Name;
+
+/// What an upstream that speaks HTTP/2 is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// gRPC without TLS.
+    Grpc,
+    /// gRPC.
+    Grpcs,
+    /// Anything.
+    Https,
+}
 
 /// What a request's body is when its head is sent.
 pub struct Begun<'a> {
@@ -47,12 +58,12 @@ pub enum Missed {
 pub async fn ask(
     (sender, open): (SendRequest<Data>, Open),
     ex: &mut Exchange,
-    tls: bool,
+    kind: Kind,
     begun: Begun<'_>,
     send_ms: u32,
 ) -> Result<Asked, Missed> {
-    let head =
-        head(ex, tls).ok_or(Missed::Upstream(NoAnswer::Invalid("no valid :authority or :path"), true))?;
+    let head = head(ex, kind, &begun)
+        .ok_or(Missed::Upstream(NoAnswer::Invalid("no valid :authority or :path"), true))?;
     let mut sender = sender.ready().await.map_err(missed)?;
     let trailers = ex.req.body.trailers().is_some_and(|fields| !fields.is_empty());
     let bare = begun.ended && begun.bytes.is_empty() && !trailers;
@@ -111,25 +122,38 @@ pub async fn answer(asked: Asked, ex: &mut Exchange, read_ms: u32) -> Result<(),
     Ok(())
 }
 
-/// The head as it goes upstream: what the `grpc_set_header` lines of APISIX's template make of it, then the client's own
-/// fields (ngx_tpl.lua). `None`: HTTP/2 cannot carry its host or path.
-fn head(ex: &Exchange, tls: bool) -> Option<Request<()>> {
+/// The head as it goes upstream: what the `grpc_set_header` or `proxy_set_header` lines of APISIX's template make of it,
+/// then the client's own fields (ngx_tpl.lua). `None`: HTTP/2 cannot carry its host or path.
+fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
     let head = &ex.req.head;
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.scheme = Some(if kind == Kind::Grpc { Scheme::HTTP } else { Scheme::HTTPS });
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
     parts.authority = Some(Authority::try_from(host).ok()?);
     let path = ex.out.uri.as_deref().unwrap_or(head.path());
     parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
     let mut fields = Fields::default();
-    fields.add(b"content-type", b"application/grpc");
-    fields.add(b"te", b"trailers");
+    let grpc = kind != Kind::Https;
+    if grpc {
+        fields.add(b"content-type", b"application/grpc");
+        fields.add(b"te", b"trailers");
+    } else {
+        let mut address = Vec::new();
+        ex.write_remote_addr(&mut address);
+        fields.add(b"x-real-ip", &address);
+        fields.add(b"x-forwarded-for", &forwarded_for(ex));
+        if let Some(length) = length(ex, begun) {
+            fields.add(b"content-length", itoa::Buffer::new().format(length).as_bytes());
+        }
+    }
     for (name, value, id) in head.headers.iter() {
         match id {
-            Name::Host | Name::ContentType | Name::Te | Name::Expect => {}
+            Name::ContentType if grpc => {}
+            Name::XRealIp | Name::XForwardedFor if !grpc => {}
+            Name::Host | Name::Te | Name::Expect => {}
             Name::Connection | Name::KeepAlive | Name::ProxyConnection => {}
             Name::TransferEncoding | Name::Upgrade | Name::Http2Settings => {}
-            // a plugin may have changed the body: the frames tell its length
+            // a plugin may have changed the body
             Name::ContentLength => {}
             _ => fields.add(name, value),
         }
@@ -140,6 +164,15 @@ fn head(ex: &Exchange, tls: bool) -> Option<Request<()>> {
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
     *request.headers_mut() = fields.map();
     Some(request)
+}
+
+/// The length of the body, where it has one that is known.
+fn length(ex: &Exchange, begun: &Begun<'_>) -> Option<u64> {
+    let held = begun.bytes.len() as u64;
+    match begun.ended {
+        true => (held > 0 || ex.req.head.headers.has(Name::ContentLength)).then_some(held),
+        false => ex.req.body.known_length().map(|left| held + left),
+    }
 }
 
 /// What went wrong, and whether the upstream has seen the request (RFC 9113 section 8.7).

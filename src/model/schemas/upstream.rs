@@ -57,6 +57,8 @@ pub(super) fn upstream() -> Value {
             "enum": ["grpc", "grpcs", "http", "https", "tcp", "tls", "udp", "kafka"],
             "description": "protocol of the upstream: http, https, grpc, grpcs; tcp, tls, udp for streams; kafka",
         },
+        // ours, not APISIX's
+        "http2": {"description": "with scheme https: requests go by HTTP/2", "type": "boolean"},
         "discovery_type": {"description": "discovery type", "type": "string"},
         "discovery_args": {
             "type": "object",

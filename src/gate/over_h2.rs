@@ -1,13 +1,14 @@
-//! One try on a node that speaks HTTP/2 (`grpc`, `grpcs`): a stream on a connection that many exchanges share. The body
+//! One try on a node that speaks HTTP/2 (`grpc`, `grpcs`, `https` with `http2`): a stream on a connection that many exchanges share. The body
 //! goes up while the answer comes down, so nothing of it is awaited before the head is sent.
 
 use super::Core;
 use super::proxy::{Held, Missed, Times, answered_with, failure_of, no_answer, not_sent, server_name};
-use crate::conn::h2::call::{self, Begun};
+use crate::conn::h2::call::{self, Begun, Kind};
 use crate::conn::h2::upload;
 use crate::exchange::{Body, Exchange};
 use crate::limits;
 use crate::live::{LiveUpstream, Picked};
+use crate::model::Scheme;
 use crate::reactor;
 use crate::transport::{Secure, Target};
 use crate::upstream::retry::Try;
@@ -23,7 +24,7 @@ pub(super) async fn attempt(
     fresh: bool,
 ) -> Result<(), Missed> {
     let mut state = not_sent(ex, held);
-    let tls = upstream.tls.as_ref();
+    let tls = upstream.tls.h2.as_ref();
     let secure = tls.map(|client| Secure { client: client.clone(), name: server_name(core, ex) });
     let target = Target { address: picked.addr, tls: secure };
     let linked = core.links.take(&target, upstream.keep, fresh, times.connect_ms, times.send_ms).await;
@@ -43,7 +44,12 @@ pub(super) async fn attempt(
     state.sent = true;
     ex.proxied = true;
     let begun = Begun { bytes: &held.bytes, ended: held.ended };
-    let asked = call::ask(sender, ex, tls.is_some(), begun, times.send_ms).await;
+    let kind = match upstream.conf.scheme {
+        Scheme::Grpc => Kind::Grpc,
+        Scheme::Grpcs => Kind::Grpcs,
+        _ => Kind::Https,
+    };
+    let asked = call::ask(sender, ex, kind, begun, times.send_ms).await;
     let answered = match asked {
         Ok(asked) => call::answer(asked, ex, times.read_ms).await,
         Err(missed) => Err(missed),
