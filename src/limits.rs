@@ -254,11 +254,20 @@ pub const CALL_ANSWER_BYTES: usize = 64 << 20;
 pub const LOG_FORMAT_DEPTH: usize = 5;
 /// What a logger keeps of a body, unless its configuration says otherwise: APISIX's 512 KiB.
 pub const LOGGED_BODY_BYTES: u64 = 512 << 10;
+/// Headers or arguments in an entry: what nginx's Lua gives of them (`ngx.req.get_headers`, `get_uri_args`).
+pub const LOGGED_FIELDS: usize = 100;
+/// Entries of so long are taken together from the cores, ms: far less than a batch waits (`inactive_timeout`, 1 s at
+/// least), far more than between two requests under load.
+pub const LOG_GATHER_MS: u64 = 10;
+/// The room that an entry begins with: most fit.
+pub const LOG_ENTRY_BYTES: usize = 1024;
 /// Entries that wait for delivery, all loggers of one kind together, unless their metadata says otherwise
 /// (`max_pending_entries`).
 pub const PENDING_LOG_ENTRIES: u64 = 8192;
-/// Pieces of lines waiting for the thread of a file of `file-logger`: one a request.
+/// Pieces of lines waiting for the thread of a file of `file-logger`: one a turn of each core.
 pub const FILE_LOGGER_QUEUE: usize = 4096;
+/// What a core gathers for such a file in one turn.
+pub const FILE_LOGGER_BUFFER_BYTES: usize = 16 << 10;
 /// How long the end of the gateway waits for log batches under way, ms.
 pub const LOG_BATCHES_MS: u64 = 3_000;
 /// The body of a log collector's answer: it is read for an error message alone.

@@ -23,8 +23,8 @@ use crate::live::{Live, Plan};
 use crate::mail::ToControl;
 use crate::plugin::{Chain, Host, Phase, Phases};
 use crate::reactor;
-use crate::telemetry::access::AccessLog;
 use crate::telemetry::format::LogFormat;
+use crate::telemetry::lines::LogLines;
 
 /// One core's gateway: its configuration as it runs, and what its exchanges share.
 pub struct Core {
@@ -70,7 +70,7 @@ enum Draining {
 /// The access log of a core: its lines, and their format by variable name.
 pub struct Access {
     /// Where lines gather.
-    pub log: AccessLog,
+    pub log: LogLines,
     /// What a line is made of.
     pub format: LogFormat<Box<str>>,
 }

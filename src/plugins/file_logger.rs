@@ -31,15 +31,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
+use std::rc::{Rc, Weak};
 
 use serde_json::Value;
 
 use crate::expr::Expr;
+use crate::limits;
 use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::log_entry::LogEntry;
 use crate::plugins::kit::{log_files, logger};
 use crate::reactor;
-use crate::telemetry::file::LogFile;
+use crate::telemetry::lines::LogLines;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -77,17 +79,12 @@ fn conditions(conf: &Value) -> Result<Option<Box<[Expr]>>, String> {
 fn build(conf: &Value, build: &Build) -> Built {
     let path = conf["path"].as_str().or(build.metadata.and_then(|metadata| metadata["path"].as_str()));
     let conditions = conditions(conf)?;
-    let file = File { path: path.map(PathBuf::from), open: RefCell::default(), retry_ms: Cell::new(0) };
+    let file = File { path: path.map(PathBuf::from), lines: Rc::default(), retry_ms: Cell::new(0) };
     logger::plugin(LogEntry::compile(conf, build.metadata)?, move |entry, ex| {
         // one of them must hold
         let fits = |conditions: &[Expr]| conditions.iter().any(|condition| condition.eval(ex));
-        if !conditions.as_deref().is_none_or(fits) {
-            return;
-        }
-        if let Some(file) = file.opened() {
-            let mut line = Value::Object(entry.entry(ex)).to_string().into_bytes();
-            line.push(b'\n');
-            file.write(line);
+        if conditions.as_deref().is_none_or(fits) {
+            file.write(|out| entry.write(ex, out));
         }
     })
 }
@@ -96,16 +93,26 @@ fn build(conf: &Value, build: &Build) -> Built {
 struct File {
     path: Option<PathBuf>,
     /// Opened with the first line.
-    open: RefCell<Option<LogFile>>,
+    lines: Rc<RefCell<Option<LogLines>>>,
     /// After a failure the file is not tried before this.
     retry_ms: Cell<u64>,
 }
 
 impl File {
-    fn opened(&self) -> Option<LogFile> {
-        if let Some(file) = &*self.open.borrow() {
-            return Some(file.clone());
+    /// The lines of one turn of the reactor leave together: their writer is woken once.
+    fn write(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut open = self.lines.borrow_mut();
+        if open.is_none() {
+            *open = self.open();
         }
+        let Some(lines) = &mut *open else { return };
+        if lines.is_empty() {
+            reactor::spawn(leave(Rc::downgrade(&self.lines)));
+        }
+        lines.line(reactor::now_ms(), write);
+    }
+
+    fn open(&self) -> Option<LogLines> {
         let now_ms = reactor::now_ms();
         if now_ms < self.retry_ms.get() {
             return None;
@@ -116,13 +123,23 @@ impl File {
             return None;
         };
         match log_files::open(path) {
-            Ok(file) => *self.open.borrow_mut() = Some(file),
+            Ok(file) => Some(LogLines::new(file, limits::FILE_LOGGER_BUFFER_BYTES)),
             Err(error) => {
                 self.retry_ms.set(now_ms + RETRY_MS);
                 log::error!("failed to open file: {}, error info: {error}", path.display());
+                None
             }
         }
-        self.open.borrow().clone()
+    }
+}
+
+/// Sends what this turn has gathered.
+async fn leave(lines: Weak<RefCell<Option<LogLines>>>) {
+    reactor::yield_now().await;
+    if let Some(lines) = lines.upgrade()
+        && let Some(lines) = &mut *lines.borrow_mut()
+    {
+        lines.send();
     }
 }
 
@@ -168,6 +185,7 @@ mod tests {
             for n in 1..=3 {
                 plugin.log(&mut test::exchange(&format!("GET /?n={n} HTTP/1.1\nHost: a")), &host);
             }
+            drop(plugin); // with it leaves what this turn has gathered
             log_files::open(&path).unwrap().flush(Duration::from_secs(5));
             assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"n\":\"1\"}\n{\"n\":\"3\"}\n");
             let _ = std::fs::remove_file(&path);

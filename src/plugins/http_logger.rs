@@ -39,16 +39,15 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::exchange::Exchange;
 use crate::limits;
 use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::batch::{self, Sending, Sink};
 use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::{Collector, CollectorTls};
 use crate::plugins::kit::http::Url;
-use crate::plugins::kit::log_entry;
+use crate::plugins::kit::log_entry::{self, LogEntry};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -82,7 +81,8 @@ fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    batch_logger::build(SPEC.name, conf, build, write, || {
+    let entry = LogEntry::compile(conf, build.metadata)?.calling_unmatched("no-matched");
+    batch_logger::build(SPEC.name, conf, build, entry, batch_logger::json, || {
         let timeout = Duration::from_secs(conf["timeout"].as_u64().unwrap_or(3));
         let url = Url::parse(conf["uri"].as_str().unwrap_or_default())?;
         let verify = conf["ssl_verify"] == true;
@@ -150,11 +150,6 @@ impl Server {
         let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
         Ok((status, text.unwrap_or_default()))
     }
-}
-
-fn write(mut entry: Map<String, Value>, ex: &Exchange) -> Vec<u8> {
-    entry.entry("route_id").or_insert_with(|| "no-matched".into());
-    batch_logger::json(entry, ex)
 }
 
 #[cfg(test)]

@@ -33,13 +33,15 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::exchange::{Exchange, Vars};
+use crate::limits;
 use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::batch::{Sending, Sink};
 use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::{Collector, CollectorTls};
+use crate::plugins::kit::log_entry::LogEntry;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -72,7 +74,8 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    batch_logger::build(SPEC.name, conf, build, write, || {
+    let entry = LogEntry::compile(conf, build.metadata)?;
+    batch_logger::build(SPEC.name, conf, build, entry, write, || {
         let server = Collector::of(conf, Duration::from_millis(conf["timeout"].as_u64().unwrap_or(3000)));
         let tls = (conf["tls"] == true).then(|| CollectorTls::new(&server.host, false, &build.host.config));
         Ok(Box::new(Server {
@@ -110,16 +113,21 @@ impl Sink for Server {
     }
 }
 
-/// One message (RFC 5424 section 6; apisix/utils/rfc5424.lua).
-fn message(time: jiff::Timestamp, host: &str, entry: &Value) -> String {
+/// Begins a message (RFC 5424 section 6; apisix/utils/rfc5424.lua); what it says follows.
+fn begin(time: jiff::Timestamp, host: &str, out: &mut Vec<u8>) {
     let host = if host.is_empty() { "-" } else { host };
     let time = time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ");
-    format!("<{PRIORITY}>1 {time} {host} apisix {} - - {entry}\n", std::process::id())
+    out.extend_from_slice(
+        format!("<{PRIORITY}>1 {time} {host} apisix {} - - ", std::process::id()).as_bytes(),
+    );
 }
 
-fn write(entry: Map<String, Value>, ex: &Exchange) -> Vec<u8> {
-    let host = ex.var("host").unwrap_or_default();
-    message(jiff::Timestamp::now(), &String::from_utf8_lossy(&host), &Value::Object(entry)).into_bytes()
+fn write(entry: &LogEntry, ex: &Exchange) -> Vec<u8> {
+    let mut out = Vec::with_capacity(limits::LOG_ENTRY_BYTES);
+    begin(jiff::Timestamp::now(), &String::from_utf8_lossy(&ex.var("host").unwrap_or_default()), &mut out);
+    entry.write(ex, &mut out);
+    out.push(b'\n');
+    out
 }
 
 #[cfg(test)]
@@ -151,8 +159,10 @@ mod tests {
     fn messages_are_those_of_the_rfc() {
         let time = jiff::Timestamp::from_millisecond(1_700_000_000_042).unwrap();
         let pid = std::process::id();
-        let expected = format!("<46>1 2023-11-14T22:13:20.042Z a.com apisix {pid} - - {{\"a\":1}}\n");
-        assert_eq!(message(time, "a.com", &json!({ "a": 1 })), expected);
+        let expected = format!("<46>1 2023-11-14T22:13:20.042Z a.com apisix {pid} - - ");
+        let mut out = Vec::new();
+        begin(time, "a.com", &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

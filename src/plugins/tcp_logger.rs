@@ -42,6 +42,7 @@ use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::batch::{self, Sending, Sink};
 use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::{Collector, CollectorTls};
+use crate::plugins::kit::log_entry::LogEntry;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -71,7 +72,8 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
 }
 
 fn build(conf: &Value, build: &Build) -> Built {
-    batch_logger::build(SPEC.name, conf, build, batch_logger::json, || {
+    let entry = LogEntry::compile(conf, build.metadata)?;
+    batch_logger::build(SPEC.name, conf, build, entry, batch_logger::json, || {
         let server = Collector::of(conf, Duration::from_millis(conf["timeout"].as_u64().unwrap_or(1000)));
         let name = conf["tls_options"].as_str().unwrap_or(&server.host);
         let tls = (conf["tls"] == true).then(|| CollectorTls::new(name, false, &build.host.config));

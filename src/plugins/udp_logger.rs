@@ -35,6 +35,7 @@ use crate::plugin::{Build, Built, Spec};
 use crate::plugins::kit::batch::{self, Sending, Sink};
 use crate::plugins::kit::batch_logger;
 use crate::plugins::kit::collector::Collector;
+use crate::plugins::kit::log_entry::LogEntry;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -56,7 +57,8 @@ pub const SPEC: Spec = Spec {
 };
 
 fn build(conf: &Value, build: &Build) -> Built {
-    batch_logger::build(SPEC.name, conf, build, batch_logger::json, || {
+    let entry = LogEntry::compile(conf, build.metadata)?;
+    batch_logger::build(SPEC.name, conf, build, entry, batch_logger::json, || {
         let timeout = Duration::from_secs(conf["timeout"].as_u64().unwrap_or(3));
         Ok(Box::new(Server(Collector::of(conf, timeout))))
     })

@@ -21,9 +21,9 @@ use crate::mail::{Cores, ToControl};
 use crate::plugin::Registry;
 use crate::plugin::counters::Counters;
 use crate::reactor::{self, Driver, DriverKind, ListenOptions, mailbox};
-use crate::telemetry::access::AccessLog;
 use crate::telemetry::file::{LogFile, Target};
 use crate::telemetry::format::{Escape, LogFormat};
+use crate::telemetry::lines::LogLines;
 use crate::telemetry::metrics::{Metrics, Shape};
 use crate::transport::site::{Shared as TlsShared, Sites};
 use crate::transport::trust::{self, Trust};
@@ -318,7 +318,7 @@ fn open_access_log(
 fn access_log(file: &LogFile, conf: &AccessLogConfig) -> Access {
     let escape = Escape::named(&conf.escape).unwrap_or(Escape::Default);
     Access {
-        log: AccessLog::new(file.clone(), conf.buffer_bytes),
+        log: LogLines::new(file.clone(), conf.buffer_bytes),
         format: LogFormat::compile(&conf.format, escape, |name| Box::from(name)),
     }
 }

@@ -3,11 +3,11 @@
 //! Nothing here makes a core wait: logs go to threads of their own over bounded queues and are dropped with
 //! a counter when these are full, metrics are numbers that only their core writes and anybody may read.
 
-pub mod access;
 pub mod clock;
 pub mod exporter;
 pub mod file;
 pub mod format;
+pub mod lines;
 pub mod log;
 pub mod metrics;
 pub mod rotate;

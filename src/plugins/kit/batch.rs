@@ -201,17 +201,18 @@ async fn gather(mut inbox: mpsc::UnboundedReceiver<Vec<u8>>, sink: Arc<dyn Sink>
     let rules = &state.rules;
     let mut open = true;
     while open {
-        let Some(first) = inbox.recv().await else { return };
-        let mut entries = vec![first];
+        let mut entries = Vec::new();
+        if inbox.recv_many(&mut entries, rules.batch_max_size).await == 0 {
+            return;
+        }
         let old = Instant::now() + rules.buffer_duration;
-        while entries.len() < rules.batch_max_size {
+        while open && entries.len() < rules.batch_max_size {
             let quiet = Instant::now() + rules.inactive_timeout;
-            match timeout_at(quiet.min(old), inbox.recv()).await {
-                Ok(Some(entry)) => entries.push(entry),
-                Ok(None) => {
-                    open = false;
-                    break;
-                }
+            // who is not waited for wakes nobody: so many entries at a time cost one wake-up
+            sleep(Duration::from_millis(limits::LOG_GATHER_MS)).await;
+            let room = rules.batch_max_size - entries.len();
+            match timeout_at(quiet.min(old), inbox.recv_many(&mut entries, room)).await {
+                Ok(count) => open = count > 0,
                 Err(_) => break,
             }
         }

@@ -1,10 +1,7 @@
 //! What a logger says of a request: APISIX's full entry, or the operator's own `log_format`
-//! (apisix/utils/log-util.lua). All loggers share it.
+//! (apisix/utils/log-util.lua), and what it keeps of bodies for that. All loggers share it; `log_json` writes it.
 
-use std::borrow::Cow;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::exchange::{Body, BodyPiece, Exchange, Vars};
 use crate::expr::Expr;
@@ -12,16 +9,13 @@ use crate::limits;
 use crate::plugin::{Phase, Phases, Step};
 use crate::plugins::kit::content_coding::{Undecoded, decode};
 use crate::wire::Name;
-use crate::wire::headers::Headers;
-use crate::wire::uri;
 
 /// Where the bodies of an exchange wait for the log phase: the variables that a format may name.
-const REQUEST_BODY: &str = "request_body";
-const RESPONSE_BODY: &str = "resp_body";
+pub(super) const REQUEST_BODY: &str = "request_body";
+pub(super) const RESPONSE_BODY: &str = "resp_body";
 
 /// One `log_format`, compiled.
-#[derive(Clone, Debug, PartialEq)]
-enum Format {
+pub(super) enum Format {
     /// `$name`
     Variable(Box<str>),
     /// Whatever else stands there.
@@ -95,6 +89,7 @@ pub struct LogEntry {
     /// A format names `$request_body`: it is kept whatever `include_req_body` says.
     names_request_body: bool,
     response: Kept,
+    unmatched_route_id: Option<&'static str>,
 }
 
 /// A body filter's state: what was kept of the answer's body.
@@ -131,7 +126,13 @@ impl LogEntry {
             extra,
             request: Kept::compile(conf, "req")?,
             response: Kept::compile(conf, "resp")?,
+            unmatched_route_id: None,
         })
+    }
+
+    /// Entries of requests that no route matched say so with this id.
+    pub fn calling_unmatched(self, id: &'static str) -> LogEntry {
+        LogEntry { unmatched_route_id: Some(id), ..self }
     }
 
     /// Those of a logger.
@@ -196,128 +197,34 @@ impl LogEntry {
         body
     }
 
-    /// The entry, once the answer has left.
-    pub fn entry(&self, ex: &Exchange) -> Map<String, Value> {
-        if let Some(format) = &self.format {
-            let mut entry = self.formatted(ex, format);
-            let matched = ex.matched.as_deref();
-            let ids = [
-                ("service_id", matched.and_then(|matched| matched.service_id.as_deref())),
-                ("route_id", matched.and_then(|matched| matched.route_id.as_deref())),
-            ];
-            entry.extend(ids.into_iter().filter_map(|(name, id)| Some((name.to_owned(), id?.into()))));
-            return entry;
-        }
-        let mut entry = self.full(ex);
-        for (name, value) in self.formatted(ex, &self.extra) {
-            entry.entry(name).or_insert(value); // a default field is never replaced
-        }
-        entry
+    /// The operator's own format, in place of the full entry.
+    pub(super) fn format(&self) -> Option<&[(String, Format)]> {
+        self.format.as_deref()
     }
 
-    fn formatted(&self, ex: &Exchange, fields: &[(String, Format)]) -> Map<String, Value> {
-        let value = |field: &Format| match field {
-            Format::Constant(value) => Some(value.clone()),
-            Format::Table(fields) => Some(Value::Object(self.formatted(ex, fields))),
-            Format::Variable(name) => match ex.var(name) {
-                Some(body) if **name == *REQUEST_BODY => {
-                    Some(text(&body[..body.len().min(self.request.most)]))
-                }
-                // the status is a number in Lua, too
-                Some(_) if &**name == "status" => Some(ex.status().into()),
-                Some(value) => Some(text(&value)),
-                None => (**name == *RESPONSE_BODY).then(|| "".into()),
-            },
-        };
-        fields.iter().filter_map(|(name, field)| Some((name.clone(), value(field)?))).collect()
+    /// Fields beside those of the full entry.
+    pub(super) fn extra(&self) -> &[(String, Format)] {
+        &self.extra
     }
 
-    /// Everything that APISIX logs where no format is given (log-util.lua `get_full_log`).
-    fn full(&self, ex: &Exchange) -> Map<String, Value> {
-        let var = |name: &str| ex.var(name).map_or_else(String::new, |value| lossy(&value).into_owned());
-        let latency_ms = ex.ended_ms.saturating_sub(ex.started_ms);
-        let upstream_ms = ex.upstream.response_ms();
-        let mut request = json!({
-            "url": format!("{}://{}:{}{}", var("scheme"), var("host"), var("server_port"), var("request_uri")),
-            "uri": var("request_uri"),
-            "method": lossy(ex.req.head.method_text()),
-            "headers": table(&ex.req.head.headers),
-            "querystring": arguments(ex.req.args.as_deref().unwrap_or_default()),
-            "size": ex.request_length(),
-        });
-        let mut response =
-            json!({ "status": ex.status(), "headers": table(&ex.resp.head.headers), "size": ex.resp.bytes });
-        if self.request.wanted(ex)
-            && let Some(body) = ex.var(REQUEST_BODY)
-        {
-            request["body"] = text(&body[..body.len().min(self.request.most)]);
-        }
-        if self.response.included
-            && let Some(body) = ex.var(RESPONSE_BODY)
-        {
-            response["body"] = text(&body);
-        }
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let matched = ex.matched.as_deref();
-        let service_id = matched.map(|matched| matched.service_id.as_deref().unwrap_or_default().to_owned());
-        let mut entry = json!({
-            "request": request,
-            "response": response,
-            "server": { "hostname": crate::telemetry::hostname(), "version": "3.18.0" },
-            "service_id": service_id.unwrap_or_else(|| var("host")),
-            "client_ip": ex.remote_addr.to_string(),
-            "start_time": now_ms.saturating_sub(latency_ms),
-            "latency": latency_ms,
-            "apisix_latency": latency_ms.saturating_sub(upstream_ms.unwrap_or(0)),
-        });
-        let maybe = [
-            ("upstream", ex.var("upstream_addr").map(|value| text(&value))),
-            ("route_id", matched.and_then(|matched| matched.route_id.as_deref()).map(Value::from)),
-            ("upstream_latency", upstream_ms.map(Value::from)),
-            (
-                "consumer",
-                ex.consumer.as_ref().map(|known| json!({ "username": &*known.consumer.value.username })),
-            ),
-        ];
-        let Value::Object(entry) = &mut entry else { return Map::new() };
-        entry.extend(maybe.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
-        std::mem::take(entry)
+    /// What stands for the id of a route where none matched.
+    pub(super) fn unmatched_route_id(&self) -> Option<&str> {
+        self.unmatched_route_id
     }
-}
 
-fn lossy(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
-}
-
-fn text(bytes: &[u8]) -> Value {
-    Value::String(lossy(bytes).into_owned())
-}
-
-/// Names in lower case, as nginx's Lua gives them.
-fn table(headers: &Headers) -> Map<String, Value> {
-    let mut table = Map::new();
-    for (name, value, _) in headers.iter() {
-        put(&mut table, lossy(name).to_ascii_lowercase(), text(value));
+    /// Is the body of this exchange's request part of its full entry?
+    pub(super) fn wants_request(&self, ex: &Exchange) -> bool {
+        self.request.wanted(ex)
     }
-    table
-}
 
-/// An argument without `=` is `true`.
-fn arguments(args: &[u8]) -> Map<String, Value> {
-    let mut table = Map::new();
-    for (name, value) in uri::args(args).filter(|(name, _)| !name.is_empty()) {
-        let value = value.map_or(Value::Bool(true), |value| text(&uri::decode_component(value)));
-        put(&mut table, lossy(&uri::decode_component(name)).into_owned(), value);
+    /// Are bodies of answers part of full entries?
+    pub(super) fn keeps_responses(&self) -> bool {
+        self.response.included
     }
-    table
-}
 
-/// A name that comes again has a list.
-fn put(table: &mut Map<String, Value>, name: String, value: Value) {
-    match table.get_mut(&name) {
-        Some(Value::Array(values)) => values.push(value),
-        Some(first) => *first = json!([first.take(), value]),
-        None => drop(table.insert(name, value)),
+    /// As much of a request's body as an entry may have.
+    pub(super) fn cut<'a>(&self, body: &'a [u8]) -> &'a [u8] {
+        &body[..body.len().min(self.request.most)]
     }
 }
 
@@ -325,6 +232,8 @@ fn put(table: &mut Map<String, Value>, name: String, value: Value) {
 mod tests {
     use std::io::Write;
     use std::rc::Rc;
+
+    use serde_json::json;
 
     use super::*;
     use crate::exchange::Matched;
@@ -348,6 +257,12 @@ mod tests {
         assert_eq!(ex.req.body.known_length(), Some(body.len() as u64));
     }
 
+    fn written(entry: &LogEntry, ex: &Exchange) -> Value {
+        let mut out = Vec::new();
+        entry.write(ex, &mut out);
+        serde_json::from_slice(&out).unwrap()
+    }
+
     fn with_response_body(entry: &LogEntry, ex: &mut Exchange, pieces: &[&[u8]]) {
         for (i, data) in pieces.iter().enumerate() {
             let piece = BodyPiece { data: Chunk::from_vec(data.to_vec()), last: i + 1 == pieces.len() };
@@ -363,7 +278,7 @@ mod tests {
         let mut ex = exchange();
         with_request_body(&entry, &mut ex, "asked");
         with_response_body(&entry, &mut ex, &[b"ans", b"wer", b""]);
-        let entry = Value::Object(entry.entry(&ex));
+        let entry = written(&entry, &ex);
         assert_eq!(
             entry["request"],
             json!({
@@ -390,13 +305,13 @@ mod tests {
         with_request_body(&entry, &mut ex, "asked");
         let expected = json!({ "host": "a.com", "status": 201, "text": "plain $host", "n": 1, "body": "as",
             "in": { "deep": {} }, "route_id": "r1" });
-        assert_eq!(Value::Object(entry.entry(&ex)), expected);
+        assert_eq!(written(&entry, &ex), expected);
         let metadata = json!({ "log_format": { "other": "$host" } });
         let entry = LogEntry::compile(&json!({}), Some(&metadata)).unwrap();
-        assert_eq!(Value::Object(entry.entry(&exchange())), json!({ "other": "a.com", "route_id": "r1" }));
+        assert_eq!(written(&entry, &exchange()), json!({ "other": "a.com", "route_id": "r1" }));
         let deep = json!({ "log_format": { "1": { "2": { "3": { "4": { "5": { "6": "$host" } } } } } } });
         let entry = LogEntry::compile(&deep, None).unwrap();
-        let entry = Value::Object(entry.entry(&exchange()));
+        let entry = written(&entry, &exchange());
         assert_eq!(entry["1"]["2"]["3"]["4"]["5"], json!({}), "deeper tables are emptied");
     }
 
@@ -408,7 +323,7 @@ mod tests {
         let mut ex = exchange();
         with_request_body(&entry, &mut ex, "asked");
         with_response_body(&entry, &mut ex, &[b"answer"]);
-        let entry = Value::Object(entry.entry(&ex));
+        let entry = written(&entry, &ex);
         assert_eq!((entry["request"].get("body"), entry["response"].get("body")), (None, None));
         assert_eq!(
             check_expressions(&json!({ "include_resp_body_expr": [["a", "<>", "b"]] })),
@@ -426,7 +341,7 @@ mod tests {
             let mut ex = exchange();
             ex.resp.head.headers.add(b"Content-Encoding", b"gzip");
             with_response_body(&entry, &mut ex, &[body]);
-            assert_eq!(entry.entry(&ex)["response"]["body"], expected);
+            assert_eq!(written(&entry, &ex)["response"]["body"], expected);
         }
     }
 }

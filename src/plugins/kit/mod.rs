@@ -9,6 +9,7 @@ pub mod content_coding;
 pub mod http;
 pub mod log_entry;
 pub mod log_files;
+pub mod log_json;
 pub mod logger;
 pub mod limit;
 pub mod off_route;

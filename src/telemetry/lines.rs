@@ -1,11 +1,11 @@
-//! The access log of one core: lines gather in a buffer and leave for the writer's thread in pieces.
+//! One core's part of a log file: lines gather in a buffer and leave for the writer's thread in pieces.
 
 use super::file::LogFile;
 use crate::limits;
 
-/// One core's part of the access log.
+/// One core's part of a log file.
 #[derive(Debug)]
-pub struct AccessLog {
+pub struct LogLines {
     file: LogFile,
     lines: Vec<u8>,
     /// A buffer this long leaves, bytes.
@@ -14,11 +14,11 @@ pub struct AccessLog {
     since_ms: u64,
 }
 
-impl AccessLog {
-    /// A buffer of `buffer_bytes` in front of `file` (`access_log_buffer`, bounded).
-    pub fn new(file: LogFile, buffer_bytes: usize) -> AccessLog {
+impl LogLines {
+    /// A buffer of `buffer_bytes` in front of `file`, bounded.
+    pub fn new(file: LogFile, buffer_bytes: usize) -> LogLines {
         let full = buffer_bytes.clamp(1, limits::ACCESS_LOG_BUFFER_BYTES);
-        AccessLog { file, lines: Vec::with_capacity(full), full, since_ms: 0 }
+        LogLines { file, lines: Vec::with_capacity(full), full, since_ms: 0 }
     }
 
     /// Appends one line, which `write` forms without its end.
@@ -31,6 +31,11 @@ impl AccessLog {
         if self.lines.len() >= self.full {
             self.send();
         }
+    }
+
+    /// No line waits.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Lets lines go that are [`limits::ACCESS_LOG_AGE_MS`] old: call it about once a second.
@@ -50,7 +55,7 @@ impl AccessLog {
 }
 
 /// The last lines of a core leave with it.
-impl Drop for AccessLog {
+impl Drop for LogLines {
     fn drop(&mut self) {
         self.send();
     }
@@ -66,14 +71,14 @@ mod tests {
 
     #[test]
     fn lines_leave_when_the_buffer_is_full_or_old_or_the_core_ends() {
-        let path = scratch("access/access.log");
+        let path = scratch("lines/access.log");
         let _ = fs::remove_file(&path);
         let file = LogFile::open("test", Target::File(path.clone()), 8).unwrap();
         let written = || {
             file.flush(Duration::from_secs(5));
             fs::read_to_string(&path).unwrap()
         };
-        let mut log = AccessLog::new(file.clone(), 10);
+        let mut log = LogLines::new(file.clone(), 10);
         log.line(1000, |out| out.extend(b"four"));
         log.tick(3999);
         assert_eq!(written(), "");
@@ -88,10 +93,10 @@ mod tests {
 
     #[test]
     fn a_buffer_has_a_largest_size() {
-        let path = scratch("access/large.log");
+        let path = scratch("lines/large.log");
         let _ = fs::remove_file(&path);
         let file = LogFile::open("test", Target::File(path.clone()), 8).unwrap();
-        let mut log = AccessLog::new(file.clone(), usize::MAX);
+        let mut log = LogLines::new(file.clone(), usize::MAX);
         log.line(0, |out| out.resize(limits::ACCESS_LOG_BUFFER_BYTES, b'x'));
         file.flush(Duration::from_secs(5));
         assert_eq!(fs::metadata(&path).unwrap().len() as usize, limits::ACCESS_LOG_BUFFER_BYTES + 1);
