@@ -52,6 +52,7 @@
 //! - A body that is too long and has no `Content-Length` is refused before its end, so the 413 does not say
 //!   how long it was.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use aws_lc_rs::{digest, hmac};
@@ -173,11 +174,10 @@ impl HmacAuth {
         if !self.signed_headers.iter().all(|wanted| signs(wanted)) {
             return Err("an expected header is missing in signing");
         }
-        let secret = found.auth.conf()["secret_key"].as_str().unwrap_or_default();
         let signature = base64::decode(signature).ok_or("Invalid signature")?;
-        let key = hmac::Key::new(algorithm, secret.as_bytes());
+        let key = found.auth.compiled(Keys::of).of_algorithm(algorithm);
         // compares in constant time
-        hmac::verify(&key, &signing_string(ex, key_id, fields), &signature)
+        hmac::verify(key, &signing_string(ex, key_id, fields), &signature)
             .map_err(|_| "Invalid signature")?;
         Ok(found)
     }
@@ -214,12 +214,30 @@ fn invalid(reason: &'static str) -> &'static str {
     INVALID
 }
 
-fn algorithm(name: &[u8]) -> Option<hmac::Algorithm> {
-    match name {
-        b"hmac-sha1" => Some(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
-        b"hmac-sha256" => Some(hmac::HMAC_SHA256),
-        b"hmac-sha512" => Some(hmac::HMAC_SHA512),
-        _ => None,
+/// Places of the algorithms in [`ALGORITHMS`] and [`Keys`].
+fn algorithm(name: &[u8]) -> Option<usize> {
+    ALGORITHMS.iter().position(|(known, _)| known.as_bytes() == name)
+}
+
+const ALGORITHMS: [(&str, hmac::Algorithm); 3] = [
+    ("hmac-sha1", hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+    ("hmac-sha256", hmac::HMAC_SHA256),
+    ("hmac-sha512", hmac::HMAC_SHA512),
+];
+
+/// A consumer's secret, ready for each algorithm that a request has named: half of the work of a short message.
+struct Keys {
+    secret: Box<str>,
+    ready: [OnceCell<hmac::Key>; ALGORITHMS.len()],
+}
+
+impl Keys {
+    fn of(conf: &Value) -> Keys {
+        Keys { secret: conf["secret_key"].as_str().unwrap_or_default().into(), ready: Default::default() }
+    }
+
+    fn of_algorithm(&self, at: usize) -> &hmac::Key {
+        self.ready[at].get_or_init(|| hmac::Key::new(ALGORITHMS[at].1, self.secret.as_bytes()))
     }
 }
 
@@ -315,7 +333,8 @@ mod tests {
         let head = head.trim_end();
         let fields = Fields { headers: Some(headers.as_bytes()), ..Fields::default() };
         let text = signing_string(&test::exchange(head), b"my-key", &fields);
-        let key = hmac::Key::new(algorithm(algorithm_name.as_bytes()).unwrap(), SECRET.as_bytes());
+        let key =
+            hmac::Key::new(ALGORITHMS[algorithm(algorithm_name.as_bytes()).unwrap()].1, SECRET.as_bytes());
         let signature = base64::encode(hmac::sign(&key, &text).as_ref());
         test::exchange(&format!(
             "{head}\nAuthorization: Signature keyId=\"my-key\",algorithm=\"{algorithm_name}\", \

@@ -55,6 +55,7 @@ use crate::exchange::{Exchange, Reply};
 use crate::plugin::counters::Counters;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::plugins::kit::limit::{Key, Number, Refusal, Scope, redis_of, step};
+use crate::plugins::kit::random;
 use crate::reactor;
 use crate::wire::resp;
 
@@ -249,7 +250,9 @@ impl LimitConn {
             let key = [b"limit_conn:", &*own].concat();
             let now =
                 SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let request = uuid::Uuid::new_v4().to_string();
+            let mut request = [0; 16];
+            random::fill(&mut request);
+            let request = uuid::Builder::from_random_bytes(request).into_uuid().to_string();
             let mut texts = [itoa::Buffer::new(); 3];
             let [most, ttl, since] = &mut texts;
             let args =

@@ -26,6 +26,7 @@ use serde_json::Value;
 use crate::exchange::{Exchange, Vars};
 use crate::limits;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
+use crate::plugins::kit::random;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -121,7 +122,7 @@ impl Plugin for RequestId {
             Some(sent) => sent.to_vec(),
             None => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let id = self.algorithm.make(since, random);
+                let id = self.algorithm.make(since, random::fill);
                 ex.req.head.headers.set(&self.header, &id);
                 id
             }
@@ -141,13 +142,6 @@ impl Plugin for RequestId {
         if let Some(id) = ex.var(name).map(Cow::into_owned) {
             ex.resp_headers().set(&self.header, &id);
         }
-    }
-}
-
-/// Bytes that nobody can foresee. Only a host without any randomness makes this fail, and then its TLS, too.
-fn random(bytes: &mut [u8]) {
-    if aws_lc_rs::rand::fill(bytes).is_err() {
-        fastrand::fill(bytes);
     }
 }
 

@@ -7,13 +7,14 @@ pub mod batch_logger;
 pub mod collector;
 pub mod content_coding;
 pub mod http;
+pub mod limit;
 pub mod log_entry;
 pub mod log_files;
 pub mod log_json;
 pub mod logger;
-pub mod limit;
 pub mod off_route;
 pub mod place;
+pub mod random;
 pub mod restriction;
 #[cfg(test)]
 pub mod test;
