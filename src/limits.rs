@@ -342,3 +342,6 @@ pub const BULK_PIECE: usize = 8 << 10;
 /// So many pieces in a row change the size of a tunnel's receive buffers: to change costs a system call, and pieces of
 /// 64 KiB in place of 16 save one each.
 pub const BULK_CHANGE: u8 = 4;
+
+/// The longest CONNECT packet of MQTT, bytes: ids, a will and credentials take some hundred; a will may carry a message.
+pub const MQTT_CONNECT: usize = 64 << 10;

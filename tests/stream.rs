@@ -238,3 +238,161 @@ fn sessions_are_logged() {
         assert_eq!(echo.connections.load(Ordering::SeqCst), 1);
     });
 }
+
+/// With all stream plugins; two cores, one listener, one more with TLS on the port that is returned.
+fn with_plugins(driver: &'static str) -> (Gateway, u16) {
+    let secured = free_port();
+    let streams = format!(
+        "proxy_mode: http&stream\nstream_proxy: {{tcp: [\"127.0.0.1:$PROXIED\", {{addr: \"127.0.0.1:{secured}\", tls: true}}]}}\n"
+    );
+    let list =
+        "stream_plugins: [ip-restriction, limit-conn, mqtt-proxy, syslog, traffic-split, prometheus]\n";
+    (Setup::new(driver, Source::Embedded).apisix(&streams).rest(list).start(), secured)
+}
+
+#[test]
+fn plugins_let_in_split_and_count() {
+    on_both_drivers(|driver| {
+        let (gateway, _) = with_plugins(driver);
+        let (port, a, b) = (gateway.ports.proxied, Echo::start("A"), Echo::start("B"));
+        let with = |plugins: Value| {
+            gateway.put("/stream_routes/1", &json!({"upstream": a.upstream(), "plugins": plugins}))
+        };
+        with(json!({"ip-restriction": {"whitelist": ["10.0.0.0/8"]}}));
+        assert_eq!(said(port, "x"), "");
+        with(json!({"ip-restriction": {"whitelist": ["127.0.0.0/8"]}}));
+        assert_eq!(said(port, "x"), "Axbye");
+        let split = json!([{"upstream": b.upstream(), "weight": 1}, {"weight": 1}]);
+        with(json!({"traffic-split": {"rules": [{"weighted_upstreams": split}]}}));
+        let mut met: Vec<String> = (0..8).map(|_| said(port, "")).collect();
+        met.sort();
+        assert!(met.contains(&"Abye".to_owned()) && met.contains(&"Bbye".to_owned()), "{met:?}");
+        with(
+            json!({"limit-conn": {"conn": 1, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr"}, "prometheus": {}}),
+        );
+        let mut first = connect(port);
+        let mut byte = [0];
+        first.read_exact(&mut byte).unwrap();
+        assert_eq!(said(port, "x"), "", "one at a time");
+        first.shutdown(Shutdown::Write).unwrap();
+        first.read_to_end(&mut Vec::new()).unwrap();
+        eventually("the place is free", || said(port, "x") == "Axbye");
+        let node = format!("127.0.0.1:{}", a.port);
+        for line in [
+            "apisix_stream_connection_total{route=\"1\"}".to_owned(),
+            format!(
+                "apisix_stream_status{{code=\"200\",listen_addr=\"127.0.0.1:{port}\",node=\"{node}\"}} 2"
+            ),
+            format!("apisix_stream_status{{code=\"503\",listen_addr=\"127.0.0.1:{port}\",node=\"\"}}"),
+            format!("apisix_stream_active_connections{{listen_addr=\"127.0.0.1:{port}\"}} 0"),
+            format!(
+                "apisix_stream_bandwidth{{listen_addr=\"127.0.0.1:{port}\",type=\"egress\",side=\"downstream\"}}"
+            ),
+        ] {
+            let metrics = || get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+            eventually(&line, || metrics().contains(&line));
+        }
+    });
+}
+
+#[test]
+fn sessions_go_to_syslog() {
+    on_both_drivers(|driver| {
+        let (gateway, _) = with_plugins(driver);
+        let (log, echo) = (std::net::UdpSocket::bind("127.0.0.1:0").unwrap(), Echo::start("A"));
+        log.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut syslog = json!({"host": "127.0.0.1", "port": log.local_addr().unwrap().port(), "sock_type": "udp", "batch_max_size": 1});
+        let mut line = || {
+            gateway.put(
+                "/stream_routes/1",
+                &json!({"upstream": echo.upstream(), "plugins": {"syslog": syslog}}),
+            );
+            assert_eq!(said(gateway.ports.proxied, "hello"), "Ahellobye");
+            let mut message = [0; 4096];
+            let length = log.recv(&mut message).unwrap();
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            syslog["log_format"] = json!({"who": "$remote_addr", "bytes": "$bytes_sent", "code": "$status"});
+            serde_json::from_str::<Value>(&text[text.find('{').unwrap()..]).unwrap()
+        };
+        let full = line();
+        assert_eq!(
+            (&full["protocol"], &full["bytes_sent"], &full["status"]),
+            (&json!("TCP"), &json!(9), &json!(200))
+        );
+        assert_eq!(line(), json!({"who": "127.0.0.1", "bytes": "9", "code": 200, "route_id": "1"}));
+    });
+}
+
+#[test]
+fn mqtt_clients_are_told_by_their_ids() {
+    on_both_drivers(|driver| {
+        let (gateway, _) = with_plugins(driver);
+        let (a, b) = (Echo::start("A"), Echo::start("B"));
+        let nodes = json!({format!("127.0.0.1:{}", a.port): 1, format!("127.0.0.1:{}", b.port): 1});
+        let upstream = json!({"type": "chash", "key": "mqtt_client_id", "nodes": nodes});
+        let plugins = json!({"mqtt-proxy": {"protocol_level": 4}});
+        gateway.put("/stream_routes/1", &json!({"upstream": upstream, "plugins": plugins}));
+        let broker = |id: &str| {
+            let packet = format!(
+                "\x10{}\0\x04MQTT\x04\x02\0\x3c\0{}{id}",
+                (12 + id.len()) as u8 as char,
+                id.len() as u8 as char
+            );
+            let mut stream = connect(gateway.ports.proxied);
+            for piece in packet.as_bytes().chunks(5) {
+                stream.write_all(piece).unwrap();
+            }
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer[1..], format!("{packet}bye"), "nothing is taken");
+            answer.remove(0)
+        };
+        let first: Vec<char> = (0..10).map(|n| broker(&format!("client-{n}"))).collect();
+        let again: Vec<char> = (0..10).map(|n| broker(&format!("client-{n}"))).collect();
+        assert_eq!(first, again);
+        assert!(first.contains(&'A') && first.contains(&'B'), "{first:?}");
+        assert_eq!(said(gateway.ports.proxied, "GET / HTTP/1.1\r\n\r\n"), "");
+    });
+}
+
+/// What comes on a TLS connection that asks for `sni`, after `text` was sent.
+fn said_by_tls(port: u16, sni: &str, text: &str) -> String {
+    use ringway::transport::trust::{self, Trust};
+    let config = trust::client_config(&Trust::Anyone, None, &[b"mqtt"]).unwrap();
+    let name = rustls::pki_types::ServerName::try_from(sni.to_owned()).unwrap();
+    let client = rustls::ClientConnection::new(config, name).unwrap();
+    let mut stream = rustls::StreamOwned::new(client, connect(port));
+    let mut answer = Vec::new();
+    if stream.write_all(text.as_bytes()).is_ok() {
+        stream.conn.send_close_notify();
+        let _ = stream.flush();
+    }
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        println!("{sni}: {error}");
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn tls_ends_here_and_its_name_chooses() {
+    on_both_drivers(|driver| {
+        let (gateway, secured) = with_plugins(driver);
+        let (a, b, nginx) = (Echo::start("A"), Echo::start("B"), Nginx::start(""));
+        let read = |file: &str| std::fs::read_to_string(format!("src/transport/tests/{file}")).unwrap();
+        let pair = json!({"cert": read("server.pem"), "key": read("server.key.pem"), "snis": ["a.test", "*.b.test"]});
+        gateway.put("/ssls/1", &pair);
+        gateway.put("/stream_routes/1", &json!({"sni": "a.test", "upstream": a.upstream()}));
+        gateway.put("/stream_routes/2", &json!({"sni": "*.test", "upstream": b.upstream()}));
+        assert_eq!(said_by_tls(secured, "a.test", "x"), "Axbye");
+        assert_eq!(said_by_tls(secured, "c.b.test", "x"), "Bxbye");
+        assert_eq!(said_by_tls(secured, "other.example", "x"), "", "no certificate");
+        let upstream = json!({"scheme": "tls", "type": "roundrobin", "nodes": {format!("127.0.0.1:{}", nginx.tls_port): 1}});
+        gateway.put("/stream_routes/2", &json!({"sni": "*.test", "upstream": upstream}));
+        let answer = said_by_tls(secured, "c.b.test", "GET / HTTP/1.0\r\n\r\n");
+        assert!(answer.contains("hello from nginx") && answer.contains("Got-Sni: c.b.test"), "{answer}");
+        let asked = json!({"cert": read("server.pem"), "key": read("server.key.pem"), "snis": ["a.test", "*.b.test"], "client": {"ca": read("ca.pem")}});
+        gateway.put("/ssls/1", &asked);
+        assert_eq!(said_by_tls(secured, "a.test", "x"), "", "a client certificate is asked for");
+    });
+}

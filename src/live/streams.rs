@@ -158,6 +158,11 @@ impl Live {
         self.streams.find(remote, local, sni).map(|live| self.stream_plan(live))
     }
 
+    /// Is a plugin in the operator's list of stream plugins?
+    pub fn enables_stream_plugin(&self, name: &str) -> bool {
+        self.streams.enabled.iter().any(|known| **known == *name)
+    }
+
     /// Counts changes of stream routes.
     pub fn streams_version(&self) -> u64 {
         self.streams.version + self.epoch.get()
@@ -233,7 +238,7 @@ impl StreamPlan {
             overlay(&mut effective, &service.value.plugins, &service_key, false);
         }
         overlay(&mut effective, &self.route.value.plugins, &key, false);
-        let enabled = |name: &str| live.streams.enabled.iter().any(|known| **known == *name);
+        let enabled = |name: &str| live.enables_stream_plugin(name);
         match chain_of(live, &live.tools.stream_registry, enabled, &effective, &key, 0) {
             Ok(chain) => self.chain = chain,
             Err(status) => self.refusal = Some(status),

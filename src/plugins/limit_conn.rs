@@ -69,6 +69,26 @@ pub const SPEC: Spec = Spec {
     ..Spec::PLAIN
 };
 
+/// The same on stream routes, where connections are counted.
+pub const STREAM: Spec = Spec {
+    schema: r#"{
+        "type": "object",
+        "properties": {
+            "conn": {"type": "integer", "exclusiveMinimum": 0},
+            "burst": {"type": "integer", "minimum": 0},
+            "default_conn_delay": {"type": "number", "exclusiveMinimum": 0},
+            "only_use_default_delay": {"type": "boolean", "default": false},
+            "key": {"type": "string"},
+            "key_type": {"type": "string", "enum": ["var", "var_combination"], "default": "var"}
+        },
+        "required": ["conn", "burst", "default_conn_delay", "key"]
+    }"#,
+    name: SPEC.name,
+    priority: SPEC.priority,
+    build,
+    ..Spec::PLAIN
+};
+
 /// Keeps these counters apart from other plugins', behind the key that users see.
 const NAMESPACE: &[u8] = b"\0limit-conn";
 

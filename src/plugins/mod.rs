@@ -25,6 +25,7 @@ pub mod limit_count;
 pub mod limit_req;
 pub mod log_rotate;
 pub mod mocking;
+pub mod mqtt_proxy;
 pub mod multi_auth;
 pub mod node_status;
 pub mod prometheus;

@@ -15,6 +15,9 @@
 //! `disabled_labels` empties labels, `plugin_attr` gives extra ones. A route with `public-api` shows the metrics to
 //! clients, too. A scrape reads the cores' pages in memory: no disk, and no core is asked.
 //!
+//! On stream routes it counts sessions: `stream_connection_total` and `stream_status`. While it is in `stream_plugins`,
+//! `stream_active_connections` and `stream_bandwidth` are counted for all listeners of layer 4.
+//!
 //! The labels of a request follow from its route, consumer, node and status. Their series are looked up once
 //! and kept under these few words, so a request that was seen before builds no label.
 //!
@@ -35,7 +38,9 @@ use crate::exchange::{Exchange, Matched, Vars};
 use crate::limits;
 use crate::model::{Consumer, Stored};
 use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec};
-use crate::telemetry::metrics::{BANDWIDTH, CoreMetrics, FamilyId, HTTP_LATENCY, HTTP_STATUS, SeriesId};
+use crate::telemetry::metrics::{
+    BANDWIDTH, CoreMetrics, FamilyId, HTTP_LATENCY, HTTP_STATUS, STREAM_CONNECTIONS, STREAM_STATUS, SeriesId,
+};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -46,6 +51,15 @@ pub const SPEC: Spec = Spec {
     schema: r#"{"type": "object", "properties": {"prefer_name": {"type": "boolean", "default": false}}}"#,
     metadata_schema: Some(include_str!("prometheus_metadata.schema.json")),
     build,
+    ..Spec::PLAIN
+};
+
+/// The same on stream routes, where sessions are counted.
+pub const STREAM: Spec = Spec {
+    schema: r#"{"type": "object", "properties": {"prefer_name": {"type": "boolean", "default": false}}}"#,
+    name: SPEC.name,
+    priority: SPEC.priority,
+    build: build_stream,
     ..Spec::PLAIN
 };
 
@@ -99,6 +113,32 @@ fn build(conf: &Value, build: &Build) -> Result<Rc<dyn Plugin>, String> {
         disabled: disabled.into_iter().flatten().flat_map(labels).collect(),
         known: RefCell::default(),
     }))
+}
+
+/// Counts sessions (exporter.lua `stream_log`).
+struct Sessions {
+    prefer_name: bool,
+}
+
+fn build_stream(conf: &Value, _: &Build) -> Result<Rc<dyn Plugin>, String> {
+    Ok(Rc::new(Sessions { prefer_name: conf["prefer_name"] == true }))
+}
+
+impl Plugin for Sessions {
+    fn phases(&self) -> Phases {
+        Phases::of(&[Phase::Log])
+    }
+
+    fn log(&self, ex: &mut Exchange, host: &Host) {
+        let Some(session) = ex.session.as_deref() else { return };
+        let Labels { route, .. } = Labels::of(ex, self.prefer_name);
+        let node = ex.upstream.attempts.last().map(|attempt| attempt.addr.to_string()).unwrap_or_default();
+        let listener = session.listener.map(|address| address.to_string()).unwrap_or_default();
+        let code = session.broken.unwrap_or(ex.status()).to_string();
+        let mut metrics = host.metrics.borrow_mut();
+        metrics.count(STREAM_CONNECTIONS, &[route], 1);
+        metrics.count(STREAM_STATUS, &[code.as_bytes(), listener.as_bytes(), node.as_bytes()], 1);
+    }
 }
 
 impl Plugin for Prometheus {

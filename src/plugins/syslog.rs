@@ -63,6 +63,44 @@ pub const SPEC: Spec = Spec {
     ..Spec::PLAIN
 };
 
+/// The same on stream routes, where sessions are logged, and as a logger of xRPC, where calls are.
+pub const STREAM: Spec = Spec {
+    schema: r#"{
+        "type": "object",
+        "properties": {
+            "host": {"type": "string"},
+            "port": {"type": "integer"},
+            "flush_limit": {"type": "integer", "minimum": 1, "default": 4096},
+            "drop_limit": {"type": "integer", "default": 1048576},
+            "timeout": {"type": "integer", "minimum": 1, "default": 3000},
+            "log_format": {"type": "object"},
+            "sock_type": {"type": "string", "default": "tcp", "enum": ["tcp", "udp"]},
+            "pool_size": {"type": "integer", "minimum": 5, "default": 5},
+            "tls": {"type": "boolean", "default": false},
+            "name": {"type": "string", "default": "stream sys logger"},
+            "max_retry_count": {"type": "integer", "minimum": 0, "default": 0},
+            "retry_delay": {"type": "integer", "minimum": 0, "default": 1},
+            "buffer_duration": {"type": "integer", "minimum": 1, "default": 60},
+            "inactive_timeout": {"type": "integer", "minimum": 1, "default": 5},
+            "batch_max_size": {"type": "integer", "minimum": 1, "default": 1000}
+        },
+        "required": ["host", "port"]
+    }"#,
+    metadata_schema: Some(
+        r#"{
+        "type": "object",
+        "properties": {
+            "log_format": {"type": "object"},
+            "max_pending_entries": {"type": "integer", "minimum": 1, "default": 8192}
+        }
+    }"#,
+    ),
+    name: SPEC.name,
+    priority: SPEC.priority,
+    build,
+    ..Spec::PLAIN
+};
+
 /// Facility SYSLOG (5) and severity INFO (6): RFC 5424 section 6.2.1.
 const PRIORITY: u8 = 5 * 8 + 6;
 

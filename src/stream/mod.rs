@@ -16,6 +16,7 @@ use crate::live::LiveUpstream;
 use crate::live::streams::StreamPlan;
 use crate::plugin::Phase;
 use crate::reactor;
+use crate::telemetry::metrics::{STREAM_ACTIVE, STREAM_BANDWIDTH, SeriesId};
 use crate::transport::Stream;
 
 /// The listener that a session came by.
@@ -41,12 +42,40 @@ pub async fn serve(core: Rc<Core>, stream: Rc<Stream>, facts: Rc<Facts>, listene
     let mut ex = core.take(&facts, Client::Raw(stream.clone()));
     ex.session =
         Some(Box::new(Session { protocol: "TCP", listener: Some(listened.address), ..Session::default() }));
+    let _active = Active::new(&core, listened);
     believe_balancer(&core, &mut ex);
     let outcome = Box::pin(road(&core, &mut ex, &stream, listened)).await;
     ex.resp.head.status = outcome.err().map_or(200, |Refused(status)| status);
     drop(stream);
     finish(&core, &mut ex);
     core.give_back(ex);
+}
+
+/// Counts a session as active from its begin to its end, however it ends, while the operator has the metrics of layer 4.
+struct Active {
+    core: Rc<Core>,
+    series: Option<SeriesId>,
+}
+
+impl Active {
+    fn new(core: &Rc<Core>, listened: Listened) -> Active {
+        let counts = core.live.borrow().enables_stream_plugin("prometheus");
+        let mut metrics = core.host.metrics.borrow_mut();
+        let listener = listened.address.to_string();
+        let series = counts.then(|| metrics.series(STREAM_ACTIVE, &[listener.as_bytes()])).flatten();
+        if let Some(series) = series {
+            metrics.add(series, 1);
+        }
+        Active { core: core.clone(), series }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if let Some(series) = self.series {
+            self.core.host.metrics.borrow().take_one(series);
+        }
+    }
 }
 
 /// The phases, top to bottom. `Err`: the session is closed.
@@ -160,7 +189,28 @@ fn finish(core: &Core, ex: &mut Exchange) {
         plan.chain.log(ex, &core.host, None);
     }
     ex.held.clear();
+    count_bytes(core, ex);
     if let Some(access) = &core.stream_access {
         write_access_line(&mut access.borrow_mut(), ex);
+    }
+}
+
+/// `stream_bandwidth`: what both sides have sent and got.
+fn count_bytes(core: &Core, ex: &Exchange) {
+    let Some(session) = ex.session.as_deref() else { return };
+    let Some(listener) = session.listener.filter(|_| core.live.borrow().enables_stream_plugin("prometheus"))
+    else {
+        return;
+    };
+    let listener = listener.to_string();
+    let mut metrics = core.host.metrics.borrow_mut();
+    let came = ex.upstream.attempts.last().map_or(0, |attempt| attempt.bytes);
+    for (kind, side, bytes) in [
+        ("ingress", "downstream", session.received),
+        ("egress", "downstream", ex.resp.bytes),
+        ("egress", "upstream", session.upstream_sent),
+        ("ingress", "upstream", came),
+    ] {
+        metrics.count(STREAM_BANDWIDTH, &[listener.as_bytes(), kind.as_bytes(), side.as_bytes()], bytes);
     }
 }

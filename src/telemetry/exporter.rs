@@ -172,8 +172,9 @@ impl Exporter {
         }
         let names: Vec<&str> = family.labels.iter().map(String::as_str).collect();
         match family.kind {
-            Kind::Counter => {
-                text.head(family.name, family.help, "counter");
+            Kind::Counter | Kind::Gauge => {
+                let kind = if family.kind == Kind::Gauge { "gauge" } else { "counter" };
+                text.head(family.name, family.help, kind);
                 for (labels, values) in merged {
                     text.sample(family.name, "", &names, labels, None, values[0]);
                 }
@@ -181,7 +182,7 @@ impl Exporter {
             Kind::Histogram => {
                 text.head(family.name, family.help, "histogram");
                 for (labels, values) in merged {
-                    histogram(text, &shape.buckets, family.name, &names, labels, &values);
+                    histogram(text, &family.buckets, family.name, &names, labels, &values);
                 }
             }
         }

@@ -22,8 +22,10 @@ pub struct Family {
     pub name: &'static str,
     /// The HELP text.
     pub help: &'static str,
-    /// Counter or histogram.
+    /// Counter, gauge or histogram.
     pub kind: Kind,
+    /// Upper bounds of a histogram's buckets, ascending.
+    pub buckets: Box<[f64]>,
     /// Label names, the extra ones behind the built-in ones.
     pub labels: Vec<String>,
     /// Variables of the extra labels (`plugin_attr.prometheus.metrics.<name>.extra_labels`), without `$`.
@@ -37,6 +39,8 @@ pub struct Family {
 pub enum Kind {
     /// One number that grows.
     Counter,
+    /// One number that also shrinks.
+    Gauge,
     /// Numbers of values below each bucket's bound, and their sum.
     Histogram,
 }
@@ -51,6 +55,21 @@ pub const HTTP_STATUS: FamilyId = FamilyId(0);
 pub const HTTP_LATENCY: FamilyId = FamilyId(1);
 /// `bandwidth`, bytes
 pub const BANDWIDTH: FamilyId = FamilyId(2);
+/// `stream_connection_total`
+pub const STREAM_CONNECTIONS: FamilyId = FamilyId(3);
+/// `stream_active_connections`
+pub const STREAM_ACTIVE: FamilyId = FamilyId(4);
+/// `stream_status`
+pub const STREAM_STATUS: FamilyId = FamilyId(5);
+/// `stream_bandwidth`, bytes
+pub const STREAM_BANDWIDTH: FamilyId = FamilyId(6);
+/// `redis_commands_total`
+pub const REDIS_COMMANDS: FamilyId = FamilyId(7);
+/// `redis_commands_latency_seconds`
+pub const REDIS_LATENCY: FamilyId = FamilyId(8);
+
+/// APISIX's buckets of the latency of Redis commands, s (apisix/stream/xrpc/protocols/redis/metrics.lua).
+const REDIS_BUCKETS_S: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
 
 /// APISIX's latency buckets, ms (apisix/plugins/prometheus/exporter.lua).
 pub const LATENCY_BUCKETS_MS: [f64; 15] =
@@ -168,8 +187,6 @@ pub struct Shape {
     /// `metric_prefix`
     pub(super) prefix: String,
     families: Vec<Family>,
-    /// Upper bounds of the latency buckets, ms, ascending.
-    pub(super) buckets: Box<[f64]>,
 }
 
 /// All metrics of the process.
@@ -186,7 +203,7 @@ impl Shape {
         let mut buckets = buckets.unwrap_or(&LATENCY_BUCKETS_MS).to_vec();
         buckets.sort_by(f64::total_cmp);
         buckets.dedup();
-        let family = |name, help, kind, labels: &str| {
+        let family = |name, help, kind, buckets: &[f64], labels: &str| {
             let extra = extra_labels(metrics, name);
             let builtin = labels.split(' ').map(str::to_owned);
             let expire = metrics.and_then(|m| m.get(name)?.get("expire")?.as_f64()).unwrap_or(0.0);
@@ -194,6 +211,7 @@ impl Shape {
                 name,
                 help,
                 kind,
+                buckets: buckets.into(),
                 labels: builtin.chain(extra.iter().map(|(label, _)| label.clone())).collect(),
                 extra: extra.into_iter().map(|(_, variable)| variable).collect(),
                 expire_ms: (expire.max(0.0) * 1000.0) as u64,
@@ -204,6 +222,7 @@ impl Shape {
                 "http_status",
                 "HTTP status codes per service in APISIX",
                 Kind::Counter,
+                &[],
                 "code route matched_uri matched_host service consumer node request_type request_llm_model \
                  llm_model response_source",
             ),
@@ -211,16 +230,60 @@ impl Shape {
                 "http_latency",
                 "HTTP request latency in milliseconds per service in APISIX",
                 Kind::Histogram,
+                &buckets,
                 "type route service consumer node request_type request_llm_model llm_model",
             ),
             family(
                 "bandwidth",
                 "Total bandwidth in bytes consumed per service in APISIX",
                 Kind::Counter,
+                &[],
                 "type route service consumer node request_type request_llm_model llm_model",
             ),
+            family(
+                "stream_connection_total",
+                "Total number of connections handled per stream route in APISIX",
+                Kind::Counter,
+                &[],
+                "route",
+            ),
+            family(
+                "stream_active_connections",
+                "Number of stream sessions currently being proxied per listening address",
+                Kind::Gauge,
+                &[],
+                "listen_addr",
+            ),
+            family(
+                "stream_status",
+                "Stream sessions per termination status in APISIX",
+                Kind::Counter,
+                &[],
+                "code listen_addr node",
+            ),
+            family(
+                "stream_bandwidth",
+                "Total bandwidth in bytes proxied by the stream subsystem in APISIX",
+                Kind::Counter,
+                &[],
+                "listen_addr type side",
+            ),
+            family(
+                "redis_commands_total",
+                "Total number of requests for a specific Redis command",
+                Kind::Counter,
+                &[],
+                "route command",
+            ),
+            family(
+                "redis_commands_latency_seconds",
+                "Latency of requests for a specific Redis command",
+                Kind::Histogram,
+                &REDIS_BUCKETS_S,
+                "route command",
+            ),
         ];
-        Shape { prefix: prefix.to_owned(), families, buckets: buckets.into() }
+        Shape { prefix: prefix.to_owned(), families }
     }
 
     /// The family of an id.
@@ -402,9 +465,10 @@ impl CoreMetrics {
     }
 
     fn fresh(&self, family: FamilyId, labels: &[&[u8]]) -> Series {
-        let numbers = match self.shape.family(family).kind {
-            Kind::Counter => 1,
-            Kind::Histogram => self.shape.buckets.len() + 2,
+        let Family { kind, buckets, .. } = self.shape.family(family);
+        let numbers = match kind {
+            Kind::Counter | Kind::Gauge => 1,
+            Kind::Histogram => buckets.len() + 2,
         };
         Series {
             family,
@@ -421,14 +485,20 @@ impl CoreMetrics {
         series.used_ms.store(self.now_ms, Relaxed);
     }
 
-    /// Puts a value, in milliseconds, into a histogram.
-    pub fn observe(&self, id: SeriesId, ms: f64) {
+    /// Takes one off a gauge.
+    pub fn take_one(&self, id: SeriesId) {
+        let value = &self.series[id.0 as usize].values[0];
+        value.store(value.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+
+    /// Puts a value, in the unit of its buckets, into a histogram.
+    pub fn observe(&self, id: SeriesId, measured: f64) {
         let series = &self.series[id.0 as usize];
-        let buckets = &self.shape.buckets;
-        let bucket = buckets.iter().position(|bound| ms <= *bound).unwrap_or(buckets.len());
+        let buckets = &self.shape.family(series.family).buckets;
+        let bucket = buckets.iter().position(|bound| measured <= *bound).unwrap_or(buckets.len());
         add(&series.values[bucket], 1);
         let sum = &series.values[buckets.len() + 1];
-        sum.store((f64::from_bits(sum.load(Relaxed)) + ms).to_bits(), Relaxed);
+        sum.store((f64::from_bits(sum.load(Relaxed)) + measured).to_bits(), Relaxed);
         series.used_ms.store(self.now_ms, Relaxed);
     }
 
@@ -572,6 +642,6 @@ mod tests {
             (family.extra.as_slice(), family.expire_ms),
             (["upstream_addr".to_owned()].as_slice(), 1500)
         );
-        assert_eq!(&*metrics.buckets, &[5.0, 10.0]);
+        assert_eq!(&*metrics.family(HTTP_LATENCY).buckets, &[5.0, 10.0]);
     }
 }

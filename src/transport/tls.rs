@@ -3,7 +3,7 @@
 //! Encrypted chunks go in, plain ones come out. What rustls wants to send (records, tickets' and key
 //! updates' answers, alerts) is queued on the socket at once and leaves with everything else of the turn.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Read, Write};
 use std::rc::{Rc, Weak};
@@ -82,6 +82,8 @@ pub struct TlsStream {
     tls: RefCell<Connection>,
     /// Plain bytes that were put back, the front one last.
     front: RefCell<SmallVec<[Chunk; 1]>>,
+    /// The peer has said that it closes, perhaps in one piece with its last bytes.
+    closed: Cell<bool>,
 }
 
 impl TlsStream {
@@ -160,7 +162,7 @@ impl TlsStream {
     fn over(tcp: TcpStream, mut tls: Connection) -> TlsStream {
         // What is written is encrypted and queued on the socket at once: poll_flushed is the back-pressure.
         tls.set_buffer_limit(None);
-        TlsStream { tcp, tls: RefCell::new(tls), front: RefCell::default() }
+        TlsStream { tcp, tls: RefCell::new(tls), front: RefCell::default(), closed: Cell::new(false) }
     }
 
     /// Takes and answers records until both sides agree.
@@ -189,7 +191,7 @@ impl TlsStream {
         if let Some(chunk) = self.front.borrow_mut().pop() {
             return Poll::Ready(Ok(chunk));
         }
-        loop {
+        while !self.closed.get() {
             let Poll::Ready(encrypted) = self.tcp.poll_recv(cx)? else { return Poll::Pending };
             if encrypted.is_empty() {
                 return Poll::Ready(Ok(Chunk::empty()));
@@ -198,10 +200,8 @@ impl TlsStream {
             if !plain.is_empty() {
                 return Poll::Ready(Ok(plain));
             }
-            if self.tls.borrow_mut().process_new_packets().map_err(invalid)?.peer_has_closed() {
-                return Poll::Ready(Ok(Chunk::empty()));
-            }
         }
+        Poll::Ready(Ok(Chunk::empty()))
     }
 
     /// The plain bytes of an encrypted chunk, which may be none.
@@ -219,6 +219,7 @@ impl TlsStream {
             }
             match tls.process_new_packets() {
                 Ok(state) => {
+                    self.closed.set(state.peer_has_closed());
                     let ready = state.plaintext_bytes_to_read();
                     if ready > 0 {
                         let from = plain.len();

@@ -8,6 +8,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::log_entry::{Format, LogEntry, REQUEST_BODY, RESPONSE_BODY};
+use super::log_session;
 use crate::exchange::{Exchange, Vars};
 use crate::limits;
 use crate::wire::headers::Headers;
@@ -16,9 +17,10 @@ use crate::wire::uri;
 impl LogEntry {
     /// Appends the entry of an exchange whose answer has left: one JSON object.
     pub fn write(&self, ex: &Exchange, out: &mut Vec<u8>) {
-        let written = match self.format() {
-            Some(format) => serde_json::to_writer(out, &Formatted { entry: self, ex, format }),
-            None => serde_json::to_writer(out, &Full::of(self, ex)),
+        let written = match (self.format(), &ex.session) {
+            (Some(format), _) => serde_json::to_writer(out, &Formatted { entry: self, ex, format }),
+            (None, Some(session)) => serde_json::to_writer(out, &log_session::entry(ex, session)),
+            (None, None) => serde_json::to_writer(out, &Full::of(self, ex)),
         };
         // memory takes every byte, and every key is a string
         debug_assert!(written.is_ok());

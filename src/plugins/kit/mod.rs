@@ -11,6 +11,7 @@ pub mod limit;
 pub mod log_entry;
 pub mod log_files;
 pub mod log_json;
+pub mod log_session;
 pub mod logger;
 pub mod off_route;
 pub mod place;
