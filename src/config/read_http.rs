@@ -50,20 +50,7 @@ pub(super) fn http(r: &mut Reader<'_>, home: &Path) -> Http {
             timeout_ms: r.ms(&at("upstream.keepalive_timeout"), 60_000),
         },
         add_headers: Vec::new(),
-        proxy: Proxy {
-            connect_timeout_ms: 60_000,
-            send_timeout_ms: 60_000,
-            read_timeout_ms: 60_000,
-            next_upstream: NextUpstream {
-                error: true,
-                timeout: true,
-                invalid_header: false,
-                non_idempotent: false,
-                statuses: Vec::new(),
-            },
-            next_upstream_tries: 0,
-            next_upstream_timeout_ms: 0,
-        },
+        proxy: Proxy::NGINX,
     }
 }
 

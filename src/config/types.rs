@@ -527,6 +527,24 @@ pub struct Proxy {
     pub next_upstream_timeout_ms: u64,
 }
 
+impl Proxy {
+    /// nginx's own defaults (ngx_http_proxy_module).
+    pub const NGINX: Proxy = Proxy {
+        connect_timeout_ms: 60_000,
+        send_timeout_ms: 60_000,
+        read_timeout_ms: 60_000,
+        next_upstream: NextUpstream {
+            error: true,
+            timeout: true,
+            invalid_header: false,
+            non_idempotent: false,
+            statuses: Vec::new(),
+        },
+        next_upstream_tries: 0,
+        next_upstream_timeout_ms: 0,
+    };
+}
+
 /// When another node is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextUpstream {

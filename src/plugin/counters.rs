@@ -262,54 +262,47 @@ impl Counters {
     }
 }
 
+impl Place {
+    /// Its state, if it is this key's. The key is read after the state: while the state stays what it was, so does the
+    /// key, because a place changes its key only by way of [`TAKEN`] and to a state that ends later. So whoever finds
+    /// the state unchanged afterwards knows that the key was its own.
+    fn state_of(&self, print: [u64; 2]) -> Option<u64> {
+        loop {
+            let state = self.state.load(Ordering::Acquire);
+            let same = self.key[0].load(Ordering::Acquire) == print[0]
+                && self.key[1].load(Ordering::Acquire) == print[1];
+            if state != TAKEN {
+                return Some(state).filter(|state| same && *state != 0);
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
 impl Bucket {
     /// The counter of a key that is there and has not ended.
     fn get(&self, print: [u64; 2], now: u32) -> Option<Count> {
-        'places: for place in &self.places {
-            loop {
-                let state = place.state.load(Ordering::Acquire);
-                let same = place.key[0].load(Ordering::Acquire) == print[0]
-                    && place.key[1].load(Ordering::Acquire) == print[1];
-                if state == TAKEN {
-                    std::hint::spin_loop();
-                    continue;
-                }
-                if !same || state == 0 {
-                    continue 'places;
-                }
-                // as in `change`: the state is still the same, so the key between was its own
-                if place.state.load(Ordering::Acquire) == state {
-                    return live(state, now);
-                }
+        let read = |place: &Place| loop {
+            let state = place.state_of(print)?;
+            if place.state.load(Ordering::Acquire) == state {
+                return Some(live(state, now));
             }
-        }
-        None
+        };
+        self.places.iter().find_map(read).flatten()
     }
 
     /// Changes the counter of a key that is there.
     fn change(&self, print: [u64; 2], now: u32, change: &impl Fn(Option<Count>) -> Count) -> Option<Count> {
-        'places: for place in &self.places {
+        self.places.iter().find_map(|place| {
             loop {
-                let state = place.state.load(Ordering::Acquire);
-                // the key is read after the state: while the state stays what it was, so does the key,
-                // because a place changes its key only by way of TAKEN and to a state that ends later
-                let same = place.key[0].load(Ordering::Acquire) == print[0]
-                    && place.key[1].load(Ordering::Acquire) == print[1];
-                if state == TAKEN {
-                    std::hint::spin_loop();
-                    continue;
-                }
-                if !same || state == 0 {
-                    continue 'places;
-                }
+                let state = place.state_of(print)?;
                 let new = change(live(state, now));
                 if place.state.compare_exchange(state, pack(new), Ordering::AcqRel, Ordering::Relaxed).is_ok()
                 {
                     return Some(new);
                 }
             }
-        }
-        None
+        })
     }
 
     /// Gives a new key the place of an expired one. The caller holds the bucket's lock.

@@ -121,20 +121,7 @@ mod tests {
     use super::*;
     use crate::config::NextUpstream;
 
-    const NGINX: Proxy = Proxy {
-        connect_timeout_ms: 60_000,
-        send_timeout_ms: 60_000,
-        read_timeout_ms: 60_000,
-        next_upstream: NextUpstream {
-            error: true,
-            timeout: true,
-            invalid_header: false,
-            non_idempotent: false,
-            statuses: Vec::new(),
-        },
-        next_upstream_tries: 0,
-        next_upstream_timeout_ms: 0,
-    };
+    const NGINX: Proxy = Proxy::NGINX;
 
     fn retries(retries: Option<u32>, retry_timeout_ms: u32, nodes: usize) -> Retries<'static> {
         let upstream = Upstream { retries, retry_timeout_ms, ..Upstream::default() };
