@@ -21,6 +21,7 @@ pub mod client;
 pub mod plugin;
 pub mod upstream;
 pub mod live;
+pub mod pubsub;
 pub mod gate;
 pub mod stream;
 pub mod plugins;

@@ -345,3 +345,53 @@ pub const BULK_CHANGE: u8 = 4;
 
 /// The longest CONNECT packet of MQTT, bytes: ids, a will and credentials take some hundred; a will may carry a message.
 pub const MQTT_CONNECT: usize = 64 << 10;
+/// The longest message of a pub/sub client, bytes, as lua-resty-websocket's default: its commands are short.
+pub const PUBSUB_MESSAGE: usize = 65_535;
+/// A pub/sub client that says nothing so long is sent a WebSocket ping, ms: connections that are gone are found so, and
+/// middleboxes keep the others.
+pub const PUBSUB_PING_MS: u64 = 60_000;
+/// A pub/sub client that says nothing so long, no pong either, is gone, ms. APISIX waits without end.
+pub const PUBSUB_SILENCE_MS: u64 = 10 * 60_000;
+/// How long a goodbye of a pub/sub session may take to leave, ms.
+pub const PUBSUB_GOODBYE_MS: u32 = 5_000;
+/// Subscriptions of one pub/sub connection. Who wants more partitions opens a second one.
+pub const PUBSUB_SUBSCRIPTIONS: usize = 64;
+/// Messages pushed to a subscriber in one WebSocket frame, bytes, unless a single one is longer: what is queued for a
+/// client at one time, and what most client libraries take.
+pub const PUBSUB_PUSH_BYTES: usize = 64 << 10;
+/// Newest messages of a partition with subscribers that a core keeps, bytes, so that a subscriber that takes them in
+/// bursts needs no fetch of its own. The memory is shared by all cores.
+pub const FEED_WINDOW_BYTES: usize = 4 << 20;
+/// The same, in batches: many small ones have overhead.
+pub const FEED_WINDOW_BATCHES: usize = 1024;
+/// Batches of a partition that may wait for one core: 8 MiB at [`KAFKA_FETCH_BYTES`] each. What does not fit is a gap,
+/// which subscribers fill by fetches.
+pub const FEED_MAIL: usize = 16;
+/// Messages that may wait for the Kafka thread.
+pub const KAFKA_MAIL: usize = 4096;
+/// Answers of one cluster that are awaited at one time; others wait in line. Each may bring [`KAFKA_FETCH_BYTES`].
+pub const KAFKA_IN_FLIGHT: usize = 128;
+/// Calls of one cluster that may be under way or wait in line.
+pub const KAFKA_WAITING: usize = 4096;
+/// What one fetch asks for, bytes. A record batch that is longer comes whole.
+pub const KAFKA_FETCH_BYTES: i32 = 512 << 10;
+/// The longest answer of a broker, bytes: Kafka's default lets no record batch pass 1 MiB, some operators raise it.
+pub const KAFKA_ANSWER_BYTES: usize = 32 << 20;
+/// How long a connection to a broker may take until it can be used, ms: as lua-resty-kafka's socket timeout.
+pub const KAFKA_CONNECT_MS: u64 = 3_000;
+/// How long a call may take in all, a new leader included: elections after a broker's death take some seconds.
+pub const KAFKA_CALL_MS: u64 = 10_000;
+/// How long the fetch of a partition with subscribers waits at its broker for a first message, ms.
+pub const KAFKA_TAIL_WAIT_MS: i32 = 500;
+/// Pause after a failed try to go on with a partition that has subscribers, ms.
+pub const KAFKA_TAIL_PAUSE_MS: u64 = 500;
+/// A cluster that could not be reached is not asked again for so long, ms: those who wait get the same answer.
+pub const KAFKA_REST_MS: u64 = 1_000;
+/// How long the list of topics is believed where it lacks one, ms.
+pub const KAFKA_TOPICS_MS: u64 = 1_000;
+/// Partitions of one cluster with an open connection to their leader.
+pub const KAFKA_PARTITIONS: usize = 256;
+/// Clusters (one for each upstream and login) that are known at one time.
+pub const KAFKA_CLUSTERS: usize = 1024;
+/// A cluster that nobody has asked for so long is forgotten and its connections are closed, ms.
+pub const KAFKA_IDLE_MS: u64 = 5 * 60_000;

@@ -6,10 +6,12 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use super::Gate;
 use super::h2::channel::Channel;
 use crate::exchange::Exchange;
-use crate::reactor::{Chunk, Out};
+use crate::reactor::{self, Chunk, Out};
 use crate::transport::Stream;
 
 /// The client's bytes behind the head of an answer that switched protocols. All methods take `&self`: one task may
@@ -50,6 +52,35 @@ impl Switched {
         }
     }
 
+    /// The same of a buffer ([`reactor::take_buffer`]) with a shared body behind it, which is not copied where the
+    /// transport can do without.
+    pub fn send_with(&self, head: Vec<u8>, body: Bytes) {
+        match self {
+            Switched::H1(stream) if body.is_empty() => stream.send(head),
+            Switched::H1(stream) => stream.send(Out::from(head).bytes(body)),
+            Switched::H2(channel) => {
+                channel.send(Chunk::from_vec(head));
+                channel.send(Chunk::from_bytes(body));
+            }
+        }
+    }
+
+    /// Bytes queued that have not left.
+    pub fn queued_bytes(&self) -> usize {
+        match self {
+            Switched::H1(stream) => stream.queued_bytes(),
+            Switched::H2(channel) => channel.queued_bytes(),
+        }
+    }
+
+    /// Ready when the peer is gone, for a time when nobody receives. What came before stays unread.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Switched::H1(stream) => stream.poll_closed(cx),
+            Switched::H2(channel) => channel.poll_gone(cx),
+        }
+    }
+
     /// Ready when the peer has made room for everything queued.
     ///
     /// # Errors
@@ -67,6 +98,21 @@ impl Switched {
     /// As `poll_flushed`.
     pub async fn flush(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_flushed(cx)).await
+    }
+
+    /// The same for a peer that may be slow but not still: it has `send_ms` for each piece that it takes.
+    ///
+    /// # Errors
+    /// As `poll_flushed`; `TimedOut` when the peer took nothing for so long.
+    pub async fn flush_moving(&self, send_ms: u32) -> io::Result<()> {
+        loop {
+            let queued = self.queued_bytes();
+            self.set_send_deadline(Some(reactor::now_ms() + u64::from(send_ms)));
+            match self.flush().await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && self.queued_bytes() < queued => {}
+                flushed => return flushed,
+            }
+        }
     }
 
     /// Ends our side behind everything queued: the peer sees the end of the bytes.

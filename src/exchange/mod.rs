@@ -34,6 +34,7 @@ pub use session::Session;
 pub use trace::Trace;
 pub use vars::Vars;
 
+use crate::mail::messaging::Login;
 use crate::model::{Consumer, Stored};
 use crate::transport::Agreed;
 use crate::transport::pool::Lease;
@@ -204,6 +205,8 @@ pub struct Outgoing {
     pub node_host: Option<Rc<str>>,
     /// How much of the body is collected before any is sent, bytes; [`crate::limits::REPLAY_BODY`] if `None`.
     pub held_bytes: Option<usize>,
+    /// Who we are to a messaging system.
+    pub login: Option<Rc<Login>>,
 }
 
 /// One request and its answer.

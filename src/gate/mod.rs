@@ -19,9 +19,10 @@ use crate::conn::{Gate, Settings, Switched, tunnel};
 use crate::exchange::{Body, BodyPiece, Client, Exchange, Facts, Reply};
 use crate::expr::{IpNets, Template};
 use crate::limits;
-use crate::live::{Live, Plan};
+use crate::live::{Live, LiveUpstream, Plan};
 use crate::mail::ToControl;
 use crate::plugin::{Chain, Host, Phase, Phases};
+use crate::pubsub::{self, System, session};
 use crate::reactor;
 use crate::telemetry::format::LogFormat;
 use crate::telemetry::lines::LogLines;
@@ -32,6 +33,8 @@ pub struct Core {
     pub live: RefCell<Live>,
     /// Connections to upstreams that speak HTTP/2.
     pub links: Links,
+    /// What sessions of publish and subscribe share.
+    pub pubsub: Rc<pubsub::Hub>,
     /// What plugins share.
     pub host: Rc<Host>,
     /// config.yaml.
@@ -91,6 +94,7 @@ impl Core {
         Core {
             live: RefCell::new(live),
             links: Links::default(),
+            pubsub: Rc::default(),
             host,
             settings: settings(&config),
             server_header: config.server_name().as_bytes(),
@@ -227,7 +231,16 @@ impl Gate for Core {
     }
 
     async fn switched(&self, ex: &mut Exchange, client: Switched) {
-        tunnel::run(&client, ex, self.settings.send_ms).await;
+        let send_ms = self.settings.send_ms;
+        if ex.lease.is_some() {
+            return tunnel::run(&client, ex, send_ms).await;
+        }
+        let upstream = ex.live_upstream.as_ref().and_then(|up| up.downcast_ref::<LiveUpstream>());
+        let system = upstream.and_then(|upstream| System::of(&self.pubsub, upstream, ex));
+        let Some(system) = system else { return };
+        let sent = session::run(&system, &client, send_ms, &|| self.closes_idle()).await;
+        ex.resp.bytes += sent;
+        ex.resp.body_bytes += sent;
     }
 
     fn finish(&self, ex: &mut Exchange) {

@@ -16,6 +16,7 @@ use crate::live::{LiveUpstream, Picked, Plan, Unusable};
 use crate::mail::ToControl;
 use crate::model::Scheme;
 use crate::plugin::{Chain, Phase};
+use crate::pubsub::handshake;
 use crate::reactor::{self, Chunk, Out};
 use crate::transport::pool::Lease;
 use crate::transport::{Secure, Target, trust};
@@ -47,12 +48,17 @@ pub(super) struct Held {
 pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) -> Result<(), Reply> {
     let upstream = resolved(core, ex.out.upstream.as_ref(), &plan.destination).await?;
     match upstream.conf.scheme {
-        Scheme::Http | Scheme::Https | Scheme::Grpc | Scheme::Grpcs if upstream.conf.discovery.is_none() => {}
-        // kafka and service discovery are not served yet: such a route never opens
+        Scheme::Http | Scheme::Https | Scheme::Grpc | Scheme::Grpcs | Scheme::Kafka
+            if upstream.conf.discovery.is_none() => {}
+        // layer 4 and service discovery are not served here: such a route never opens
         _ => return Err(Reply::page(503)),
     }
     refuse_switch(ex, plan, &upstream)?;
     ex.live_upstream = Some(upstream.clone());
+    if upstream.conf.scheme == Scheme::Kafka {
+        // no node is picked: the system behind it does that (APISIX init.lua `handle_upstream`)
+        return handshake::accept(ex);
+    }
     announce(core, &upstream);
     if upstream.reads_body && ex.body_read.is_none() {
         prepare::read_body(core, ex).await?;
@@ -118,7 +124,11 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
 
 /// A client that can only go on as a WebSocket, on a route that has none: no request is worth sending.
 fn refuse_switch(ex: &Exchange, plan: &Plan, upstream: &LiveUpstream) -> Result<(), Reply> {
-    let switches = plan.websocket && matches!(upstream.conf.scheme, Scheme::Http | Scheme::Https);
+    let switches = match upstream.conf.scheme {
+        Scheme::Http | Scheme::Https => plan.websocket,
+        Scheme::Kafka => true,
+        _ => false,
+    };
     if ex.req.connects && !switches { Err(Reply::page(403)) } else { Ok(()) }
 }
 
@@ -151,7 +161,7 @@ pub async fn resolved(
     own: &Destination,
 ) -> Result<Rc<LiveUpstream>, Reply> {
     let mut upstream = destination(core, choice, own)?;
-    if upstream.awaited {
+    if upstream.awaited && upstream.conf.scheme != Scheme::Kafka {
         let until_ms = reactor::now_ms() + core.config.dns.timeout_ms;
         while upstream.awaited && reactor::now_ms() < until_ms {
             reactor::sleep(limits::NAME_TICK_MS).await;

@@ -463,8 +463,11 @@ impl Live {
 
     /// Certificates of upstreams are believed unless `tls.verify` says to look at them.
     fn tls_for(&self, conf: &Upstream) -> Result<NodeTls, Unusable> {
-        if !matches!(conf.scheme, Scheme::Https | Scheme::Grpcs | Scheme::Tls) {
-            return Ok(NodeTls::default());
+        match conf.scheme {
+            Scheme::Https | Scheme::Grpcs | Scheme::Tls => {}
+            // a broker has TLS where the upstream has `tls` (apisix/pubsub/kafka.lua)
+            Scheme::Kafka if conf.tls.is_some() => {}
+            _ => return Ok(NodeTls::default()),
         }
         let field = |name: &str| conf.tls.as_deref().and_then(|tls| tls.get(name));
         let verify = field("verify").and_then(Value::as_bool).unwrap_or(false);

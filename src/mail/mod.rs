@@ -1,6 +1,7 @@
 //! Every message that crosses a core, with its sender, its receiver and its bound.
 
 pub mod cores;
+pub mod messaging;
 
 use std::net::IpAddr;
 use std::sync::Arc;

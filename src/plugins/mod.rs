@@ -18,6 +18,7 @@ pub mod hmac_auth;
 pub mod http_logger;
 pub mod ip_restriction;
 pub mod jwt_auth;
+pub mod kafka_proxy;
 pub mod key_auth;
 pub mod kit;
 pub mod limit_conn;
@@ -90,6 +91,7 @@ pub const ALL: &[&Spec] = &[
     &traffic_split::SPEC,         // 966
     &redirect::SPEC,              // 900
     &response_rewrite::SPEC,      // 899
+    &kafka_proxy::SPEC,           // 508
     &public_api::SPEC,            // 501
     &prometheus::SPEC,            // 500
     &echo::SPEC,                  // 412

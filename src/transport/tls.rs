@@ -27,6 +27,13 @@ pub struct TlsClient {
     config: Arc<ClientConfig>,
 }
 
+impl TlsClient {
+    /// For connections that are not this core's.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.config.clone()
+    }
+}
+
 /// The TLS clients of a core, each made once.
 pub struct TlsClients {
     roots: Trust,

@@ -4,12 +4,15 @@
 
 mod client;
 mod gateway;
+mod kafka;
+pub mod pubsub;
 mod pki;
 mod servers;
 mod upstream;
 
 pub use client::{Client, Response, ask, get, request};
 pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
+pub use kafka::Kafka;
 pub use pki::Pki;
 pub use servers::{Etcd, Nginx};
 pub use upstream::{Conn, Request, Upstream, ok};

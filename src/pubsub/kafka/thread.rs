@@ -1,0 +1,84 @@
+//! The thread of Kafka: it takes what cores want out of its mail and gives each cluster its own.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::cluster::Cluster;
+use crate::limits;
+use crate::mail::messaging::{self, Ask, Outcome, ToKafka};
+use crate::reactor::nice;
+
+/// Mails it something.
+///
+/// # Errors
+/// Its mail is full, or the host gave no thread.
+pub fn mail(message: ToKafka) -> Outcome<()> {
+    // it outlives the cores of a reload, and is not there before a route needs it
+    static MAIL: OnceLock<Option<mpsc::Sender<ToKafka>>> = OnceLock::new();
+    let sender = MAIL.get_or_init(start).as_ref().ok_or("no thread for Kafka")?;
+    sender.try_send(message).map_err(|_| "too many requests to Kafka are under way".into())
+}
+
+fn start() -> Option<mpsc::Sender<ToKafka>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let (sender, inbox) = mpsc::channel(limits::KAFKA_MAIL);
+    let run = move || {
+        nice::stand_back(10);
+        LocalSet::new().block_on(&runtime, run(inbox));
+    };
+    std::thread::Builder::new().name("kafka".into()).spawn(run).ok()?;
+    Some(sender)
+}
+
+async fn run(mut inbox: mpsc::Receiver<ToKafka>) {
+    let clusters = Clusters::default();
+    let pause = Duration::from_millis(limits::KAFKA_IDLE_MS / 5);
+    loop {
+        match tokio::time::timeout(pause, inbox.recv()).await {
+            Ok(Some(message)) => clusters.take(message),
+            Ok(None) => return,
+            Err(_) => clusters.forget_idle(limits::KAFKA_IDLE_MS),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Clusters(RefCell<HashMap<Arc<messaging::Cluster>, Rc<Cluster>>>);
+
+impl Clusters {
+    fn take(&self, ToKafka { cluster, place, ask }: ToKafka) {
+        if self.0.borrow().len() >= limits::KAFKA_CLUSTERS {
+            self.forget_idle(0);
+        }
+        let cluster = {
+            let mut clusters = self.0.borrow_mut();
+            clusters.entry(cluster.clone()).or_insert_with(|| Rc::new(Cluster::new(cluster))).clone()
+        };
+        match ask {
+            Ask::Feed(core) => cluster.feed(place, core),
+            Ask::Offset { timestamp, answer } => {
+                tokio::task::spawn_local(async move {
+                    // who does not wait any more needs no answer
+                    let _ = answer.send(cluster.offset(&place, timestamp).await);
+                });
+            }
+            Ask::Messages { offset, shared: false, answer } => {
+                tokio::task::spawn_local(async move {
+                    let _ = answer.send(cluster.messages(&place, offset).await);
+                });
+            }
+            Ask::Messages { offset, shared: true, answer } => cluster.share(place, offset, answer),
+        }
+    }
+
+    /// Forgets clusters that nothing was wanted of for `idle_ms`.
+    fn forget_idle(&self, idle_ms: u64) {
+        self.0.borrow_mut().retain(|_, cluster| cluster.is_in_use(idle_ms));
+    }
+}

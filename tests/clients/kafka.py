@@ -1,0 +1,35 @@
+"""A producer by librdkafka: kafka.py BROKER create TOPIC PARTITIONS
+                           kafka.py BROKER produce TOPIC PARTITION PREFIX COUNT"""
+
+import sys
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+broker, what, topic, number, *rest = sys.argv[1:]
+servers = {"bootstrap.servers": broker}
+
+if what == "create":
+    admin = AdminClient(servers)
+    made = admin.create_topics([NewTopic(topic, int(number), 1)], operation_timeout=30)
+    made[topic].result(30)
+else:
+    prefix, count = rest[0], int(rest[1])
+    failed = []
+    producer = Producer(servers | {"linger.ms": 5})
+
+    def delivered(error, _):
+        if error:
+            failed.append(error)
+
+    for n in range(1, count + 1):
+        value = f"{prefix}{n}"
+        while True:
+            try:
+                producer.produce(topic, value, key=str(n), partition=int(number), on_delivery=delivered)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    assert producer.flush(30) == 0, "not all were delivered"
+    assert not failed, failed

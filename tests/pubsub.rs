@@ -1,0 +1,398 @@
+//! Publish and subscribe over WebSocket, with Apache Kafka behind it.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::pubsub::{PubSub, masked, upgrade};
+use common::*;
+use prost::Message;
+use ringway::wire::pubsub::{Answer, Command, Empty, Ping, Request};
+use serde_json::{Value, json};
+
+/// A route `/kafka` to these brokers; `more` may have plugins, and `tls` of the upstream.
+fn route(id: &str, ports: &[u16], tls: Option<Value>, plugins: Value) -> Value {
+    let nodes: serde_json::Map<_, _> =
+        ports.iter().map(|port| (format!("127.0.0.1:{port}"), json!(1))).collect();
+    let mut upstream = json!({"nodes": nodes, "type": "none", "scheme": "kafka"});
+    if let Some(tls) = tls {
+        upstream["tls"] = tls;
+    }
+    json!({"id": id, "uri": format!("/{id}"), "plugins": plugins, "upstream": upstream})
+}
+
+fn yaml(routes: &[Value]) -> String {
+    let lines: Vec<String> = routes.iter().map(|route| format!("- {route}\n")).collect();
+    format!("routes:\n{}", lines.concat())
+}
+
+fn gateway(driver: &'static str, ports: &[u16]) -> Gateway {
+    Gateway::with_yaml(driver, &yaml(&[route("kafka", ports, None, json!({}))]))
+}
+
+/// A topic of this test's own, on each driver another.
+fn topic(kafka: &Kafka, name: &str, driver: &str) -> String {
+    let topic = format!("{name}-{driver}");
+    kafka.create(&topic, 2);
+    topic
+}
+
+fn texts(messages: &[ringway::wire::pubsub::KafkaMessage]) -> Vec<String> {
+    messages.iter().map(|message| String::from_utf8(message.value.clone()).unwrap()).collect()
+}
+
+#[test]
+fn the_commands_answer_as_apisix_does() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, &[kafka.port]);
+        let topic = topic(&kafka, "commands", driver);
+        kafka.produce(&topic, 0, "testmsg", 30);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let unknown = |what: &str| {
+            Err::<(), _>(format!("failed to {what}, topic: not-exist, partition: 0, err: not found topic"))
+        };
+        assert_eq!(session.offset("not-exist", 0, -1).map(drop), unknown("list offset"));
+        assert_eq!(session.fetch("not-exist", 0, 0).map(drop), unknown("fetch message"));
+        assert_eq!(session.offset("not-exist", 0, -1).map(drop), unknown("list offset"), "it was not created");
+        for (timestamp, offset) in
+            [(-2, 0), (-1, 30), (9_999_999_999_999, -1), (1_500_000_000_000, 0), (0, 0)]
+        {
+            assert_eq!(session.offset(&topic, 0, timestamp), Ok(offset), "{timestamp}");
+        }
+        let partition = format!("topic: {topic}, partition: 9, err: not found partition");
+        assert_eq!(session.offset(&topic, 9, -1), Err(format!("failed to list offset, {partition}")));
+
+        let messages = session.fetch(&topic, 0, 14).unwrap();
+        assert_eq!((messages[0].offset, &messages[0].value[..]), (14, &b"testmsg15"[..]));
+        assert_eq!((messages.len(), &messages[15].key[..]), (16, &b"30"[..]));
+        let now_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+        assert!((now_ms - 600_000..=now_ms).contains(&messages[0].timestamp), "{}", messages[0].timestamp);
+        assert_eq!(session.fetch(&topic, 0, 30), Ok(vec![]), "nothing newer");
+        assert_eq!(session.fetch(&topic, 1, 0), Ok(vec![]), "the other partition is empty");
+        let error = "failed to fetch message, topic: commands-";
+        let out_of_range = session.fetch(&topic, 0, 999).unwrap_err();
+        assert!(out_of_range.starts_with(error), "{out_of_range}");
+        assert!(out_of_range.ends_with("partition: 0, err: OFFSET_OUT_OF_RANGE"), "{out_of_range}");
+
+        // many at once are answered in their order
+        let sequences: Vec<i64> = (0..50)
+            .map(|n| {
+                let (topic, partition) = (topic.clone(), 0);
+                session.send(Command::KafkaFetch(ringway::wire::pubsub::KafkaFetch {
+                    topic,
+                    partition,
+                    offset: n % 30,
+                }))
+            })
+            .collect();
+        for (sequence, n) in sequences.into_iter().zip(0..) {
+            let said = session.next();
+            assert_eq!(said.sequence, sequence);
+            let Some(Answer::KafkaFetch(fetched)) = said.answer else { panic!("{said:?}") };
+            assert_eq!(fetched.messages[0].offset, n % 30);
+        }
+    });
+}
+
+#[test]
+fn frames_good_and_bad() {
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, &[free_port()]);
+        let plain = gateway.get("/kafka");
+        assert_eq!(plain.status, 400, "{plain}");
+        gateway.read_until("logs/error.log", "failed to initialize pubsub module, err: bad \"upgrade\" request header: nil");
+        let old = ask(gateway.port(), upgrade("/kafka", "").replace("Version: 13", "Version: 8").as_bytes());
+        assert_eq!(old.status, 400, "{old}");
+
+        let open = || PubSub::open(gateway.port(), "/kafka");
+        let mut session = open();
+        let error = |answer: &Answer| match answer {
+            Answer::Error(error) => (error.code, error.message.clone()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(error(&session.ask(Command::Empty(Empty {}))), (0, "unknown command".into()));
+        session.client.send(masked(0x82, b"\xff\xff\xff\xff"));
+        let said = session.next();
+        assert_eq!((said.sequence, error(&said.answer.unwrap())), (0, (0, "wrong command".into())));
+        // text and empty commands are passed over
+        session.client.send(masked(0x81, b"text")).send(masked(0x82, b""));
+        session.is_quiet();
+        session.client.send(masked(0x89, b"are you there"));
+        assert_eq!(session.frame(), (0x8a, b"are you there".to_vec()));
+        // a command in fragments, with a ping between them, byte by byte
+        let state = vec![b'x'; 300];
+        let ping = Command::Ping(Ping { state: state.clone().into() });
+        let bytes = Request { sequence: 5, command: Some(ping) }.encode_to_vec();
+        let frames = [masked(0x02, &bytes[..100]), masked(0x89, b""), masked(0x80, &bytes[100..])].concat();
+        for byte in frames {
+            session.client.send([byte]);
+        }
+        assert_eq!(session.frame(), (0x8a, vec![]));
+        let said = session.next();
+        assert!(matches!(said.answer, Some(Answer::Pong(pong)) if pong.state == state));
+
+        for (what, bytes, code) in [
+            ("unmasked", b"\x82\x00".to_vec(), 1002),
+            ("a reserved bit", masked(0xc2, b""), 1002),
+            ("a fragment of nothing", masked(0x80, b""), 1002),
+            ("a long ping", masked(0x89, &[0; 126]), 1002),
+            ("too large", masked(0x82, &[0; 65_536]), 1009),
+        ] {
+            println!("{what}");
+            let mut session = open();
+            session.client.send(bytes);
+            session.closed_with(code);
+        }
+        let mut session = open();
+        session.client.send(masked(0x88, &1000u16.to_be_bytes()));
+        session.closed_with(1000);
+    });
+}
+
+#[test]
+fn what_speaks_before_the_handshake_is_answered_counts() {
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, &[free_port()]);
+        let mut client = gateway.connect();
+        let ping = Command::Ping(Ping { state: "early".into() });
+        let early = Request { sequence: 1, command: Some(ping) }.encode_to_vec();
+        client.send([upgrade("/kafka", "").into_bytes(), masked(0x82, &early)].concat());
+        assert_eq!(client.response().status, 101);
+        let head = client.bytes(2);
+        assert_eq!(head[0], 0x82);
+        let pong = client.bytes(head[1].into());
+        assert!(pong.ends_with(b"early"));
+    });
+}
+
+#[test]
+fn brokers_that_are_not_there() {
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, &[free_port(), free_port()]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let began = Instant::now();
+        for _ in 0..3 {
+            let error = session.offset("test", 0, -2).unwrap_err();
+            assert_eq!(error, "failed to list offset, topic: test, partition: 0, err: not found topic");
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        gateway.read_until("logs/error.log", "all brokers failed in fetch topic metadata");
+        session.is_quiet();
+    });
+}
+
+#[test]
+fn a_broker_that_says_nothing() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        // it accepts, and that is all; another one of the cluster does better
+        let port = silent.local_addr().unwrap().port();
+        let topic = topic(&kafka, "silent", driver);
+        let alone = route("alone", &[port], None, json!({}));
+        let gateway = Gateway::with_yaml(driver, &yaml(&[alone, route("both", &[port, kafka.port], None, json!({}))]));
+        assert_eq!(PubSub::open(gateway.port(), "/both").offset(&topic, 0, -2), Ok(0));
+        let mut alone = PubSub::open(gateway.port(), "/alone");
+        let error = alone.offset("test", 0, -2).unwrap_err();
+        assert!(error.ends_with("not found topic"), "{error}");
+    });
+}
+
+#[test]
+fn logins_and_tls() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "logins", driver);
+        kafka.produce(&topic, 0, "m", 3);
+        let sasl = |mechanism: Option<&str>, username: &str, password: &str| {
+            let mut sasl = json!({"username": username, "password": password});
+            if let Some(mechanism) = mechanism {
+                sasl["mechanism"] = json!(mechanism);
+            }
+            json!({"kafka-proxy": {"sasl": sasl}})
+        };
+        let plain = || sasl(None, "admin", "admin-secret");
+        let verify = |verify: bool| Some(json!({"verify": verify}));
+        let routes = [
+            ("plain", route("plain", &[kafka.sasl_port], None, plain()), true),
+            ("wrong", route("wrong", &[kafka.sasl_port], None, sasl(None, "admin", "no")), false),
+            ("none", route("none", &[kafka.sasl_port], None, json!({})), false),
+            ("s256", route("s256", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-256"), "u256", "p256")), true),
+            ("s512", route("s512", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-512"), "u512", "p512")), true),
+            ("wrong512", route("wrong512", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-512"), "u512", "no")), false),
+            ("tls", route("tls", &[kafka.tls_port], verify(false), json!({})), true),
+            ("tlsv", route("tlsv", &[kafka.tls_port], verify(true), json!({})), false),
+            ("both", route("both", &[kafka.sasl_tls_port], verify(false), plain()), true),
+        ];
+        let objects: Vec<Value> = routes.iter().map(|(_, route, _)| route.clone()).collect();
+        let unknown = Gateway::with_yaml(driver, &yaml(&objects));
+        for (name, _, works) in &routes {
+            let said = PubSub::open(unknown.port(), &format!("/{name}")).offset(&topic, 0, -1);
+            assert_eq!(said.ok(), works.then_some(3), "{name}");
+        }
+        unknown.read_until("logs/error.log", "certificate");
+
+        // the same authority, known
+        let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests/ca.pem");
+        let known = Setup::new(driver, Source::Yaml(yaml(&objects)))
+            .apisix(&format!("ssl: {{enable: false, ssl_trusted_certificate: {ca}}}"))
+            .start();
+        assert_eq!(PubSub::open(known.port(), "/tlsv").offset(&topic, 0, -1), Ok(3));
+    });
+}
+
+#[test]
+fn auth_plugins_protect_it_as_any_route() {
+    on_both_drivers(|driver| {
+        let kafka = route("kafka", &[free_port()], None, json!({"key-auth": {}}));
+        let consumer = json!({"username": "jack", "plugins": {"key-auth": {"key": "sesame"}}});
+        let gateway = Gateway::with_yaml(driver, &format!("{}consumers:\n- {consumer}\n", yaml(&[kafka])));
+        let refused = ask(gateway.port(), upgrade("/kafka", "").as_bytes());
+        assert_eq!(refused.status, 401, "{refused}");
+        let wrong = ask(gateway.port(), upgrade("/kafka", "apikey: guess\r\n").as_bytes());
+        assert_eq!(wrong.status, 401, "{wrong}");
+        PubSub::open_with(gateway.port(), "/kafka", "apikey: sesame\r\n").is_quiet();
+    });
+}
+
+#[test]
+fn subscribers_get_what_comes_as_far_as_their_credit_goes() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "subscribe", driver);
+        kafka.produce(&topic, 0, "old", 10);
+        let gateway = gateway(driver, &[kafka.port]);
+        let mut all = PubSub::open(gateway.port(), "/kafka");
+        let mut new = PubSub::open(gateway.port(), "/kafka");
+        let (all_of_it, begins) = all.subscribe(&topic, -2, 4);
+        assert_eq!(begins, 0);
+        assert_eq!(texts(&all.pushed(all_of_it, 4)), ["old1", "old2", "old3", "old4"]);
+        all.is_quiet();
+        all.credit(all_of_it, 1);
+        assert_eq!(texts(&all.pushed(all_of_it, 1)), ["old5"]);
+        all.credit(all_of_it, 1000);
+        assert_eq!(all.pushed(all_of_it, 5)[4].offset, 9);
+
+        let (news, begins) = new.subscribe(&topic, -1, 1000);
+        assert_eq!(begins, 10);
+        new.is_quiet();
+        kafka.produce(&topic, 0, "new", 500);
+        for (session, subscription) in [(&mut all, all_of_it), (&mut new, news)] {
+            let messages = session.pushed(subscription, 500);
+            assert!(messages.iter().zip(10..).all(|(message, offset)| message.offset == offset));
+            assert_eq!(messages[499].value, b"new500");
+        }
+
+        let ended = new.unsubscribe(news);
+        assert!(matches!(&ended, Answer::Unsubscribe(next) if next.offset == 510), "{ended:?}");
+        let again = new.unsubscribe(news);
+        assert!(matches!(&again, Answer::Error(error) if error.message == "unknown subscription"), "{again:?}");
+        kafka.produce(&topic, 0, "later", 1);
+        assert_eq!(texts(&all.pushed(all_of_it, 1)), ["later1"]);
+        new.is_quiet();
+
+        // from somewhere in the middle, two of one connection
+        let (one, _) = new.subscribe(&topic, 505, 100);
+        assert_eq!(new.pushed(one, 6)[0].offset, 505);
+        let (other, _) = new.subscribe(&topic, 508, 1);
+        assert_eq!(new.pushed(other, 1)[0].offset, 508);
+        let lost = new.subscribe(&topic, 9999, 1).0;
+        let said = new.next();
+        assert_eq!(said.sequence, lost);
+        assert!(format!("{said:?}").contains("OFFSET_OUT_OF_RANGE"), "{said:?}");
+        new.is_quiet();
+    });
+}
+
+/// Established connections of the process to a port.
+fn connections_to(gateway: &Gateway, port: u16) -> usize {
+    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", gateway.pid())).unwrap();
+    let remote = format!(":{port:04X} 01");
+    table.lines().filter(|line| line.split_whitespace().nth(2).is_some_and(|at| format!("{at} 01").ends_with(&remote))
+        && line.split_whitespace().nth(3) == Some("01")).count()
+}
+
+#[test]
+fn subscribers_of_a_partition_share_one_fetch() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "shared", driver);
+        let gateway = gateway(driver, &[kafka.port]);
+        let mut sessions: Vec<_> = (0..100).map(|_| PubSub::open(gateway.port(), "/kafka")).collect();
+        let subscriptions: Vec<i64> =
+            sessions.iter_mut().map(|session| session.subscribe(&topic, -1, 1000).0).collect();
+        for round in 0..3 {
+            kafka.produce(&topic, 0, "x", 20);
+            for (session, subscription) in sessions.iter_mut().zip(&subscriptions) {
+                assert_eq!(session.pushed(*subscription, 20)[0].offset, round * 20);
+            }
+        }
+        let log = gateway.read("logs/error.log");
+        assert!(!log.contains("panic"), "{log}");
+        // one for metadata, one for calls, one for the fetch
+        let connections = connections_to(&gateway, kafka.port);
+        assert!(connections <= 4, "{connections}");
+    });
+}
+
+#[test]
+fn a_reader_that_stands_still_holds_little_and_stops_nobody() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "slow", driver);
+        let gateway = gateway(driver, &[kafka.port]);
+        let mut slow = PubSub::open(gateway.port(), "/kafka");
+        let (slow_one, _) = slow.subscribe(&topic, -1, i64::MAX);
+        let mut quick = PubSub::open(gateway.port(), "/kafka");
+        let (quick_one, _) = quick.subscribe(&topic, -1, i64::MAX);
+        let before = gateway.peak_kib();
+        let long = "y".repeat(1000);
+        for _ in 0..6 {
+            kafka.produce(&topic, 0, &long, 10_000);
+            assert_eq!(quick.pushed(quick_one, 10_000).len(), 10_000);
+        }
+        let grown = (gateway.peak_kib() - before) / 1024;
+        assert!(grown < 40, "{grown} MiB for 60 MiB of messages");
+        // who reads again misses none
+        let messages = slow.pushed(slow_one, 60_000);
+        assert!(messages.iter().zip(0..).all(|(message, offset)| message.offset == offset));
+    });
+}
+
+#[test]
+fn a_broker_that_dies_and_returns() {
+    let kafka = Kafka::start();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "returns", driver);
+        kafka.produce(&topic, 0, "before", 5);
+        let gateway = gateway(driver, &[kafka.port]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let (subscription, _) = session.subscribe(&topic, -2, 1000);
+        session.pushed(subscription, 5);
+        let mut caller = PubSub::open(gateway.port(), "/kafka");
+        assert_eq!(caller.offset(&topic, 0, -1), Ok(5));
+        kafka.kill();
+        let error = caller.offset(&topic, 0, -1).unwrap_err();
+        assert!(error.starts_with("failed to list offset"), "{error}");
+        session.is_quiet();
+        kafka.start_again();
+        eventually("the broker is used again", || caller.offset(&topic, 0, -1) == Ok(5));
+        kafka.produce(&topic, 0, "after", 5);
+        assert_eq!(texts(&session.pushed(subscription, 5))[0], "after1");
+    });
+}
+
+#[test]
+fn the_end_of_the_gateway_is_said() {
+    on_both_drivers(|driver| {
+        let mut gateway = gateway(driver, &[free_port()]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        session.is_quiet();
+        gateway.signal("TERM");
+        session.closed_with(1001);
+        assert!(gateway.wait(PATIENCE).success());
+        let log = gateway.read("logs/access.log");
+        assert!(log.contains("\"GET /kafka HTTP/1.1\" 101"), "{log}");
+    });
+}
