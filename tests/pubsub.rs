@@ -54,7 +54,11 @@ fn the_commands_answer_as_apisix_does() {
         };
         assert_eq!(session.offset("not-exist", 0, -1).map(drop), unknown("list offset"));
         assert_eq!(session.fetch("not-exist", 0, 0).map(drop), unknown("fetch message"));
-        assert_eq!(session.offset("not-exist", 0, -1).map(drop), unknown("list offset"), "it was not created");
+        assert_eq!(
+            session.offset("not-exist", 0, -1).map(drop),
+            unknown("list offset"),
+            "it was not created"
+        );
         for (timestamp, offset) in
             [(-2, 0), (-1, 30), (9_999_999_999_999, -1), (1_500_000_000_000, 0), (0, 0)]
         {
@@ -101,7 +105,10 @@ fn frames_good_and_bad() {
         let gateway = gateway(driver, &[free_port()]);
         let plain = gateway.get("/kafka");
         assert_eq!(plain.status, 400, "{plain}");
-        gateway.read_until("logs/error.log", "failed to initialize pubsub module, err: bad \"upgrade\" request header: nil");
+        gateway.read_until(
+            "logs/error.log",
+            "failed to initialize pubsub module, err: bad \"upgrade\" request header: nil",
+        );
         let old = ask(gateway.port(), upgrade("/kafka", "").replace("Version: 13", "Version: 8").as_bytes());
         assert_eq!(old.status, 400, "{old}");
 
@@ -191,7 +198,8 @@ fn a_broker_that_says_nothing() {
         let port = silent.local_addr().unwrap().port();
         let topic = topic(&kafka, "silent", driver);
         let alone = route("alone", &[port], None, json!({}));
-        let gateway = Gateway::with_yaml(driver, &yaml(&[alone, route("both", &[port, kafka.port], None, json!({}))]));
+        let gateway =
+            Gateway::with_yaml(driver, &yaml(&[alone, route("both", &[port, kafka.port], None, json!({}))]));
         assert_eq!(PubSub::open(gateway.port(), "/both").offset(&topic, 0, -2), Ok(0));
         let mut alone = PubSub::open(gateway.port(), "/alone");
         let error = alone.offset("test", 0, -2).unwrap_err();
@@ -218,9 +226,21 @@ fn logins_and_tls() {
             ("plain", route("plain", &[kafka.sasl_port], None, plain()), true),
             ("wrong", route("wrong", &[kafka.sasl_port], None, sasl(None, "admin", "no")), false),
             ("none", route("none", &[kafka.sasl_port], None, json!({})), false),
-            ("s256", route("s256", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-256"), "u256", "p256")), true),
-            ("s512", route("s512", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-512"), "u512", "p512")), true),
-            ("wrong512", route("wrong512", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-512"), "u512", "no")), false),
+            (
+                "s256",
+                route("s256", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-256"), "u256", "p256")),
+                true,
+            ),
+            (
+                "s512",
+                route("s512", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-512"), "u512", "p512")),
+                true,
+            ),
+            (
+                "wrong512",
+                route("wrong512", &[kafka.sasl_port], None, sasl(Some("SCRAM-SHA-512"), "u512", "no")),
+                false,
+            ),
             ("tls", route("tls", &[kafka.tls_port], verify(false), json!({})), true),
             ("tlsv", route("tlsv", &[kafka.tls_port], verify(true), json!({})), false),
             ("both", route("both", &[kafka.sasl_tls_port], verify(false), plain()), true),
@@ -287,7 +307,10 @@ fn subscribers_get_what_comes_as_far_as_their_credit_goes() {
         let ended = new.unsubscribe(news);
         assert!(matches!(&ended, Answer::Unsubscribe(next) if next.offset == 510), "{ended:?}");
         let again = new.unsubscribe(news);
-        assert!(matches!(&again, Answer::Error(error) if error.message == "unknown subscription"), "{again:?}");
+        assert!(
+            matches!(&again, Answer::Error(error) if error.message == "unknown subscription"),
+            "{again:?}"
+        );
         kafka.produce(&topic, 0, "later", 1);
         assert_eq!(texts(&all.pushed(all_of_it, 1)), ["later1"]);
         new.is_quiet();
@@ -309,8 +332,13 @@ fn subscribers_get_what_comes_as_far_as_their_credit_goes() {
 fn connections_to(gateway: &Gateway, port: u16) -> usize {
     let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", gateway.pid())).unwrap();
     let remote = format!(":{port:04X} 01");
-    table.lines().filter(|line| line.split_whitespace().nth(2).is_some_and(|at| format!("{at} 01").ends_with(&remote))
-        && line.split_whitespace().nth(3) == Some("01")).count()
+    table
+        .lines()
+        .filter(|line| {
+            line.split_whitespace().nth(2).is_some_and(|at| format!("{at} 01").ends_with(&remote))
+                && line.split_whitespace().nth(3) == Some("01")
+        })
+        .count()
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub struct LiveUpstream {
 /// TLS towards the nodes of an upstream, by what is spoken over it.
 #[derive(Default)]
 pub struct NodeTls {
-    /// Without ALPN: HTTP/1.1 (scheme `https`), and bytes (`tls`).
+    /// Without ALPN: HTTP/1.1 (scheme `https`), bytes (`tls`), `kafka`.
     pub bare: Option<Rc<TlsClient>>,
     /// HTTP/2: scheme `grpcs`, and `https` with `http2`.
     pub h2: Option<Rc<TlsClient>>,

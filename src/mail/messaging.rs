@@ -240,8 +240,7 @@ mod tests {
         };
         let one = cluster("a:1", Some("p"), "");
         assert_eq!(one, cluster("a:1", Some("p"), ""));
-        for other in
-            [cluster("a:2", Some("p"), ""), cluster("a:1", Some("q"), ""), cluster("a:1", None, "")]
+        for other in [cluster("a:2", Some("p"), ""), cluster("a:1", Some("q"), ""), cluster("a:1", None, "")]
         {
             assert_ne!(one, other);
         }

@@ -179,9 +179,15 @@ mod tests {
         assert_eq!([9, 10, 11].map(|at| found(&window, at)), ["elsewhere", "next", "later"]);
         window.take(batch(10, 3, 5));
         window.take(batch(13, 2, 5));
-        for (offset, expected) in
-            [(9, "elsewhere"), (10, "batch"), (12, "batch"), (13, "batch"), (14, "batch"), (15, "next"), (16, "later")]
-        {
+        for (offset, expected) in [
+            (9, "elsewhere"),
+            (10, "batch"),
+            (12, "batch"),
+            (13, "batch"),
+            (14, "batch"),
+            (15, "next"),
+            (16, "later"),
+        ] {
             assert_eq!(found(&window, offset), expected, "{offset}");
         }
         window.take(FeedNews::Ended("over".into()));

@@ -34,7 +34,9 @@ fn check(version: u8, headers: &Headers) -> Result<String, String> {
     let shown = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     match headers.get(Name::Upgrade) {
         Some(value) if value.eq_ignore_ascii_case(b"websocket") => {}
-        value => return Err(format!("bad \"upgrade\" request header: {}", value.map_or("nil".into(), shown))),
+        value => {
+            return Err(format!("bad \"upgrade\" request header: {}", value.map_or("nil".into(), shown)));
+        }
     }
     let asks = |value: &[u8]| value.to_ascii_lowercase().windows(7).any(|part| part == b"upgrade");
     if !headers.get(Name::Connection).is_some_and(asks) {

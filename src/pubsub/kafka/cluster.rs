@@ -81,9 +81,7 @@ impl Cluster {
 
     /// Was anything wanted within the last `idle_ms`, or is it under way?
     pub fn is_in_use(&self, idle_ms: u64) -> bool {
-        self.calls.get() > 0
-            || !self.tails.borrow().is_empty()
-            || self.used.get().elapsed() < ms(idle_ms)
+        self.calls.get() > 0 || !self.tails.borrow().is_empty() || self.used.get().elapsed() < ms(idle_ms)
     }
 
     /// The offset of a time; see [`messaging::Ask::Offset`].
@@ -196,8 +194,7 @@ impl Cluster {
         let client = self.client(&mut known).await?;
         find(&mut known, &client, place).await?;
         drop(known);
-        let opening =
-            client.partition_client(&*place.topic, place.partition, UnknownTopicHandling::Error);
+        let opening = client.partition_client(&*place.topic, place.partition, UnknownTopicHandling::Error);
         match timeout(ms(limits::KAFKA_CONNECT_MS), opening).await {
             Ok(opened) => Ok(opened?),
             Err(_) => Err(Trouble::Broken("timeout".into())),
@@ -226,7 +223,10 @@ impl Cluster {
                 Ok(known.client.insert(Arc::new(client)).clone())
             }
             Err(reasons) => {
-                log::error!("all brokers failed in fetch topic metadata, brokers: {:?}, {reasons}", self.conf);
+                log::error!(
+                    "all brokers failed in fetch topic metadata, brokers: {:?}, {reasons}",
+                    self.conf
+                );
                 known.failed = Some(Instant::now());
                 Err(Trouble::Unreachable)
             }
@@ -265,12 +265,8 @@ impl Cluster {
     }
 
     fn builder(&self, broker: &str) -> ClientBuilder {
-        let backoff = BackoffConfig {
-            init_backoff: ms(50),
-            max_backoff: ms(500),
-            base: 2.0,
-            deadline: Some(ms(500)),
-        };
+        let backoff =
+            BackoffConfig { init_backoff: ms(50), max_backoff: ms(500), base: 2.0, deadline: Some(ms(500)) };
         let builder = ClientBuilder::new(vec![broker.to_owned()])
             .client_id("ringway")
             .max_message_size(limits::KAFKA_ANSWER_BYTES)

@@ -58,7 +58,7 @@ impl Kafka {
                 false => format!("{}:{port}", node.host).into(),
             }
         });
-        let tls = upstream.tls.as_ref().map(|client| client.config());
+        let tls = upstream.tls.bare.as_ref().map(|client| client.config());
         let tls_as_written = conf.tls.as_ref().map(|tls| tls.to_string()).unwrap_or_default();
         let login = ex.out.login.as_deref().cloned();
         let cluster = Cluster::new(brokers.collect(), login, tls, &tls_as_written);

@@ -47,7 +47,11 @@ impl Tail {
             let has_begun = self.next.get().is_some();
             match trouble {
                 Trouble::Unreachable | Trouble::Broken(_) if has_begun => {
-                    log::info!("partition {} of {} is tried again: {trouble:?}", place.partition, place.topic);
+                    log::info!(
+                        "partition {} of {} is tried again: {trouble:?}",
+                        place.partition,
+                        place.topic
+                    );
                     leader = None;
                     cluster.forget(&place).await;
                     sleep(Duration::from_millis(limits::KAFKA_TAIL_PAUSE_MS)).await;
