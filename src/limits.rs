@@ -325,6 +325,25 @@ pub const H2_BYTES_PER_FRAME: usize = 8;
 pub const H2_LINKS: usize = 64;
 /// How long an HTTP/2 connection without streams waits for its peer to close it after GOAWAY, ms.
 pub const H2_GOODBYE_MS: u64 = 1_000;
+/// OCSP responders that are asked at once: each certificate has its own hour.
+pub const OCSP_CALLS: usize = 8;
+/// How long a responder may take, ms: nobody waits for it.
+pub const OCSP_PATIENCE_MS: u64 = 10_000;
+/// A responder that has failed is asked again after this, s.
+pub const OCSP_RETRY_S: i64 = 60;
+/// The longest response, bytes: one certificate's has 500 to 3,000, and is sent with each handshake.
+pub const OCSP_ANSWER_BYTES: usize = 16 << 10;
+/// Certificates of a response among which its signer is looked for: real ones have one.
+pub const OCSP_CERTIFICATES: usize = 4;
+/// Clocks of authorities and ours may differ by this, s: as OpenSSL's check in APISIX.
+pub const OCSP_SKEW_S: i64 = 300;
+/// Certificates that are shown by their days left, those that expire first: 50,000 would be a metrics page of 5 MB.
+pub const CERTIFICATES_SHOWN: usize = 1_000;
+/// Expired certificates of one load that get a line in the log each.
+pub const EXPIRED_LINES: usize = 20;
+/// Certificates that control reads before it looks after its other work: 10 µs each.
+pub const CERTIFICATES_PER_SLICE: usize = 100;
+
 /// References that secret managers are asked for at once.
 pub const SECRET_CALLS: usize = 16;
 /// How long a secret manager may take, ms, if its object does not say: as in APISIX.

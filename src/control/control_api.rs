@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::admin::message::{self, AdminRequest, AdminResponse};
 use super::admin::{page, plugin_api};
 use super::applied::{Applied, NOTHING};
+use super::certificates::Certificates;
 use super::encryption::hide_fields;
 use super::feed::Feed;
 use super::plugin_lists::PluginLists;
@@ -36,6 +37,8 @@ pub struct ControlState {
     pub plugin_lists: Arc<PluginLists>,
     /// How far the cores are.
     pub applied: Arc<Applied>,
+    /// When they expire, and what is stapled to them.
+    pub certificates: Arc<Certificates>,
     /// The prober; `None` where health checks are switched off.
     pub probes: Option<mpsc::Sender<Order>>,
 }
@@ -101,6 +104,7 @@ async fn get(state: &ControlState, request: &AdminRequest, steps: &[&str]) -> Op
                 }),
             )
         }
+        ["ringway", "certificates"] => AdminResponse::json(200, &state.certificates.document()),
         _ => return None,
     })
 }
@@ -409,7 +413,9 @@ mod tests {
             let applied = Arc::new(Applied::new(2));
             applied.set(0, 2);
             let plugin_lists = Arc::new(Lists::default().into());
-            let state = ControlState { store, feed, plugins, plugin_lists, applied, probes: None };
+            let certificates = Arc::new(Certificates::new(Arc::default()));
+            let state =
+                ControlState { store, feed, plugins, plugin_lists, applied, certificates, probes: None };
             let get = async |target: &str| {
                 let response = handle(&state, request(Method::GET, target)).await;
                 (response.status, response)

@@ -4,6 +4,8 @@
 
 pub mod admin;
 pub mod applied;
+pub mod call;
+pub mod certificates;
 pub mod control_api;
 pub mod debug;
 pub mod dns;

@@ -12,6 +12,7 @@ use super::admin::server::{self, Service};
 use super::admin::tls::{self, AdminAcceptor};
 use super::admin::{AdminState, plugin_list};
 use super::applied::Applied;
+use super::certificates::Certificates;
 use super::control_api::{self, ControlState};
 use super::debug::DebugFile;
 use super::encryption::Keyring;
@@ -35,6 +36,7 @@ use crate::plugins::stream;
 use crate::reactor::nice;
 use crate::telemetry::file::LogFile;
 use crate::telemetry::metrics::Metrics;
+use crate::transport::ocsp::Staples;
 use crate::transport::trust::{Trust, client_config};
 
 /// What control is made of.
@@ -55,6 +57,8 @@ pub struct Parts {
     pub log_file: Option<LogFile>,
     /// Whom TLS believes.
     pub trust: Trust,
+    /// What authorities say of certificates, for the cores.
+    pub staples: Arc<Staples>,
     /// Where the other services listen.
     pub ports: Ports,
     /// What is printed when everything listens.
@@ -90,6 +94,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         from_cores,
         log_file,
         trust,
+        staples,
         ports,
         banner,
         start_cores,
@@ -113,6 +118,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     if let Some(admin) = admin.clone() {
         tokio::spawn(async move { prepare(&admin).await });
     }
+    let certificates = Arc::new(Certificates::new(staples));
     let services = Services {
         admin: admin.clone(),
         control: Arc::new(ControlState {
@@ -121,9 +127,17 @@ async fn serve(parts: Parts) -> Result<(), String> {
             plugins,
             plugin_lists: plugin_lists.clone(),
             applied: applied.clone(),
+            certificates: certificates.clone(),
             probes: (!config.disable_upstream_healthcheck).then(|| switchboard.probes()),
         }),
-        scrape: Scrape::new(&plugin_lists, &store, &feed, switchboard.probes(), metrics),
+        scrape: Scrape::new(
+            &plugin_lists,
+            &store,
+            &feed,
+            switchboard.probes(),
+            metrics,
+            certificates.clone(),
+        ),
     };
     let scrape = services.scrape.clone();
     services.start(ports, &config)?;
@@ -132,6 +146,9 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let lifetimes = Lifetimes { value_ms: config.secret_ttl_ms, failure_ms: config.secret_failure_ttl_ms };
     let tls = client_config(&trust, None, &[]).map_err(|error| error.to_string())?;
     let asking = feed.clone();
+    let (tell_certificates, news) = mpsc::unbounded_channel();
+    let responders = tls.clone();
+    tokio::spawn(async move { certificates.follow(news, responders).await });
     tokio::spawn(async move {
         asking.secrets().follow(lifetimes, tls, |keys| asking.take_again(keys)).await;
     });
@@ -139,6 +156,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let to_cores = outbox.clone();
     let publish = Box::new(move |batch: Batch| {
         to_cores.send(&ToCore::Config(batch.clone()));
+        let _ = tell_certificates.send(batch.clone());
         let _ = tell.send(batch);
     });
     let (reloads, new_cores) = mpsc::channel(1);

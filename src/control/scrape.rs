@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::admin::message::{AdminRequest, AdminResponse};
 use super::admin::page;
+use super::certificates::Certificates;
 use super::feed::Feed;
 use super::plugin_lists::PluginLists;
 use super::probe::{Checker, Order};
@@ -28,6 +29,7 @@ pub struct Scrape {
     probes: mpsc::Sender<Order>,
     exporter: Arc<Mutex<Exporter>>,
     metrics: Arc<Metrics>,
+    certificates: Arc<Certificates>,
 }
 
 impl Scrape {
@@ -38,6 +40,7 @@ impl Scrape {
         feed: &Arc<Feed>,
         probes: mpsc::Sender<Order>,
         metrics: Arc<Metrics>,
+        certificates: Arc<Certificates>,
     ) -> Self {
         Scrape {
             lists: lists.clone(),
@@ -46,6 +49,7 @@ impl Scrape {
             probes,
             exporter: Arc::new(Mutex::new(Exporter::new(metrics.clone()))),
             metrics,
+            certificates,
         }
     }
 
@@ -75,7 +79,14 @@ impl Scrape {
         let mut dropped_lines =
             vec![("error", crate::telemetry::log::dropped()), ("file-logger", log_files::dropped())];
         dropped_lines.extend(batch::dropped());
+        let (certificates, _) = self.certificates.shown();
+        let certificates: Vec<_> = certificates
+            .into_iter()
+            .map(|one| (one.id, one.sni, one.index.to_string(), one.days_left))
+            .collect();
         let node = Node {
+            certificates: &certificates,
+            stapled: self.certificates.stapled(),
             batch_entries: &batch_entries,
             hostname: crate::telemetry::hostname(),
             version: "3.18.0",

@@ -29,6 +29,7 @@ pub mod mocking;
 pub mod mqtt_proxy;
 pub mod multi_auth;
 pub mod node_status;
+pub mod ocsp_stapling;
 pub mod prometheus;
 pub mod proxy_buffering;
 pub mod proxy_control;
@@ -102,6 +103,7 @@ pub const ALL: &[&Spec] = &[
     &file_logger::SPEC,           // 399
     &log_rotate::SPEC,            // 100
     &example_plugin::SPEC,        // 0
+    &ocsp_stapling::SPEC,         // -44
 ];
 
 /// The registry that control and the cores share.

@@ -83,6 +83,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         from_cores,
         log_file,
         trust: starter.trust.clone(),
+        staples: starter.tls.staples.clone(),
         ports,
         banner: banner(config, count, &drivers),
         start_cores: Box::new(move |generation, config| {

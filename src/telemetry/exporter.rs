@@ -25,6 +25,10 @@ pub struct Node<'a> {
     pub tables: &'a [(&'a str, u64, u64)],
     /// Log entries that wait to be sent: name of the batch, route, server address, entries.
     pub batch_entries: &'a [(String, String, String, usize)],
+    /// Certificates: ssl object, its first name, which of the object's, days left.
+    pub certificates: &'a [(String, String, String, f64)],
+    /// Certificates with OCSP stapling on: those that have a response, and those that have none.
+    pub stapled: (usize, usize),
     /// Lines that the logs lost, by log.
     pub dropped_lines: &'a [(&'a str, u64)],
     /// The clock of the cores.
@@ -116,6 +120,7 @@ impl Exporter {
             [([], metrics.sum(|t| &t.dropped_messages))],
         );
         self.tls(text);
+        certificates(text, node);
         self.http2(text);
         let lines = node.dropped_lines.iter().map(|(log, lines)| ([*log], *lines));
         text.counter("dropped_log_lines_total", "Log lines that found the queue full", &["log"], lines);
@@ -187,6 +192,17 @@ impl Exporter {
             }
         }
     }
+}
+
+/// How long certificates are good for.
+fn certificates(text: &mut Text<'_>, node: &Node<'_>) {
+    let left = node.certificates.iter().map(|(id, sni, index, days)| ([&**id, &**sni, &**index], days));
+    let help = "Days until a certificate of an ssl object expires, less than 0 if it has";
+    text.gauge("ssl_certificate_days_left", help, &["ssl_id", "sni", "index"], left);
+    let (with, without) = node.stapled;
+    let stapled = [(["yes"], with), (["no"], without)].into_iter().filter(|_| with + without > 0);
+    let help = "Certificates with OCSP stapling on, by whether they have a response";
+    text.gauge("ssl_ocsp_certificates", help, &["stapled"], stapled);
 }
 
 /// One series of a histogram: its buckets, their count and their sum.

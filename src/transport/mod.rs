@@ -5,6 +5,8 @@
 
 pub mod client_auth;
 pub mod connect;
+pub mod der;
+pub mod ocsp;
 pub mod pool;
 pub mod sessions;
 pub mod site;

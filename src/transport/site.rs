@@ -15,6 +15,7 @@ use rustls::{
 use serde_json::Value;
 
 use super::client_auth::ClientAuth;
+use super::ocsp::{Staple, Staples};
 use super::sessions::{Policy, PolicySessions, Sessions, Tickets};
 use crate::config::{Ssl, TlsVersions};
 use crate::telemetry::clock;
@@ -48,8 +49,10 @@ struct Made {
     sweep_at: usize,
 }
 
-/// What outlives a reload: sessions, and the secret of tickets.
+/// What outlives a reload: sessions, the secret of tickets, OCSP responses.
 pub struct Shared {
+    /// Written by control.
+    pub staples: Arc<Staples>,
     sessions: Arc<Sessions>,
     secret: Arc<hmac::Key>,
 }
@@ -60,7 +63,11 @@ impl Shared {
     pub fn new() -> Result<Shared, String> {
         let mut secret = [0; 32];
         rand::fill(&mut secret).map_err(|_| "no randomness for TLS tickets".to_owned())?;
-        Ok(Shared { sessions: Arc::default(), secret: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)) })
+        Ok(Shared {
+            staples: Arc::default(),
+            sessions: Arc::default(),
+            secret: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)),
+        })
     }
 }
 
@@ -117,7 +124,12 @@ impl Sites {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys)));
+        let stapled = value.pointer("/ocsp_stapling/enabled") == Some(&Value::Bool(true));
+        let shown = keys.into_iter().map(|key| {
+            let staple = key.cert.first().filter(|_| stapled).map(|own| self.shared.staples.of(own));
+            (key, staple)
+        });
+        let mut config = builder.with_cert_resolver(Arc::new(Certificates(shown.collect())));
         config.alpn_protocols.clone_from(&self.alpn);
         let policy = policy(id, value);
         if self.options.session_tickets {
@@ -203,14 +215,20 @@ fn certified_key(cert: &str, key: &str, provider: &CryptoProvider) -> Result<Arc
     certified.map(Arc::new).map_err(|error| format!("cert and key: {error}"))
 }
 
-/// The certificates of one site, best first.
+/// The certificates of one site, best first, and what their authorities say of them.
 #[derive(Debug)]
-struct Certificates(Vec<Arc<CertifiedKey>>);
+struct Certificates(Vec<(Arc<CertifiedKey>, Option<Arc<Staple>>)>);
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let usable = self.0.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some());
-        usable.or(self.0.first()).cloned()
+        let usable =
+            self.0.iter().find(|(key, _)| key.key.choose_scheme(hello.signature_schemes()).is_some());
+        let (key, staple) = usable.or(self.0.first())?;
+        let Some(response) = staple.as_ref().and_then(|staple| staple.get()) else {
+            return Some(key.clone());
+        };
+        // sent to those who ask for it; the copy is a small part of a handshake
+        Some(Arc::new(CertifiedKey { ocsp: Some(response.to_vec()), ..(**key).clone() }))
     }
 }
 

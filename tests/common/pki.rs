@@ -26,6 +26,11 @@ impl Pki {
 
     /// `name.pem` and `name.key` for these names; `by` is `name` of an authority, else it signs itself.
     pub fn make(&self, name: &str, kind: &str, names: &str, by: Option<&str>) -> &Pki {
+        self.make_with(name, kind, names, by, &[])
+    }
+
+    /// The same, with more of what `openssl req` takes.
+    pub fn make_with(&self, name: &str, kind: &str, names: &str, by: Option<&str>, more: &[&str]) -> &Pki {
         let key: &[&str] = match kind {
             "rsa" => &["-newkey", "rsa:2048"],
             _ => &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
@@ -45,7 +50,7 @@ impl Pki {
             ]);
             openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         }
-        let made = openssl.output().unwrap();
+        let made = openssl.args(more).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         self
     }

@@ -5,18 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::{ENV, from_env, strip};
+use crate::control::call::{Place, call};
 use crate::limits;
-use crate::transport::trust;
 
 /// The secret at `key`. Texts of errors hold nothing that Vault said, but for its status.
 pub async fn get(conf: &Value, key: &str, tls: &Arc<ClientConfig>) -> Result<Value, String> {
@@ -63,59 +60,7 @@ async fn ask(conf: &Value, path: &str, tls: &Arc<ClientConfig>) -> Result<(u16, 
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
 
-    let stream = TcpStream::connect((place.host, place.port)).await.map_err(|error| error.to_string())?;
-    if !place.is_tls {
-        return exchange(stream, request).await;
-    }
-    let name = trust::server_name(place.host).ok_or("its uri names no server")?;
-    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
-    exchange(stream.map_err(|error| error.to_string())?, request).await
-}
-
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<(u16, Bytes), String>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let text = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
-    tokio::spawn(connection); // ends with its sender
-    let answer = sender.send_request(request).await.map_err(text)?;
-    let status = answer.status().as_u16();
-    let body = Limited::new(answer.into_body(), limits::SECRET_ANSWER_BYTES).collect().await;
-    Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
-}
-
-/// Where a server is.
-#[derive(Debug, PartialEq, Eq)]
-struct Place<'a> {
-    is_tls: bool,
-    /// As in the URI, for the Host header.
-    authority: &'a str,
-    /// Without the brackets of an IPv6 address.
-    host: &'a str,
-    port: u16,
-    path: &'a str,
-}
-
-impl Place<'_> {
-    fn of(uri: &str) -> Option<Place<'_>> {
-        let (scheme, rest) = uri.split_once("://")?;
-        let is_tls = match scheme {
-            "http" => false,
-            "https" => true,
-            _ => return None,
-        };
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = crate::model::address::split_address(authority);
-        let port = match port {
-            Some(port) => port.parse().ok()?,
-            None if is_tls => 443,
-            None => 80,
-        };
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        (!host.is_empty()).then_some(Place { is_tls, authority, host, port, path })
-    }
+    call(&place, request, tls, limits::SECRET_ANSWER_BYTES).await
 }
 
 /// The path of a secret, with no empty step in it.
@@ -136,15 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places() {
-        let place = Place::of("http://127.0.0.1:8200").unwrap();
-        assert_eq!((place.is_tls, place.host, place.port, place.path), (false, "127.0.0.1", 8200, ""));
-        let place = Place::of("https://[::1]/mock").unwrap();
-        assert_eq!((place.is_tls, place.host, place.port, place.path), (true, "::1", 443, "/mock"));
-        assert_eq!(place.authority, "[::1]");
-        for bad in ["vault:8200", "ftp://a", "http://", "http://a:port"] {
-            assert_eq!(Place::of(bad), None, "{bad}");
-        }
+    fn paths_have_no_empty_step() {
         assert_eq!(target("/mock", "/kv//apisix/", "jack"), "/mock/v1/kv/apisix/jack");
     }
 

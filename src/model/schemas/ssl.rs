@@ -51,6 +51,15 @@ pub(super) fn ssl() -> Value {
             "enum": [1, 0],
             "default": 1,
         },
+        // in APISIX with the plugin of this name alone (apisix/plugins/ocsp-stapling.lua)
+        "ocsp_stapling": {
+            "type": "object",
+            "properties": {
+                "enabled": {"type": "boolean", "default": false},
+                "skip_verify": {"type": "boolean", "default": false},
+                "cache_ttl": {"type": "integer", "minimum": 60, "default": 3600},
+            },
+        },
         "ssl_protocols": {
             "description": "set ssl protocols",
             "type": "array",
