@@ -344,6 +344,34 @@ pub const EXPIRED_LINES: usize = 20;
 /// Certificates that control reads before it looks after its other work: 10 µs each.
 pub const CERTIFICATES_PER_SLICE: usize = 100;
 
+/// Requests that a client may have open on one HTTP/3 connection: as many as with HTTP/2.
+pub const H3_STREAMS: u32 = 128;
+/// Unidirectional streams of a client at one time: control, two of QPACK, and some that greasing clients open.
+pub const H3_UNI_STREAMS: u32 = 8;
+/// Bytes of one request that may be under way to us, and so wait here; see [`H2_STREAM_WINDOW`].
+pub const H3_STREAM_WINDOW: u32 = H2_STREAM_WINDOW;
+/// The same of one connection.
+pub const H3_CONNECTION_WINDOW: u32 = H2_CONNECTION_WINDOW;
+/// Bytes of answers that one connection holds until they are acknowledged: 80 Mbit/s at 100 ms.
+pub const H3_SEND_WINDOW: u64 = 1 << 20;
+/// The largest piece that is read from a stream at once, bytes.
+pub const H3_READ: usize = 16 << 10;
+/// A frame of a client's control stream, bytes: its settings have at most a few dozen.
+pub const H3_CONTROL_FRAME: usize = 1 << 10;
+/// Bytes of a TLS ClientHello over QUIC: post-quantum keys and a dozen extensions make 2 KiB.
+pub const QUIC_CLIENT_HELLO: usize = 16 << 10;
+/// Bytes of a handshake that may come out of order: a client's certificates with their authorities.
+pub const QUIC_CRYPTO_BUFFER: usize = 32 << 10;
+/// Datagrams (or runs of datagrams that the kernel has joined) taken from a UDP socket by one system call.
+pub const UDP_BATCH: usize = 8;
+/// Bytes of each: the largest that UDP carries.
+pub const UDP_DATAGRAMS: usize = 64 << 10;
+/// Batches taken in one turn before other tasks go on.
+pub const UDP_ROUNDS: usize = 8;
+/// Datagrams handed to the kernel in one call: 32 of 1,452 bytes stay below the 64 KiB that it takes.
+pub const UDP_SEGMENTS: usize = 32;
+/// Receive and send buffer of a UDP socket, bytes, where the host allows it: 20 ms at 1.6 Gbit/s.
+pub const UDP_SOCKET_BUFFER: usize = 4 << 20;
 /// References that secret managers are asked for at once.
 pub const SECRET_CALLS: usize = 16;
 /// How long a secret manager may take, ms, if its object does not say: as in APISIX.

@@ -83,7 +83,7 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
     }
     let proxy_protocol = proxy_protocol(r, "listen_http_port");
     let proxy_protocol_ssl = proxy_protocol_ssl(r);
-    let ssl = ssl_listen(r);
+    let (ssl, http3) = ssl_listen(r);
     let mut bound: Vec<(SocketAddr, &str)> = Vec::new();
     for (scheme, addresses, into) in [
         ("http", http, &mut ports.listen.http),
@@ -108,6 +108,8 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
             }
         }
     }
+    ports.listen.http3 = http3;
+    ports.listen.http3.retain(|address| ports.listen.ssl.contains(address));
     let trusted = r.text("apisix.ssl.ssl_trusted_certificate").filter(|path| path != "system");
     for path in trusted.iter().flat_map(|paths| paths.split(',')).map(str::trim) {
         if path != "system" && !std::path::Path::new(path).exists() {
@@ -151,13 +153,22 @@ fn node_listen(r: &mut Reader<'_>) -> Vec<(SocketAddr, u32)> {
     all
 }
 
-fn ssl_listen(r: &mut Reader<'_>) -> Vec<(SocketAddr, u32)> {
+/// The addresses of `ssl.listen`, and those of them that serve HTTP/3.
+fn ssl_listen(r: &mut Reader<'_>) -> (Vec<(SocketAddr, u32)>, Vec<SocketAddr>) {
     let ipv6 = r.is("apisix.enable_ipv6");
-    let Some(Data::List(items)) = r.at("apisix.ssl.listen").map(|n| &n.data) else { return Vec::new() };
+    let (mut all, mut http3) = (Vec::new(), Vec::new());
+    let Some(Data::List(items)) = r.at("apisix.ssl.listen").map(|n| &n.data) else { return (all, http3) };
     if !r.is("apisix.ssl.enable") {
-        return Vec::new();
+        return (all, http3);
     }
-    items.iter().flat_map(|item| item_addresses(r, item, "https", "ssl.listen", 9443, ipv6)).collect()
+    for item in items {
+        let addresses = item_addresses(r, item, "https", "ssl.listen", 9443, ipv6);
+        if matches!(item.get("enable_http3").map(|node| &node.data), Some(Data::Bool(true))) {
+            http3.extend(addresses.iter().map(|(address, _)| *address));
+        }
+        all.extend(addresses);
+    }
+    (all, http3)
 }
 
 /// The addresses of one `{ip, port}`.

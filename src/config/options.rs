@@ -107,7 +107,7 @@ pub const OPTIONS: &[Known] = &[
     known("apisix.ssl.listen[].ip", Str, Here),
     known("apisix.ssl.listen[].port", Num, Here),
     known("apisix.ssl.listen[].enable_http2", Bool, Here), // refused with APISIX's text
-    known("apisix.ssl.listen[].enable_http3", Bool, Later),
+    known("apisix.ssl.listen[].enable_http3", Bool, Here),
     known("apisix.ssl.ssl_trusted_certificate", Str, Here),
     known("apisix.ssl.ssl_protocols", Str, Here),
     known("apisix.ssl.ssl_ciphers", Str, Here),

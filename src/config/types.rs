@@ -111,6 +111,8 @@ pub struct Listen {
     pub proxy_protocol: Vec<SocketAddr>,
     /// `apisix.ssl.listen`, empty if `ssl.enable` is false.
     pub ssl: Vec<SocketAddr>,
+    /// Those of them with `enable_http3`: UDP is served beside TCP.
+    pub http3: Vec<SocketAddr>,
     /// `apisix.proxy_protocol.listen_https_port`: a PROXY header, then TLS.
     pub proxy_protocol_ssl: Vec<SocketAddr>,
     /// `apisix.ssl.ssl_trusted_certificate`: a PEM file; `None` is the system's.

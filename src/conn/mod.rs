@@ -1,8 +1,9 @@
-//! Where wire meets sockets: the server and client roles of HTTP/1.1 and HTTP/2, and what comes when a client has
-//! switched protocols.
+//! Where wire meets sockets: the server and client roles of HTTP/1.1 and HTTP/2, the server of HTTP/3, and what comes
+//! when a client has switched protocols.
 
 pub mod h1;
 pub mod h2;
+pub mod h3;
 pub mod proxy_header;
 pub mod switched;
 pub mod tunnel;
@@ -52,6 +53,9 @@ pub trait Gate: 'static {
 
     /// Something happened on an HTTP/2 connection: it is counted.
     fn saw(&self, event: h2::Event);
+
+    /// Something happened on an HTTP/3 connection: it is counted.
+    fn saw_h3(&self, event: h3::Event);
 
     /// The core is draining: no connection is kept alive.
     fn is_draining(&self) -> bool;

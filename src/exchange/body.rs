@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::h2::H2Body;
+use super::h3::H3Body;
 use crate::limits;
 use crate::reactor::Chunk;
 use crate::transport::Stream;
@@ -55,6 +56,8 @@ pub enum Body {
     H1(H1Body),
     /// Arriving on a stream of an HTTP/2 connection.
     H2(Box<H2Body>),
+    /// Arriving on a stream of an HTTP/3 connection.
+    H3(Box<H3Body>),
 }
 
 /// A body that arrives on an HTTP/1.1 connection.
@@ -232,6 +235,7 @@ impl Body {
                 _ => None,
             },
             Body::H2(body) => body.known_length(),
+            Body::H3(body) => body.known_length(),
         }
     }
 
@@ -242,6 +246,7 @@ impl Body {
             Body::Buffered(chunks) => chunks.is_empty(),
             Body::H1(body) => body.done && body.again.is_none(),
             Body::H2(body) => body.is_done(),
+            Body::H3(body) => body.is_done(),
         }
     }
 
@@ -252,6 +257,7 @@ impl Body {
             Body::Buffered(_) => false,
             Body::H1(body) => body.done && body.ready.is_none(),
             Body::H2(body) => body.is_done(),
+            Body::H3(body) => body.is_done(),
         }
     }
 
@@ -260,6 +266,7 @@ impl Body {
         match self {
             Body::H1(body) => body.trailers(),
             Body::H2(body) => body.trailers(),
+            Body::H3(body) => body.trailers(),
             Body::Empty | Body::Buffered(_) => None,
         }
     }
@@ -271,6 +278,7 @@ impl Body {
             Body::Buffered(chunks) => Poll::Ready(Ok(chunks.pop_front())),
             Body::H1(body) => body.poll_piece(cx),
             Body::H2(body) => body.poll_piece(cx),
+            Body::H3(body) => body.poll_piece(cx),
         }
     }
 
@@ -301,6 +309,7 @@ impl Body {
             Body::Buffered(chunks) => again.into_iter().for_each(|again| chunks.push_front(again)),
             Body::H1(body) => body.again = again,
             Body::H2(body) => body.read_again(again),
+            Body::H3(body) => body.read_again(again),
         }
     }
 
@@ -326,6 +335,7 @@ impl Body {
         match self {
             Body::H1(body) => body.again = Some(Chunk::from_vec(bytes)),
             Body::H2(body) => body.read_again(Some(Chunk::from_vec(bytes))),
+            Body::H3(body) => body.read_again(Some(Chunk::from_vec(bytes))),
             Body::Empty | Body::Buffered(_) => *self = Body::from_vec(bytes),
         }
     }
@@ -335,6 +345,7 @@ impl Body {
         match self {
             Body::H1(body) => body.max_bytes = max_bytes,
             Body::H2(body) => body.max_bytes = max_bytes,
+            Body::H3(body) => body.max_bytes = max_bytes,
             Body::Empty | Body::Buffered(_) => {}
         }
     }

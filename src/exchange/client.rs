@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::h2::Responder;
+use super::h3;
 use crate::transport::Stream;
 
 /// The client's end of an exchange, by HTTP version.
@@ -15,6 +16,8 @@ pub enum Client {
     H1(Rc<Stream>),
     /// HTTP/2: one stream of it.
     H2(Rc<Responder>),
+    /// HTTP/3: the same.
+    H3(Rc<h3::Stream>),
     /// Layer 4: the connection, whose first bytes a plugin may look at.
     Raw(Rc<Stream>),
 }
@@ -26,6 +29,7 @@ impl Client {
             Client::None => Poll::Pending,
             Client::H1(stream) | Client::Raw(stream) => stream.poll_closed(cx),
             Client::H2(responder) => responder.poll_gone(cx),
+            Client::H3(stream) => stream.poll_gone(cx),
         }
     }
 }

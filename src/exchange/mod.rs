@@ -9,6 +9,7 @@ pub mod choice;
 pub mod client;
 pub mod encoder;
 pub mod h2;
+pub mod h3;
 pub mod record;
 pub mod reply;
 pub mod session;

@@ -312,6 +312,7 @@ impl Exchange {
         match self.req.head.version {
             10 => b"HTTP/1.0",
             20 => b"HTTP/2.0",
+            30 => b"HTTP/3.0",
             _ => b"HTTP/1.1",
         }
     }
@@ -321,6 +322,7 @@ impl Exchange {
         let body = match &self.req.body {
             super::Body::H1(body) => body.bytes,
             super::Body::H2(body) => body.bytes,
+            super::Body::H3(body) => body.bytes,
             super::Body::Empty | super::Body::Buffered(_) => 0,
         };
         self.req.head_bytes as u64 + body

@@ -56,7 +56,7 @@ fn release_upstream(ex: &mut Exchange) {
         match &ex.resp.body {
             Body::H1(body) => attempt.bytes += body.bytes,
             Body::H2(body) => attempt.bytes += body.bytes,
-            Body::Empty | Body::Buffered(_) => {}
+            Body::Empty | Body::Buffered(_) | Body::H3(_) => {}
         }
         (latency_ms, node) = ((now_ms - attempt.began_ms) as u32, attempt.node);
     }

@@ -1,5 +1,7 @@
 //! The head of the answer before it leaves (APISIX init.lua `http_header_filter_phase`, ngx_tpl.lua).
 
+use std::net::SocketAddr;
+
 use super::{Core, taking_part};
 use crate::exchange::{Body, Exchange, Source, Vars};
 use crate::live::Plan;
@@ -11,6 +13,7 @@ pub fn filter(core: &Core, ex: &mut Exchange) {
     ex.merge_early_headers();
     ex.resp.head.headers.put(Name::Server, core.server_header);
     upstream_status(core, ex);
+    alternative(core, ex);
     charset(core, ex);
     grpc_status(ex);
     let (global, plan) = taking_part(ex, Phase::HeaderFilter);
@@ -76,6 +79,24 @@ fn grpc_status(ex: &mut Exchange) {
     headers.set(b"grpc-status", code);
     headers.set(b"grpc-message", message.as_bytes());
     ex.resp.body = Body::Empty;
+}
+
+/// `Alt-Svc` (RFC 7838): who came by TCP to an address that also serves HTTP/3 may come by that. nginx leaves it to
+/// `add_header`; whoever sets it, an upstream or a plugin, is right.
+fn alternative(core: &Core, ex: &mut Exchange) {
+    let local = ex.facts.local;
+    if ex.facts.tls.is_none()
+        || ex.req.head.version == 30
+        || ex.resp.head.headers.get_named(b"alt-svc").is_some()
+    {
+        return;
+    }
+    let served =
+        |at: &SocketAddr| at.port() == local.port() && (at.ip() == local.ip() || at.ip().is_unspecified());
+    if core.config.listen.http3.iter().any(served) {
+        let value = format!("h3=\":{}\"; ma=86400", local.port());
+        ex.resp.head.headers.set(b"Alt-Svc", value.as_bytes());
+    }
 }
 
 /// nginx's charset filter: `; charset=utf-8` behind the text types that have none.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::conn::h2::{self, link::Links};
+use crate::conn::h3;
 use crate::conn::{Gate, Settings, Switched, tunnel};
 use crate::exchange::{Body, BodyPiece, Client, Exchange, Facts, Reply};
 use crate::expr::{IpNets, Template};
@@ -259,6 +260,17 @@ impl Gate for Core {
             h2::Event::Stream => tallies.h2_streams.add(1),
             h2::Event::Reset => tallies.h2_resets.add(1),
             h2::Event::Flood => tallies.h2_floods.add(1),
+        }
+    }
+
+    fn saw_h3(&self, event: h3::Event) {
+        let metrics = self.host.metrics.borrow();
+        let tallies = metrics.tallies();
+        match event {
+            h3::Event::Connection => tallies.h3_connections.add(1),
+            h3::Event::Stream => tallies.h3_streams.add(1),
+            h3::Event::Reset => tallies.h3_resets.add(1),
+            h3::Event::Violation => tallies.h3_violations.add(1),
         }
     }
 

@@ -14,11 +14,13 @@ use super::core::Core;
 use super::listener::AcceptSlot;
 use super::slot::{SendOp, Slot};
 use super::task::Remote;
+use super::udp::UdpSlot;
 
 /// What the low bits of an event's data say about its address.
 const STREAM: u64 = 0;
 const LISTENER: u64 = 1;
 const WAKE: u64 = 2;
+const UDP: u64 = 3;
 const TAGS: u64 = 15;
 
 const GONE: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
@@ -64,6 +66,12 @@ impl Epoll {
         self.add(fd, libc::EPOLLIN, slot.as_ptr() as u64 | LISTENER)
     }
 
+    pub fn add_udp(&self, slot: NonNull<UdpSlot>) -> io::Result<()> {
+        // SAFETY: the socket that registers it is alive.
+        let fd = unsafe { slot.as_ref() }.socket.as_raw_fd();
+        self.add(fd, libc::EPOLLIN | libc::EPOLLOUT, slot.as_ptr() as u64 | UDP)
+    }
+
     /// A descriptor that is given away while open.
     pub fn remove(&self, fd: RawFd) {
         // SAFETY: takes integers; the event may be null for a removal.
@@ -99,6 +107,21 @@ impl Epoll {
                         let slot = unsafe { slot.as_ref() };
                         slot.ready.set(true);
                         slot.waker.take().into_iter().for_each(|waker| core.wake_later(waker));
+                    }
+                }
+                UDP => {
+                    if let Some(slot) =
+                        NonNull::new(std::ptr::with_exposed_provenance_mut::<UdpSlot>(address))
+                    {
+                        // SAFETY: a socket takes itself out of the epoll set before its slot is freed.
+                        let slot = unsafe { slot.as_ref() };
+                        let failed = event.events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+                        if failed || event.events & libc::EPOLLIN as u32 != 0 {
+                            slot.became_ready(&slot.read);
+                        }
+                        if failed || event.events & libc::EPOLLOUT as u32 != 0 {
+                            slot.became_ready(&slot.write);
+                        }
                     }
                 }
                 _ => {} // woken from another thread: that was all

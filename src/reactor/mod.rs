@@ -2,7 +2,7 @@
 //!
 //! [`block_on`] builds a driver on the calling thread, io_uring where the host allows it and epoll where not, and
 //! runs tasks until the main one ends. Inside it: [`spawn`], timers ([`sleep`], deadlines of streams), [`Listener`],
-//! [`TcpStream`]; from outside and across cores: [`mailbox()`]. Both drivers behave alike (the tests run on both).
+//! [`TcpStream`], [`UdpSocket`]; from outside and across cores: [`mailbox()`]. Both drivers behave alike (the tests run on both).
 //!
 //! The road of a request: a completion (`uring`) or an edge (`epoll`) finds the stream's `slot`, puts a [`Chunk`]
 //! there and queues the task (`task`); the task reads it, answers with [`TcpStream::send`], and at the end of the
@@ -27,6 +27,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod udp;
 mod uring;
 pub mod wheel;
 
@@ -44,6 +45,7 @@ pub use out::Out;
 pub use stats::Stats;
 pub use stream::{TcpStream, close_gracefully};
 pub use timer::{Sleep, sleep, sleep_until};
+pub use udp::{EcnCodepoint, Received, Transmit, UdpBatch, UdpSocket, bind_udp};
 
 /// Which driver to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

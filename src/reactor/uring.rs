@@ -23,6 +23,7 @@ use super::listener::AcceptSlot;
 use super::out::Gathered;
 use super::slot::{RecvOp, SendOp, Slot};
 use super::task::Remote;
+use super::udp::{Direction, UdpSlot};
 use crate::limits;
 
 /// What the low bits of a completion's user data say about its address.
@@ -31,6 +32,8 @@ const RECV: u64 = 1;
 const SEND: u64 = 2;
 const ACCEPT: u64 = 3;
 const WAKE: u64 = 4;
+const UDP_READ: u64 = 5;
+const UDP_WRITE: u64 = 6;
 const TAGS: u64 = 15;
 
 const GROUP: u16 = 0;
@@ -322,6 +325,42 @@ impl Uring {
         unsafe { AcceptSlot::release_if_idle(this) };
     }
 
+    // --- UDP ---
+
+    /// Sees to it that the socket is watched in this direction, which is one of `this`.
+    pub fn arm_udp(&self, this: NonNull<UdpSlot>, direction: &Direction) {
+        if direction.armed.replace(true) {
+            return;
+        }
+        // SAFETY: the caller holds the socket.
+        let slot = unsafe { this.as_ref() };
+        let (events, tag) = match std::ptr::eq(direction, &raw const slot.read) {
+            true => (libc::POLLIN, UDP_READ),
+            false => (libc::POLLOUT, UDP_WRITE),
+        };
+        let entry = opcode::PollAdd::new(Fd(slot.socket.as_raw_fd()), events as u32).build();
+        self.start(entry, this, tag);
+    }
+
+    pub fn cancel_udp(&self, slot: &UdpSlot) {
+        for (direction, tag) in [(&slot.read, UDP_READ), (&slot.write, UDP_WRITE)] {
+            if direction.armed.get() {
+                self.cancel(slot, tag);
+            }
+        }
+    }
+
+    fn udp_ready(&self, this: NonNull<UdpSlot>, tag: u64) {
+        self.ended();
+        // SAFETY: as in `received`.
+        let slot = unsafe { this.as_ref() };
+        let direction = if tag == UDP_READ { &slot.read } else { &slot.write };
+        direction.armed.set(false);
+        slot.became_ready(direction);
+        // SAFETY: alive, and not used after this.
+        unsafe { UdpSlot::release_if_idle(this) };
+    }
+
     // --- the turn ---
 
     /// Submits, waits for at most `wait_ms` (None: for ever) and handles what has completed.
@@ -363,6 +402,7 @@ impl Uring {
                 (RECV, Some(slot)) => self.received(slot.cast(), result, flags),
                 (SEND, Some(slot)) => self.sent(slot.cast(), result),
                 (ACCEPT, Some(slot)) => self.accepted(slot.cast(), result, flags),
+                (tag @ (UDP_READ | UDP_WRITE), Some(slot)) => self.udp_ready(slot.cast(), tag),
                 (WAKE, _) if !cqueue::more(flags) => {
                     self.ended();
                     if core.alive.get() {

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::conn::Gate;
 use crate::conn::h1::server;
 use crate::conn::proxy_header;
@@ -15,7 +17,7 @@ use crate::gate::Core;
 use crate::mail::{Cores, ToCore};
 use crate::reactor::{self, Accepted, Listener, SendError, TcpStream};
 use crate::stream::Listened;
-use crate::transport::{Agreed, Sites, Stream, TlsStream};
+use crate::transport::{Agreed, Site, Sites, Stream, TlsStream};
 
 /// A listening socket on its way to its core.
 pub struct Listening {
@@ -79,7 +81,7 @@ pub struct Shard {
 }
 
 /// Counts a connection as live from its accept to its end, however it ends.
-struct Live(Rc<Shard>);
+pub(super) struct Live(pub(super) Rc<Shard>);
 
 impl Shard {
     /// No connections yet.
@@ -106,7 +108,7 @@ impl Shard {
 }
 
 impl Live {
-    fn new(shard: &Rc<Shard>) -> Self {
+    pub(super) fn new(shard: &Rc<Shard>) -> Self {
         shard.count(shard.live.get() + 1);
         shard.serial.set(shard.serial.get() + 1);
         let metrics = shard.core.host.metrics.borrow();
@@ -114,6 +116,13 @@ impl Live {
         metrics.tallies().handled.add(1);
         drop(metrics);
         Live(shard.clone())
+    }
+}
+
+impl Live {
+    /// `$connection`, asked for right after it began.
+    pub(super) fn serial(&self) -> u64 {
+        self.0.serial.get()
     }
 }
 
@@ -175,7 +184,7 @@ pub fn adopt(shard: &Rc<Shard>, tap: &Rc<Tap>, accepted: Accepted) {
         false => tap.local,
     };
     let scheme = if tap.begins.then == Then::Http { "http" } else { "tcp" };
-    let facts = Facts::new(peer, local, scheme, live.0.serial.get());
+    let facts = Facts::new(peer, local, scheme, live.serial());
     match tap.begins {
         Begins { proxy_protocol: false, tls: false, then: Then::Http } => {
             reactor::spawn(serve(live, Rc::new(Stream::Plain(stream)), Rc::new(facts)));
@@ -232,7 +241,7 @@ async fn begun(
     }
 }
 
-/// TLS with the certificate of the name that the client asks for. Without a name, `fallback_sni` is taken.
+/// TLS with the certificate of the name that the client asks for.
 async fn handshake(
     shard: &Shard,
     tcp: TcpStream,
@@ -242,43 +251,57 @@ async fn handshake(
 ) -> io::Result<TlsStream> {
     let mut sni = None;
     let choose = |asked: Option<&str>| {
-        let fallback = || shard.sites.fallback_sni().map(str::to_owned);
-        sni = asked.map(str::to_lowercase).or_else(fallback);
-        let name = sni.as_deref()?;
-        let live = shard.core.live.borrow();
-        let found = live.certificates().find(name).and_then(|found| found.site(&shard.sites));
-        if found.is_none() {
-            log::info!("failed to match any SSL certificate by SNI: {name}");
-        }
-        found.cloned()
+        let (site, name) = site_of(shard, asked)?;
+        sni = Some(name.into_boxed_str());
+        Some(site)
     };
     let accepted = TlsStream::accept(tcp, choose, is_stream, deadline_ms).await;
-    count(shard, &accepted);
+    count(shard, accepted.as_ref().ok().map(|(stream, _)| stream.agreed()));
     let (stream, site) = accepted?;
-    let shown = stream.peer_certificates();
+    facts.scheme = if is_stream { "tls" } else { "https" };
+    facts.tls = Some(Box::new(tls_facts(&site, sni, stream.agreed(), &stream.peer_certificates())));
+    Ok(stream)
+}
+
+/// Who serves the name that a client asks for, and the name. Without one, `fallback_sni` is taken.
+pub(super) fn site_of(shard: &Shard, asked: Option<&str>) -> Option<(Arc<Site>, String)> {
+    let fallback = || shard.sites.fallback_sni().map(str::to_owned);
+    let name = asked.map(str::to_lowercase).or_else(fallback)?;
+    let live = shard.core.live.borrow();
+    let found = live.certificates().find(&name).and_then(|found| found.site(&shard.sites));
+    if found.is_none() {
+        log::info!("failed to match any SSL certificate by SNI: {name}");
+    }
+    Some((found.cloned()?, name))
+}
+
+/// What a handshake has given, and whether the certificates that the client `shown` are believed.
+pub(super) fn tls_facts(
+    site: &Site,
+    sni: Option<Box<str>>,
+    agreed: Agreed,
+    shown: &[CertificateDer<'_>],
+) -> TlsFacts {
     let client = match &site.client_auth {
-        Some(auth) if !shown.is_empty() => match auth.believes(&shown) {
+        Some(auth) if !shown.is_empty() => match auth.believes(shown) {
             true => ClientVerify::Success,
             false => ClientVerify::Failed,
         },
         _ => ClientVerify::None,
     };
-    let client_certificate = shown.into_iter().next().map(|certificate| Box::from(certificate.as_ref()));
-    let sni = sni.map(String::into_boxed_str);
-    facts.scheme = if is_stream { "tls" } else { "https" };
-    facts.tls = Some(Box::new(TlsFacts { sni, agreed: stream.agreed(), client, client_certificate }));
-    Ok(stream)
+    let client_certificate = shown.first().map(|certificate| Box::from(certificate.as_ref()));
+    TlsFacts { sni, agreed, client, client_certificate }
 }
 
-fn count<S>(shard: &Shard, accepted: &io::Result<(TlsStream, S)>) {
+/// Counts a handshake: what it has agreed on, if it came to its end.
+pub(super) fn count(shard: &Shard, agreed: Option<Agreed>) {
     let metrics = shard.core.host.metrics.borrow();
     let tallies = metrics.tallies();
-    match accepted {
-        Ok((stream, _)) => {
-            let Agreed { version, resumed, .. } = stream.agreed();
+    match agreed {
+        Some(Agreed { version, resumed, .. }) => {
             tallies.tls_handshakes[2 * usize::from(version == "TLSv1.3") + usize::from(resumed)].add(1);
         }
-        Err(_) => tallies.tls_failures.add(1),
+        None => tallies.tls_failures.add(1),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starting the process: sockets, threads, the banner; and waiting for its end.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender as Ready, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +25,7 @@ use crate::telemetry::file::{LogFile, Target};
 use crate::telemetry::format::{Escape, LogFormat};
 use crate::telemetry::lines::LogLines;
 use crate::telemetry::metrics::{Metrics, Shape};
+use crate::transport::quic::QuicKeys;
 use crate::transport::site::{Shared as TlsShared, Sites};
 use crate::transport::trust::{self, Trust};
 
@@ -69,6 +70,8 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         trust: trusted(config)?,
         applied: Arc::new(Applied::new(count)),
         tls: Arc::new(TlsShared::new()?),
+        quic: Arc::new(QuicKeys::new()?),
+        udp: Vec::new(),
         to_control,
         threads: Arc::default(),
     };
@@ -109,6 +112,8 @@ struct Starter {
     /// The listening sockets, one an address and core. The cores have copies of them: what waits in a backlog is
     /// not lost when one generation follows the other.
     sockets: Vec<Bound>,
+    /// The same for UDP.
+    udp: Vec<UdpBound>,
     access: Option<(LogFile, AccessLogConfig)>,
     stream_access: Option<(LogFile, AccessLogConfig)>,
     stream_registry: Arc<Registry>,
@@ -119,6 +124,8 @@ struct Starter {
     applied: Arc<Applied>,
     /// TLS sessions outlive a reload.
     tls: Arc<TlsShared>,
+    /// So do QUIC's keys.
+    quic: Arc<QuicKeys>,
     to_control: tokio::sync::mpsc::Sender<ToControl>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -136,6 +143,12 @@ struct Bound {
     per_core: Vec<TcpListener>,
 }
 
+/// The same for UDP.
+struct UdpBound {
+    local: SocketAddr,
+    per_core: Vec<UdpSocket>,
+}
+
 type Drivers = Vec<(DriverKind, Option<String>)>;
 
 impl Starter {
@@ -147,6 +160,7 @@ impl Starter {
         config: &Arc<Config>,
     ) -> Result<(Arc<Cores>, Option<LogFile>, Drivers), String> {
         let sockets = listen_all(config, self.count, &self.sockets)?;
+        let udp = bind_all(config, self.count, &self.udp)?;
         let access = open_access_log(config.http.access_log.as_ref(), self.access.as_ref())?;
         let stream_access = open_access_log(config.streams.access_log.as_ref(), self.stream_access.as_ref())?;
         self.metrics.reshape(shape(config));
@@ -154,10 +168,12 @@ impl Starter {
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
         let cores = Arc::new(Cores::new(senders));
         let alpn: &[&[u8]] = if config.enable_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
-        let sites = Arc::new(Sites::new(config.ssl.clone(), alpn, self.tls.clone()));
+        let sites =
+            Arc::new(Sites::new(config.ssl.clone(), alpn, !config.listen.http3.is_empty(), self.tls.clone()));
         let (ready, readiness) = channel();
         for (index, mail) in receivers.into_iter().enumerate() {
             let listeners: Result<_, _> = sockets.iter().map(|bound| bound.listening(index)).collect();
+            let sockets: io::Result<_> = udp.iter().map(|bound| bound.per_core[index].try_clone()).collect();
             let parts = Parts {
                 index,
                 config: config.clone(),
@@ -168,6 +184,8 @@ impl Starter {
                 stream_access: stream_access.as_ref().map(|(file, log)| access_log(file, log)),
                 stream_registry: self.stream_registry.clone(),
                 listeners: listeners.map_err(|error| format!("a socket cannot be shared: {error}"))?,
+                udp: sockets.map_err(|error| format!("a socket cannot be shared: {error}"))?,
+                quic: self.quic.clone(),
                 mail,
                 trust: self.trust.clone(),
                 control: self.to_control.clone(),
@@ -182,6 +200,7 @@ impl Starter {
         drop(ready);
         let drivers = readiness.iter().take(self.count).collect::<Result<Vec<_>, String>>()?;
         self.sockets = sockets;
+        self.udp = udp;
         self.access = access.clone();
         self.stream_access = stream_access;
         Ok((cores, access.map(|(file, _)| file), drivers))
@@ -281,6 +300,27 @@ fn listen_on(
     Ok(Some(Bound { local, begins, per_core: per_core.map_err(refused)? }))
 }
 
+/// One UDP socket an address and core, as [`listen_all`] does.
+fn bind_all(config: &Config, cores: usize, open: &[UdpBound]) -> Result<Vec<UdpBound>, String> {
+    let mut all = Vec::new();
+    for local in &config.listen.http3 {
+        let refused = |error: io::Error| format!("bind() to {local} (UDP) failed: {error}");
+        if let Some(bound) = open.iter().find(|bound| bound.local == *local) {
+            let per_core = bound.per_core.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>();
+            all.push(UdpBound { local: *local, per_core: per_core.map_err(refused)? });
+            continue;
+        }
+        if local.is_ipv6() && !has_ipv6() {
+            continue; // which has been said of its TCP socket
+        }
+        // once without SO_REUSEPORT, as for TCP
+        drop(reactor::bind_udp(*local, false).map_err(refused)?);
+        let per_core = (0..cores).map(|_| reactor::bind_udp(*local, true)).collect::<io::Result<_>>();
+        all.push(UdpBound { local: *local, per_core: per_core.map_err(refused)? });
+    }
+    Ok(all)
+}
+
 /// Tries for a moment, as nginx does: the kernel takes down a killed gateway's rings, and with them its sockets,
 /// some time after the process is gone.
 fn listen_alone(local: SocketAddr) -> io::Result<TcpListener> {
@@ -375,6 +415,7 @@ fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Option<String>)
     let _ = writeln!(text, "  proxy     {}", list(&config.listen.http));
     for (name, addrs) in [
         ("TLS      ", &config.listen.ssl),
+        ("HTTP/3   ", &config.listen.http3),
         ("PROXY    ", &config.listen.proxy_protocol),
         ("PROXY+TLS", &config.listen.proxy_protocol_ssl),
     ] {

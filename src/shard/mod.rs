@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod boot;
+pub mod quic;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use crate::reactor::{self, Accepted, Listener, Receiver};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::CoreMetrics;
 use crate::transport::pool::Pools;
+use crate::transport::quic::{Endpoint, QuicKeys};
 use crate::transport::trust::Trust;
 use crate::transport::{Sites, TlsClients};
 use crate::upstream::health::Status;
@@ -47,6 +49,10 @@ pub struct Parts {
     pub stream_registry: Arc<Registry>,
     /// Its listening sockets, in the order of the configuration.
     pub listeners: Vec<accept::Listening>,
+    /// Its UDP sockets.
+    pub udp: Vec<std::net::UdpSocket>,
+    /// What QUIC connections of all cores have in common.
+    pub quic: Arc<QuicKeys>,
     /// Its mailbox.
     pub mail: Receiver<ToCore>,
     /// Whom TLS towards upstreams believes.
@@ -73,6 +79,8 @@ pub async fn run(parts: Parts) {
         stream_access,
         stream_registry,
         listeners,
+        udp,
+        quic,
         mail,
         trust,
         control,
@@ -124,12 +132,18 @@ pub async fn run(parts: Parts) {
             Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
         }
     }
+    let endpoints = quic::endpoints(&shard, udp, &quic);
     reactor::spawn(housekeeping(shard.clone()));
-    answer_mail(&shard, mail, &taps).await;
+    answer_mail(&shard, mail, &taps, &endpoints).await;
 }
 
 /// Mail, until the core is told to drain and has.
-async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[Rc<accept::Tap>]) {
+async fn answer_mail(
+    shard: &Rc<accept::Shard>,
+    mail: Receiver<ToCore>,
+    taps: &[Rc<accept::Tap>],
+    endpoints: &[Rc<Endpoint>],
+) {
     let core = &shard.core;
     let mut accepting = false;
     loop {
@@ -144,6 +158,7 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
                     for tap in taps {
                         reactor::spawn(accept::accept(shard.clone(), tap.clone()));
                     }
+                    quic::serve(endpoints);
                 }
             }
             ToCore::Name { name, addresses } => {
@@ -159,6 +174,7 @@ async fn answer_mail(shard: &Rc<accept::Shard>, mail: Receiver<ToCore>, taps: &[
                 if !accepting {
                     taps.iter().for_each(|tap| drop(tap.listener.take()));
                 }
+                endpoints.iter().for_each(|endpoint| endpoint.close());
                 return drain(shard, &mail, taps, within_ms, gently).await;
             }
         }

@@ -122,6 +122,7 @@ impl Exporter {
         self.tls(text);
         certificates(text, node);
         self.http2(text);
+        self.http3(text);
         let lines = node.dropped_lines.iter().map(|(log, lines)| ([*log], *lines));
         text.counter("dropped_log_lines_total", "Log lines that found the queue full", &["log"], lines);
     }
@@ -147,6 +148,25 @@ impl Exporter {
             ("http2_streams_total", "HTTP/2 streams", metrics.sum(|t| &t.h2_streams)),
             ("http2_resets_total", "HTTP/2 streams that their client reset", metrics.sum(|t| &t.h2_resets)),
             ("http2_floods_total", "HTTP/2 connections closed for a flood", metrics.sum(|t| &t.h2_floods)),
+        ] {
+            text.counter(name, help, &[], [([], value)]);
+        }
+    }
+
+    /// What HTTP/3 connections of clients have seen.
+    fn http3(&self, text: &mut Text<'_>) {
+        let metrics = &self.metrics;
+        for (name, help, value) in [
+            ("http3_connections_total", "HTTP/3 connections", metrics.sum(|t| &t.h3_connections)),
+            ("http3_streams_total", "HTTP/3 requests", metrics.sum(|t| &t.h3_streams)),
+            ("http3_resets_total", "HTTP/3 requests that their client reset", metrics.sum(|t| &t.h3_resets)),
+            (
+                "http3_violations_total",
+                "HTTP/3 connections closed for an error",
+                metrics.sum(|t| &t.h3_violations),
+            ),
+            ("quic_refused_total", "QUIC connections turned away", metrics.sum(|t| &t.quic_refused)),
+            ("quic_dropped_total", "QUIC answers dropped for want of room", metrics.sum(|t| &t.quic_dropped)),
         ] {
             text.counter(name, help, &[], [([], value)]);
         }

@@ -132,6 +132,18 @@ pub struct Tallies {
     pub h2_resets: Tally,
     /// HTTP/2 connections closed because their client sent too much that costs and brings nothing.
     pub h2_floods: Tally,
+    /// HTTP/3 connections of clients.
+    pub h3_connections: Tally,
+    /// Requests on them.
+    pub h3_streams: Tally,
+    /// Of these, reset by their client before the answer's end.
+    pub h3_resets: Tally,
+    /// HTTP/3 connections closed for what their client did.
+    pub h3_violations: Tally,
+    /// QUIC connections that were turned away.
+    pub quic_refused: Tally,
+    /// Answers to datagrams without a connection that were not sent for want of room.
+    pub quic_dropped: Tally,
     /// Messages to control that found its queue full.
     pub dropped_messages: Tally,
     /// Series that [`limits::METRIC_SERIES`] refused.

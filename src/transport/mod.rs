@@ -1,13 +1,14 @@
 //! A byte stream to a peer: plain TCP or TLS over it, one interface.
 //!
 //! [`connect`] gives a [`Stream`]; [`trust`] says whom a TLS client believes, [`site`] how we are a TLS server, and
-//! [`tls`] runs rustls over the reactor's socket.
+//! [`tls`] runs rustls over the reactor's socket. QUIC has a room of its own: [`quic`].
 
 pub mod client_auth;
 pub mod connect;
 pub mod der;
 pub mod ocsp;
 pub mod pool;
+pub mod quic;
 pub mod sessions;
 pub mod site;
 pub mod stream;

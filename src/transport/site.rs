@@ -27,6 +27,8 @@ pub struct Site {
     pub config: Arc<ServerConfig>,
     /// The same where something else than HTTP is spoken: the protocols of ALPN are the client's affair.
     pub stream_config: Arc<ServerConfig>,
+    /// How rustls serves it inside QUIC: TLS 1.3 is served, and HTTP/3 somewhere.
+    pub quic: Option<Arc<ServerConfig>>,
     /// Whom of the clients it believes, if they must show who they are.
     pub client_auth: Option<Arc<ClientAuth>>,
 }
@@ -37,6 +39,8 @@ pub struct Sites {
     provider: Arc<CryptoProvider>,
     /// What ALPN offers, best first.
     alpn: Vec<Vec<u8>>,
+    /// Clients may come by QUIC.
+    quic: bool,
     shared: Arc<Shared>,
     made: Mutex<Made>,
 }
@@ -72,8 +76,8 @@ impl Shared {
 }
 
 impl Sites {
-    /// None yet. `alpn` is what is offered to clients, best first.
-    pub fn new(options: Ssl, alpn: &[&[u8]], shared: Arc<Shared>) -> Sites {
+    /// None yet. `alpn` is what is offered to clients, best first; `quic`: they may come by QUIC, too.
+    pub fn new(options: Ssl, alpn: &[&[u8]], quic: bool, shared: Arc<Shared>) -> Sites {
         let mut provider = crypto::default_provider();
         if let Some(names) = &options.ciphers {
             restrict(&mut provider.cipher_suites, names);
@@ -82,6 +86,7 @@ impl Sites {
             options,
             provider: Arc::new(provider),
             alpn: alpn.iter().map(|name| name.to_vec()).collect(),
+            quic,
             shared,
             made: Mutex::default(),
         }
@@ -130,8 +135,16 @@ impl Sites {
             (key, staple)
         });
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(shown.collect())));
+        let quic = (self.quic && versions.contains(&&version::TLS13)).then(|| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![b"h3".to_vec()];
+            // Kept by us, whatever `ssl_session_tickets` says: a session that is taken out once cannot be replayed.
+            let policy = policy("quic", id, value);
+            config.session_storage = Arc::new(PolicySessions { all: self.shared.sessions.clone(), policy });
+            Arc::new(config)
+        });
         config.alpn_protocols.clone_from(&self.alpn);
-        let policy = policy(id, value);
+        let policy = policy("tls", id, value);
         if self.options.session_tickets {
             let secret = self.shared.secret.clone();
             config.ticketer = Arc::new(Tickets { secret, policy, unix_s: clock::unix_s });
@@ -141,15 +154,18 @@ impl Sites {
         }
         let mut stream_config = config.clone();
         stream_config.alpn_protocols.clear();
-        Ok(Site { config: Arc::new(config), stream_config: Arc::new(stream_config), client_auth })
+        let stream_config = Arc::new(stream_config);
+        Ok(Site { config: Arc::new(config), stream_config, quic, client_auth })
     }
 }
 
-/// Everything of the object decides: what changes it ends its sessions.
-fn policy(id: &str, value: &Value) -> Policy {
+/// Everything of the object decides: what changes it ends its sessions. Those of TCP and QUIC are apart, too.
+fn policy(below: &str, id: &str, value: &Value) -> Policy {
     let mut context = digest::Context::new(&digest::SHA256);
-    context.update(id.as_bytes());
-    context.update(&[0]);
+    for part in [below, id] {
+        context.update(part.as_bytes());
+        context.update(&[0]);
+    }
     context.update(value.to_string().as_bytes());
     let mut policy = Policy::default();
     policy.copy_from_slice(context.finish().as_ref());

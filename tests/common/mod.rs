@@ -22,6 +22,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+/// Where `tests/run` puts Python's packages.
+pub const PYTHON: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python/bin/python");
+
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -116,7 +116,11 @@ async fn next_piece(stream: &mut SendStream<Data>, ex: &mut Exchange) -> Result<
 }
 
 /// `Content-Length` as it will be sent: what a plugin says has no length in APISIX, a built-in page has.
-fn announced_length(ex: &Exchange, no_body: bool, filtered: bool) -> Option<SmallVec<[u8; 20]>> {
+pub(in crate::conn) fn announced_length(
+    ex: &Exchange,
+    no_body: bool,
+    filtered: bool,
+) -> Option<SmallVec<[u8; 20]>> {
     let said = ex.resp.source == Source::Gateway;
     if !no_body
         && !filtered

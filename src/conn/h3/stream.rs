@@ -1,0 +1,161 @@
+//! The road of one request: the same exchange and the same gate as a request of HTTP/1.1.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::server::{Open, field_bytes};
+use super::{Event, answer};
+use crate::conn::Gate;
+use crate::exchange::h3::{Broke, RequestReader, Stream};
+use crate::exchange::{BodyError, Client, Exchange, Facts};
+use crate::reactor;
+use crate::wire::Name;
+use crate::wire::h3::qpack::FieldSection;
+use crate::wire::h3::{Code, request};
+use crate::wire::http::{self as h1, Framing, Reject};
+
+/// How a stream has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// The answer was given to its end, or broken off by us.
+    Answered,
+    /// The client wanted it no more.
+    Reset,
+}
+
+/// The task of one stream.
+pub(super) async fn serve<G: Gate>(gate: Rc<G>, facts: Rc<Facts>, stream: Rc<Stream>, open: Open) {
+    let mut reader = RequestReader::new(stream.clone(), field_bytes(gate.settings()));
+    let ended = match read(&*gate, &mut reader).await {
+        Ok(section) => {
+            let mut ex = gate.take(&facts, Client::H3(stream.clone()));
+            let ended = guarded(&*gate, &stream, &mut ex, section, reader).await;
+            gate.give_back(ex);
+            ended
+        }
+        Err(broke) => cut(&stream, broke),
+    };
+    stream.close();
+    if ended == Ended::Reset {
+        gate.saw_h3(Event::Reset);
+        open.reset();
+    }
+}
+
+/// The fields that a request begins with, unless its client takes too long.
+async fn read<G: Gate>(gate: &G, reader: &mut RequestReader) -> Result<FieldSection, Broke> {
+    let mut late = reactor::sleep_until(reactor::now_ms() + u64::from(gate.settings().header_ms));
+    let mut head = std::pin::pin!(reader.head());
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(read) = head.as_mut().poll(cx) {
+            return Poll::Ready(read);
+        }
+        Pin::new(&mut late).poll(cx).map(|()| Err(Broke::Incomplete))
+    })
+    .await
+}
+
+/// Ends the stream of a request that never became one (RFC 9114 section 4.1.2).
+fn cut(stream: &Stream, broke: Broke) -> Ended {
+    match broke {
+        Broke::Gone => return Ended::Reset,
+        Broke::Incomplete => stream.reset(Code::RequestIncomplete),
+        Broke::Message => stream.reset(Code::MessageError),
+        Broke::TooLarge => stream.reset(Code::ExcessiveLoad),
+        Broke::Connection => {}
+    }
+    Ended::Answered
+}
+
+/// Runs the exchange; a panic in it answers 500 and harms no other stream.
+async fn guarded<G: Gate>(
+    gate: &G,
+    stream: &Rc<Stream>,
+    ex: &mut Exchange,
+    section: FieldSection,
+    reader: RequestReader,
+) -> Ended {
+    let ended = {
+        let mut road: Pin<Box<_>> = Box::pin(exchange(gate, stream, ex, section, reader));
+        std::future::poll_fn(move |cx| {
+            match std::panic::catch_unwind(AssertUnwindSafe(|| road.as_mut().poll(cx))) {
+                Ok(poll) => poll.map(Ok),
+                Err(_) => Poll::Ready(Err(())),
+            }
+        })
+        .await
+    };
+    match ended {
+        Ok(ended) => ended,
+        Err(()) => {
+            gate.panicked();
+            log::error!("a panic ended an exchange of connection {}", ex.facts.serial);
+            match ex.resp.bytes {
+                0 => Box::pin(refuse(gate, stream, ex, 500)).await,
+                _ => {
+                    stream.reset(Code::InternalError);
+                    Ended::Answered
+                }
+            }
+        }
+    }
+}
+
+/// One exchange: head, gate, answer, log.
+async fn exchange<G: Gate>(
+    gate: &G,
+    stream: &Rc<Stream>,
+    ex: &mut Exchange,
+    section: FieldSection,
+    reader: RequestReader,
+) -> Ended {
+    let Some(pseudo) = request::pseudo(&section) else { return cut(stream, Broke::Message) };
+    let assembled = ex.req.head.assemble(pseudo, request::fields(&section), &gate.settings().head);
+    drop(section);
+    let read = assembled.and_then(|bytes| {
+        ex.req.head_bytes = bytes;
+        attach_body(gate, ex, reader)
+    });
+    if let Err(reject) = read {
+        log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
+        return Box::pin(refuse(gate, stream, ex, reject.page)).await;
+    }
+    gate.handle(ex).await;
+    let ended = match ex.resp.client_gone {
+        true => Ended::Reset,
+        false => answer::write(gate, stream, ex).await,
+    };
+    gate.finish(ex);
+    ended
+}
+
+/// Gives the exchange its body.
+fn attach_body<G: Gate>(gate: &G, ex: &mut Exchange, reader: RequestReader) -> Result<(), Reject> {
+    let settings = gate.settings();
+    let length = match h1::request_framing(&ex.req.head)? {
+        Framing::Length(length) => Some(length),
+        _ => ex.req.head.headers.has(Name::ContentLength).then_some(0),
+    };
+    if settings.max_body_bytes != 0 && length.is_some_and(|length| length > settings.max_body_bytes) {
+        return Err(Reject::new(413, "client intended to send too large body"));
+    }
+    let expects =
+        ex.req.head.headers.get(Name::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+    let mut body = reader.into_body(length, settings.body_ms).expects_continue(expects);
+    body.max_bytes = settings.max_body_bytes;
+    ex.req.body = body.settle().map_err(|error| match error {
+        BodyError::TooLarge => Reject::new(413, "client intended to send too large body"),
+        _ => Reject::bad("a body that broke off"),
+    })?;
+    Ok(())
+}
+
+/// Answers `status` with its built-in page.
+async fn refuse<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, status: u16) -> Ended {
+    gate.refuse(ex, status);
+    let ended = answer::write(gate, stream, ex).await;
+    gate.finish(ex);
+    ended
+}

@@ -1,0 +1,300 @@
+//! A UDP socket of this core and the connections on it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use quinn_proto::{
+    ConnectionError, ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointConfig, EndpointEvent,
+    IdleTimeout, Incoming, ServerConfig, TransportConfig, VarInt,
+};
+
+use super::connection::{Connection, Lost};
+use super::session::Sessions;
+use crate::limits;
+use crate::reactor::{self, Received, Transmit, UdpBatch, UdpSocket};
+
+/// Whom an endpoint serves, and what it tells.
+pub trait Served {
+    /// A client begins: may it?
+    fn admits(&self) -> bool;
+
+    /// A connection begins; its handshake is not done.
+    fn begins(&self, connection: Rc<Connection>);
+
+    /// Something is counted.
+    fn saw(&self, event: Seen);
+}
+
+/// What is counted of datagrams and connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// A client was turned away: there are too many, or the gateway drains.
+    Refused,
+    /// Datagrams were not sent for want of room.
+    Dropped,
+    /// A panic ended a connection.
+    Panic,
+}
+
+/// A socket with its connections.
+pub struct Endpoint {
+    socket: UdpSocket,
+    local: SocketAddr,
+    proto: RefCell<quinn_proto::Endpoint>,
+    connections: RefCell<Vec<Option<Rc<Connection>>>>,
+    served: Box<dyn Served>,
+    /// What waits for room in the socket, and who.
+    unsent: RefCell<Option<(quinn_proto::Transmit, Vec<u8>)>>,
+    waiting: RefCell<Vec<Waker>>,
+    /// The endpoint's task.
+    task: RefCell<Option<Waker>>,
+    /// What is being sent.
+    buffer: RefCell<Vec<u8>>,
+    /// No more connections begin; with the last one it ends.
+    closing: Cell<bool>,
+}
+
+/// The limits of a connection, each of them set. `idle_ms` is how long it may say nothing.
+fn transport(idle_ms: u32) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let idle = (idle_ms > 0).then(|| IdleTimeout::from(VarInt::from_u32(idle_ms)));
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits::H3_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(limits::H3_UNI_STREAMS))
+        .max_idle_timeout(idle)
+        .stream_receive_window(VarInt::from_u32(limits::H3_STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(limits::H3_CONNECTION_WINDOW))
+        .send_window(limits::H3_SEND_WINDOW)
+        .crypto_buffer_size(limits::QUIC_CRYPTO_BUFFER)
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(None::<Duration>);
+    transport
+}
+
+/// How connections begin. `None`: this build's cryptography lacks what QUIC begins with.
+pub fn server_config(idle_ms: u32, token_key: aws_lc_rs::hkdf::Prk) -> Option<ServerConfig> {
+    let mut config = ServerConfig::new(Arc::new(Sessions::new()?), Arc::new(token_key));
+    config.transport_config(Arc::new(transport(idle_ms)));
+    Some(config)
+}
+
+impl Endpoint {
+    /// On this socket.
+    ///
+    /// # Errors
+    /// The socket's address cannot be asked for.
+    pub fn new(
+        socket: UdpSocket,
+        config: Arc<EndpointConfig>,
+        server: Arc<ServerConfig>,
+        served: Box<dyn Served>,
+    ) -> io::Result<Rc<Endpoint>> {
+        let local = socket.local_addr()?;
+        let proto = quinn_proto::Endpoint::new(config, Some(server), !socket.may_fragment(), None);
+        Ok(Rc::new(Endpoint {
+            socket,
+            local,
+            proto: RefCell::new(proto),
+            connections: RefCell::default(),
+            served,
+            unsent: RefCell::default(),
+            waiting: RefCell::default(),
+            task: RefCell::default(),
+            buffer: RefCell::default(),
+            closing: Cell::new(false),
+        }))
+    }
+
+    /// Where it is.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// No more connections begin.
+    pub fn close(&self) {
+        self.closing.set(true);
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.wake();
+        }
+    }
+
+    /// The task of the endpoint: it takes what comes, until it is closed and the last connection is gone.
+    pub async fn serve(self: Rc<Self>, batch: Rc<RefCell<UdpBatch>>) {
+        std::future::poll_fn(|cx| self.poll_serve(cx, &mut batch.borrow_mut())).await;
+    }
+
+    fn poll_serve(self: &Rc<Self>, cx: &mut Context<'_>, batch: &mut UdpBatch) -> Poll<()> {
+        *self.task.borrow_mut() = Some(cx.waker().clone());
+        self.send_waiting(cx);
+        for _ in 0..limits::UDP_ROUNDS {
+            match self.socket.poll_recv(cx, batch) {
+                Poll::Ready(Ok(())) => batch.received().for_each(|received| self.take(received)),
+                Poll::Ready(Err(error)) => log::info!("recvmsg() on {} failed: {error}", self.local),
+                Poll::Pending => {
+                    let empty = self.connections.borrow().iter().all(Option::is_none);
+                    return if self.closing.get() && empty { Poll::Ready(()) } else { Poll::Pending };
+                }
+            }
+        }
+        cx.waker().wake_by_ref(); // there may be more; first what has come is answered
+        Poll::Pending
+    }
+
+    fn take(self: &Rc<Self>, received: Received<'_>) {
+        let mut bytes = BytesMut::from(received.bytes);
+        while !bytes.is_empty() {
+            let datagram = bytes.split_to(received.each.min(bytes.len()));
+            // Bytes of the network have made a panic: they, and not the others, have lost.
+            if catch_unwind(AssertUnwindSafe(|| self.datagram(datagram, &received))).is_err() {
+                self.served.saw(Seen::Panic);
+            }
+        }
+    }
+
+    fn datagram(self: &Rc<Self>, datagram: BytesMut, received: &Received<'_>) {
+        let ecn = received.ecn.and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
+        let mut answer = self.buffer.take();
+        answer.clear();
+        let event = self.proto.borrow_mut().handle(
+            reactor::now(),
+            received.from,
+            received.to,
+            ecn,
+            datagram,
+            &mut answer,
+        );
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let connection = self.connections.borrow().get(handle.0).cloned().flatten();
+                if let Some(connection) = connection {
+                    connection.handle(event);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.begin(incoming, &mut answer),
+            Some(DatagramEvent::Response(transmit)) => self.reply(&transmit, &answer),
+            None => {}
+        }
+        self.buffer.replace(answer);
+    }
+
+    fn begin(self: &Rc<Self>, incoming: Incoming, answer: &mut Vec<u8>) {
+        answer.clear();
+        if self.closing.get() || !self.served.admits() {
+            let transmit = self.proto.borrow_mut().refuse(incoming, answer);
+            self.served.saw(Seen::Refused);
+            return self.reply(&transmit, answer);
+        }
+        let accepted = self.proto.borrow_mut().accept(incoming, reactor::now(), answer, None);
+        let (handle, proto) = match accepted {
+            Ok(begun) => begun,
+            Err(error) => {
+                log::info!("a QUIC connection was not begun: {}", error.cause);
+                return error.response.into_iter().for_each(|transmit| self.reply(&transmit, answer));
+            }
+        };
+        let connection = Connection::new(proto, handle, self.clone());
+        {
+            let mut connections = self.connections.borrow_mut();
+            if connections.len() <= handle.0 {
+                connections.resize_with(handle.0 + 1, || None);
+            }
+            connections[handle.0] = Some(connection.clone());
+        }
+        self.served.begins(connection.clone());
+        let endpoint = self.clone();
+        reactor::spawn(async move { endpoint.drive(connection, handle).await });
+    }
+
+    /// Drives a connection to its end; a panic is its end.
+    async fn drive(self: Rc<Self>, connection: Rc<Connection>, handle: ConnectionHandle) {
+        let mut road = Box::pin(connection.clone().drive());
+        let ended =
+            std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| road.as_mut().poll(cx))) {
+                Ok(poll) => poll.map(Ok),
+                Err(_) => Poll::Ready(Err(())),
+            })
+            .await;
+        if ended.is_err() {
+            self.served.saw(Seen::Panic);
+            connection.end(Lost(ConnectionError::Reset));
+        }
+        if let Some(place) = self.connections.borrow_mut().get_mut(handle.0) {
+            *place = None;
+        }
+        if self.closing.get() {
+            self.close();
+        }
+    }
+
+    /// What a connection asks its endpoint.
+    pub(super) fn answer(&self, handle: ConnectionHandle, event: EndpointEvent) -> Option<ConnectionEvent> {
+        self.proto.borrow_mut().handle_event(handle, event)
+    }
+
+    /// Sends what a connection has to send. True: something was sent, there may be news.
+    pub(super) fn transmit(
+        &self,
+        proto: &mut quinn_proto::Connection,
+        now: Instant,
+        cx: &Context<'_>,
+    ) -> bool {
+        let mut buffer = self.buffer.take();
+        let mut sent = false;
+        loop {
+            if self.unsent.borrow().is_some() {
+                self.waiting.borrow_mut().push(cx.waker().clone());
+                break;
+            }
+            buffer.clear();
+            let Some(transmit) = proto.poll_transmit(now, self.socket.max_segments(), &mut buffer) else {
+                break;
+            };
+            sent = true;
+            if !self.try_send(&transmit, &buffer) {
+                self.unsent.replace(Some((transmit, std::mem::take(&mut buffer))));
+                if let Some(task) = self.task.borrow_mut().take() {
+                    task.wake();
+                }
+            }
+        }
+        self.buffer.replace(buffer);
+        sent
+    }
+
+    /// Sends an answer that belongs to no connection; without room for it it is lost.
+    fn reply(&self, transmit: &quinn_proto::Transmit, bytes: &[u8]) {
+        if self.unsent.borrow().is_some() || !self.try_send(transmit, bytes) {
+            self.served.saw(Seen::Dropped);
+        }
+    }
+
+    fn try_send(&self, transmit: &quinn_proto::Transmit, bytes: &[u8]) -> bool {
+        let ecn = transmit.ecn.and_then(|ecn| reactor::EcnCodepoint::from_bits(ecn as u8));
+        let sent = self.socket.send(&Transmit {
+            destination: transmit.destination,
+            ecn,
+            contents: &bytes[..transmit.size],
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip,
+        });
+        sent.is_ok()
+    }
+
+    /// There may be room in the socket again.
+    fn send_waiting(&self, cx: &mut Context<'_>) {
+        let Some((transmit, bytes)) = self.unsent.take() else { return };
+        while self.socket.poll_writable(cx).is_ready() {
+            if self.try_send(&transmit, &bytes) {
+                return self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+            }
+        }
+        self.unsent.replace(Some((transmit, bytes)));
+    }
+}

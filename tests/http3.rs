@@ -1,0 +1,158 @@
+//! HTTP/3 as clients see it (RFC 9114, RFC 9000): aioquic, in tests/clients/http3.py, and ngtcp2's gtlsclient.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use common::*;
+use serde_json::json;
+
+/// A gateway with HTTP/3 on `ports.proxied`, a certificate for a.test, and a route for that host to `upstream`.
+fn gateway(driver: &'static str, upstream: u16, workers: usize) -> (Gateway, Pki) {
+    let pki = Pki::new(&format!("h3-{driver}-{upstream}"));
+    pki.make("a", "ec", "DNS:a.test", None);
+    let listen = "ssl: {enable: true, listen: [{ip: 127.0.0.1, port: $PROXIED, enable_http3: true}]}\n";
+    let gateway = Setup::new(driver, Source::Embedded).apisix(listen).workers(workers).start();
+    let nodes = json!({format!("127.0.0.1:{upstream}"): 1});
+    let route = json!({"uri": "/*", "host": "a.test", "upstream": {"type": "roundrobin", "nodes": nodes}});
+    gateway.put("/routes/1", &route);
+    // gtlsclient asks for "localhost" where it is given an address
+    gateway.put("/ssls/1", &pki.ssl("a", &["a.test", "localhost"]));
+    (gateway, pki)
+}
+
+fn aioquic(gateway: &Gateway, scenario: &str, words: &[&str]) -> Child {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/http3.py");
+    Command::new(PYTHON)
+        .args([script, &gateway.ports.proxied.to_string(), scenario])
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Runs a scenario to its end, which must be a good one, and returns what it has printed.
+#[track_caller]
+fn play(gateway: &Gateway, scenario: &str, words: &[&str]) -> String {
+    finished(aioquic(gateway, scenario, words))
+}
+
+#[track_caller]
+fn finished(client: Child) -> String {
+    let output = client.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn requests_of_all_kinds() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        let missing = play(&gateway, "requests", &[]);
+        assert_eq!(missing.trim(), "404", "a host without a route");
+        let seen = upstream.requests();
+        let body = seen.iter().find(|request| request.target == "/body").unwrap();
+        assert_eq!(body.body, (0..1 << 20).map(|n| n as u8).collect::<Vec<_>>());
+        let counted = seen.iter().find(|request| request.target == "/counted").unwrap();
+        assert_eq!(counted.header("content-length"), Some("5"));
+        let log = gateway.read_until("logs/access.log", "/waits");
+        assert!(log.contains("\"GET /p?q=1 HTTP/3.0\" 200"), "{log}");
+        let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+        assert!(metrics.contains("http3_connections_total 1\n"), "{metrics}");
+        assert!(metrics.contains("http3_streams_total 5\n"), "{metrics}");
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    on_both_drivers(|driver| {
+        let chunked =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 9\r\n\r\n";
+        let upstream = Upstream::answering(chunked);
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "trailers", &[]);
+        let trailers = upstream.last().trailers;
+        assert!(trailers.iter().any(|(n, v)| n.eq_ignore_ascii_case("x-sum") && v == "6"), "{trailers:?}");
+    });
+}
+
+#[test]
+fn many_requests_at_once() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "many", &[]);
+    });
+}
+
+#[test]
+fn an_answer_larger_than_any_window() {
+    on_both_drivers(|driver| {
+        let body: Vec<u8> = (0..8_000_000).map(|n| (n % 250) as u8).collect();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let upstream = Upstream::answering([head.as_bytes(), &body].concat());
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "large", &[]);
+    });
+}
+
+#[test]
+fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
+    on_both_drivers(|driver| {
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let gate = std::sync::Mutex::new(gate);
+        let upstream = Upstream::start(move |conn| {
+            while let Some(request) = conn.request() {
+                if request.target == "/slow" {
+                    let _ = gate.lock().unwrap().recv();
+                    let _ = conn.send(ok("at last"));
+                } else if conn.send(ok("fast")).is_err() {
+                    return;
+                }
+            }
+        });
+        let (mut gateway, _pki) = gateway(driver, upstream.port, 1);
+        let mut client = aioquic(&gateway, "drain", &[]);
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "asked");
+        upstream.wait_for(2);
+        gateway.signal("QUIT");
+        assert_eq!(lines.next().unwrap().unwrap(), "goodbye");
+        go.send(()).unwrap();
+        finished(client);
+        assert!(gateway.wait(PATIENCE).success());
+    });
+}
+
+#[test]
+fn another_client_and_what_it_is_told_over_tcp() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        let port = gateway.ports.proxied.to_string();
+        let url = format!("https://a.test:{port}/x");
+        let output = Command::new("gtlsclient")
+            .args(["--exit-on-all-streams-close", "--no-quic-dump", "-n", "3"])
+            .args(["127.0.0.1", &port, &url])
+            .output()
+            .unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.matches("[:status: 200]").count(), 3, "{said}");
+        // who comes by TCP learns of it
+        let instead = format!("::127.0.0.1:{port}");
+        let told = Command::new("curl")
+            .args(["-s", "-k", "-m", "10", "-D", "-", "--connect-to", &instead, "https://a.test/"])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&told.stdout).to_lowercase();
+        assert!(told.contains(&format!("alt-svc: h3=\":{port}\"; ma=86400")), "{told}");
+        assert!(!gateway.get("/").head.to_lowercase().contains("alt-svc"), "nothing to upgrade to");
+    });
+}
