@@ -116,4 +116,7 @@ async fn connected(live: Live, connection: Rc<Connection>) {
         current.clone()
     })
     .await;
+    // a core that drains ends with its last connection: this one's goodbye leaves before
+    reactor::yield_now().await;
+    drop(live);
 }
