@@ -442,3 +442,31 @@ pub const KAFKA_PARTITIONS: usize = 256;
 pub const KAFKA_CLUSTERS: usize = 1024;
 /// A cluster that nobody has asked for so long is forgotten and its connections are closed, ms.
 pub const KAFKA_IDLE_MS: u64 = 5 * 60_000;
+
+/// Bytes that an xRPC protocol may ask to see at once, before it says what becomes of them: a head.
+pub const RPC_HEAD: usize = 64 << 10;
+
+/// Calls of one session under way, each about 100 bytes and what is logged of it: a client that sends more waits for
+/// answers first. redis-benchmark's longest pipelines have some thousand.
+pub const RPC_CALLS: usize = 16 << 10;
+
+/// A line of a Redis client: an inline command, or a count. As in redis-server (PROTO_INLINE_MAX_SIZE).
+pub const REDIS_LINE: usize = 64 << 10;
+
+/// Arguments of a Redis command, as in redis-server before 7. They are counted, not held.
+pub const REDIS_ARGUMENTS: i64 = 1 << 20;
+
+/// Bytes of an argument or a value of Redis, as `proto-max-bulk-len` of redis-server. They stream.
+pub const REDIS_BULK: i64 = 512 << 20;
+
+/// Bytes that are kept of a Redis command's name: none is half as long.
+pub const REDIS_NAME: usize = 32;
+
+/// Bytes of one value in `$redis_cmd_line`, as in APISIX.
+pub const REDIS_LOGGED_VALUE: usize = 128;
+
+/// Bytes of `$redis_cmd_line` in all: a command may have a million values.
+pub const REDIS_LOGGED_LINE: usize = 4 << 10;
+
+/// How deep a reply of Redis may nest: COMMAND DOCS, the deepest, has under 10 levels.
+pub const REDIS_DEPTH: usize = 64;

@@ -258,6 +258,7 @@ fn admin_state(
         applied: applied.clone(),
         options: RwLock::new(options.into()),
         stream: config.stream,
+        protocols: config.streams.protocols.clone(),
         plugin_lists: plugin_lists.clone(),
         written: AtomicI64::new(0),
         access: RwLock::new(access_lines(config, log_file)),

@@ -1,7 +1,8 @@
 //! The stream routes of one core: which one a connection of layer 4 meets, and what it finds there
 //! (apisix/stream/router/ip_port.lua, apisix/init.lua `stream_preread_phase`).
 
-use std::cell::{Cell, RefCell};
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct StreamPlan {
     pub route: Arc<Stored<StreamRoute>>,
     /// Where calls are logged that its protocol sees.
     pub loggers: Vec<Logger>,
+    /// What the room of streams makes of `protocol`, once a session asks for it.
+    pub compiled: OnceCell<Rc<dyn Any>>,
     service: Option<Arc<Stored<Service>>>,
     upstream_id: Option<Id>,
     upstream_object: Option<Arc<Stored<Arc<Upstream>>>>,
@@ -213,6 +216,7 @@ impl StreamPlan {
             refusal: None,
             route: route.clone(),
             loggers: loggers(live, route),
+            compiled: OnceCell::new(),
             service,
             upstream_id: None,
             upstream_object: None,

@@ -182,6 +182,16 @@ impl LiveUpstream {
         }
     }
 
+    /// The same where the upstream has no algorithm (`type: none`), as the protocols of layer 4 do it: any node.
+    pub fn pick_any(&self, tried: &NodeSet, rng: &mut fastrand::Rng) -> Option<Picked> {
+        let open: SmallVec<[usize; 8]> =
+            (0..self.nodes.len()).filter(|node| !tried.contains(*node)).collect();
+        let node = *open.get(rng.usize(..open.len().max(1)))?;
+        let places = &self.nodes.get(node)?.places;
+        let (addr, pool) = places.get(rng.usize(..places.len()))?;
+        Some(Picked { node, addr: *addr, pool: pool.clone() })
+    }
+
     /// A request begins to use `node`.
     pub fn started(&self, node: usize) {
         self.balancer.borrow().started(node);

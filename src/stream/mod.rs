@@ -1,7 +1,10 @@
 //! Layer 4: the road of a session, from its accept to its log line (apisix/init.lua `stream_preread_phase`,
-//! `stream_log_phase`). [`serve`] is the first page to read, [`proxy`] finds and reaches the upstream.
+//! `stream_log_phase`). [`serve`] is the first page to read, [`proxy`] finds and reaches the upstream, [`xrpc`] serves those
+//! that speak one of the [`protocols`].
 
+pub mod protocols;
 pub mod proxy;
+pub mod xrpc;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -93,6 +96,9 @@ async fn road(
         return Err(Refused(status));
     }
     preread(core, ex, &plan).await?;
+    if plan.route.value.protocol.is_some() {
+        return Box::pin(xrpc::session::run(core, ex, stream, &plan, listened)).await;
+    }
     let reached = proxy::reach(core, ex, &plan.destination, listened).await?;
     pump(ex, stream.clone(), reached).await;
     Ok(())

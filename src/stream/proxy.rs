@@ -12,6 +12,7 @@ use crate::gate::proxy::{announce, pick, resolved};
 use crate::gate::{Core, passive};
 use crate::live::plan::Destination;
 use crate::live::{LiveUpstream, Picked};
+use crate::model::Balance;
 use crate::reactor;
 use crate::transport::{Secure, Stream, Target, connect, trust};
 use crate::upstream::NodeSet;
@@ -79,7 +80,10 @@ async fn connected(
     let mut tried = NodeSet::new();
     let mut retries = Retries::new(&upstream.conf, &EVERY_FAILURE, upstream.nodes.len(), reactor::now_ms());
     loop {
-        let picked = pick(core, ex, upstream, &tried).map_err(|reply| Refused(reply.status))?;
+        let picked = match upstream.conf.balance {
+            Balance::None => upstream.pick_any(&tried, &mut core.rng.borrow_mut()).ok_or(NO_UPSTREAM)?,
+            _ => pick(core, ex, upstream, &tried).map_err(|reply| Refused(reply.status))?,
+        };
         ex.upstream.begin(picked.addr, picked.node, reactor::now_ms());
         ex.out.node_host = upstream.nodes.get(picked.node).map(|node| node.name.clone());
         upstream.started(picked.node);

@@ -15,6 +15,7 @@ use crate::model::check::{Lookups, PluginFault, PluginSchema};
 use crate::model::delta::Object;
 use crate::model::{Id, Kind, Plugins, id_text};
 use crate::plugin::SchemaType;
+use crate::stream::protocols;
 
 /// Members of an object that refer to others.
 const REFERENCES: [(&str, Kind); 7] = [
@@ -136,6 +137,10 @@ impl Lookups for Known<'_> {
             PluginSchema::Stream => return self.state.plugins.stream_accepts(name, &mut conf.clone()),
         };
         self.state.plugins.accepts(name, &mut conf.clone(), kind)
+    }
+
+    fn check_protocol(&self, name: &str, conf: Option<&Value>) -> Result<(), String> {
+        protocols::check(&self.state.protocols, name, conf.cloned().as_mut())
     }
 
     fn is_auth_plugin(&self, name: &str) -> bool {

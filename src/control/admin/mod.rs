@@ -55,6 +55,8 @@ pub struct AdminState {
     pub options: RwLock<Arc<Admin>>,
     /// `apisix.proxy_mode` includes `stream`.
     pub stream: bool,
+    /// `xrpc.protocols`, by name.
+    pub protocols: Vec<String>,
     /// The lists of plugins in config.yaml.
     pub plugin_lists: Arc<PluginLists>,
     /// The last revision written here.

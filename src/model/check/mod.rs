@@ -38,6 +38,9 @@ pub trait Lookups {
     /// Whether a plugin accepts a configuration (or metadata) of itself.
     fn check_plugin(&self, name: &str, conf: &Value, schema: PluginSchema) -> Result<(), PluginFault>;
 
+    /// Whether a protocol of xRPC is there, and accepts the configuration of itself if there is one.
+    fn check_protocol(&self, name: &str, conf: Option<&Value>) -> Result<(), String>;
+
     /// Whether a plugin authenticates consumers.
     fn is_auth_plugin(&self, name: &str) -> bool;
 

@@ -197,7 +197,12 @@ fn stream_route(value: &Value, lookups: &dyn Lookups) -> Outcome {
             _ => {}
         }
     }
-    Ok(())
+    match value.get("protocol") {
+        Some(protocol) => {
+            lookups.check_protocol(protocol["name"].as_str().unwrap_or_default(), protocol.get("conf"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The route that a subordinate one hangs on must exist and speak the same protocol.

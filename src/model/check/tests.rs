@@ -34,6 +34,10 @@ impl Lookups for Stock {
         }
     }
 
+    fn check_protocol(&self, name: &str, _: Option<&Value>) -> Result<(), String> {
+        if name == "redis" { Ok(()) } else { Err(format!("unknown protocol [{name}]")) }
+    }
+
     fn is_auth_plugin(&self, name: &str) -> bool {
         name.ends_with("-auth")
     }

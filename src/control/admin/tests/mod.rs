@@ -79,6 +79,7 @@ async fn world(store: Store) -> Arc<AdminState> {
             tls: None,
         })),
         stream: false,
+        protocols: Vec::new(),
         plugin_lists: Arc::new(
             Lists {
                 http: vec!["key-auth".into(), "proxy-cache".into()],

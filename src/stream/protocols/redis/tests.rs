@@ -1,0 +1,128 @@
+//! Dialogues of a client with a server, as sessions see them.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+struct Dialogue {
+    session: Box<dyn Session>,
+    calls: Calls,
+}
+
+impl Dialogue {
+    fn new(conf: &Value) -> Dialogue {
+        let wants = Wants { calls: true, variables: true };
+        let session = (SPEC.build)(conf).map_or_else(|error| panic!("{error}"), |redis| redis.open(wants));
+        Dialogue { session, calls: Calls::new(wants, Instant::now()) }
+    }
+
+    /// Sends commands; gives the delay and where it begins.
+    fn send(&mut self, bytes: &[u8]) -> Option<(usize, u32)> {
+        match self.session.from_client(bytes, &mut self.calls, &[]) {
+            Ok(Verdict::Pass(pass)) => pass.late,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Answers; gives the lines of the calls that have ended with it.
+    fn answer(&mut self, bytes: &[u8]) -> Vec<String> {
+        let passed = self.session.from_upstream(0, bytes, &mut self.calls);
+        assert!(matches!(passed, Ok(Verdict::Pass(Pass { bytes: n, .. })) if n == bytes.len()), "{passed:?}");
+        let line = |call: Call| String::from_utf8_lossy(&call.vars[1].1).into_owned();
+        self.calls.take_ended().into_iter().map(line).collect()
+    }
+}
+
+#[test]
+fn pipelined_commands_end_in_their_order() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    dialogue.send(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\nPING\r\n*1\r\n$5\r\nMULTI\r\n");
+    assert_eq!(dialogue.answer(b"$1\r\n1\r\n+PO"), ["get a"]);
+    assert_eq!(dialogue.answer(b"NG\r\n+OK\r\n"), ["ping", "multi"]);
+    assert!(dialogue.calls.is_empty());
+}
+
+#[test]
+fn long_values_are_cut_in_the_log() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    let value = "v".repeat(300);
+    dialogue.send(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$300\r\n{value}\r\n").as_bytes());
+    assert_eq!(dialogue.answer(b"+OK\r\n"), [format!("set k {}...(300 bytes)", &value[..128])]);
+}
+
+#[test]
+fn messages_are_no_replies() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    dialogue.send(b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n");
+    assert!(dialogue.answer(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n").is_empty());
+    assert_eq!(dialogue.answer(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n"), ["subscribe a b"]);
+    dialogue.send(b"*1\r\n$4\r\nPING\r\n");
+    assert!(dialogue.answer(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n").is_empty());
+    assert_eq!(dialogue.answer(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), ["ping"]);
+    dialogue.send(b"*1\r\n$11\r\nUNSUBSCRIBE\r\n*1\r\n$4\r\nPING\r\n");
+    assert!(dialogue.answer(b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n").is_empty());
+    assert_eq!(dialogue.answer(b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n"), ["unsubscribe"]);
+    assert_eq!(dialogue.answer(b"+PONG\r\n"), ["ping"]);
+    // an array that looks like a message, when nobody subscribes
+    dialogue.send(b"*2\r\n$4\r\nMGET\r\n$1\r\nx\r\n");
+    assert_eq!(dialogue.answer(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"), ["mget x"]);
+}
+
+#[test]
+fn resp3_pushes_between_replies() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    dialogue
+        .send(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n");
+    assert_eq!(dialogue.answer(b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n"), ["hello 3"]);
+    assert_eq!(dialogue.answer(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), ["subscribe a"]);
+    assert!(dialogue.answer(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n").is_empty());
+    assert_eq!(dialogue.answer(b"+PONG\r\n"), ["ping"]);
+}
+
+#[test]
+fn silent_commands_and_monitors() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    dialogue
+        .send(b"CLIENT REPLY SKIP\r\nSET a 1\r\nGET a\r\nCLIENT REPLY OFF\r\nGET b\r\nCLIENT REPLY ON\r\n");
+    let silent = dialogue.answer(b"$1\r\n1\r\n");
+    assert_eq!(silent, ["client REPLY SKIP", "set a 1", "client REPLY OFF", "get b", "get a"]);
+    assert_eq!(dialogue.answer(b"+OK\r\n"), ["client REPLY ON"]);
+    dialogue.send(b"MONITOR\r\n");
+    assert_eq!(dialogue.answer(b"+OK\r\n"), ["monitor"]);
+    dialogue.send(b"PING\r\n");
+    assert!(dialogue.answer(b"+1339518083.107412 [0 127.0.0.1:60866] \"keys\" \"*\"\r\n").is_empty());
+    assert_eq!(dialogue.answer(b"+PONG\r\n"), ["ping"]);
+}
+
+#[test]
+fn a_fault_holds_its_command_alone_back() {
+    let conf = json!({"faults": [{"commands": ["get"], "key": "b", "delay": 5}, {"commands": ["PING"], "delay": 0.5}]});
+    let mut dialogue = Dialogue::new(&conf);
+    let (a, b) = (b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", b"*2\r\n$3\r\nget\r\n$1\r\nb\r\n");
+    assert_eq!(dialogue.send(a), None);
+    assert_eq!(dialogue.send(&[&a[..], &b[..], &a[..]].concat()), Some((a.len(), 5000)));
+    assert_eq!(dialogue.send(a), None, "what was left behind is shown again");
+    assert_eq!(dialogue.send(b"PING\r\n"), Some((0, 500)));
+    assert_eq!(dialogue.send(&b[..18]), None);
+    assert_eq!(dialogue.send(&b[18..]), Some((0, 5000)), "its end, at least, waits");
+}
+
+#[test]
+fn what_is_whole_before_broken_bytes_goes_on() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    let bytes = b"PING\r\n*1\r\n:1\r\n";
+    let first = dialogue.session.from_client(bytes, &mut dialogue.calls, &[]);
+    assert_eq!(first, Ok(Pass::whole(6)));
+    let Err(broken) = dialogue.session.from_client(&bytes[6..], &mut dialogue.calls, &[]) else { panic!() };
+    assert_eq!(dialogue.session.refusal(&broken), b"-ERR Protocol error: expected '$', got ':'\r\n");
+}
+
+#[test]
+fn replication_is_no_dialogue() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    dialogue.send(b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n");
+    assert_eq!(dialogue.answer(b"+FULLRESYNC x 0\r\n$5\r\nREDIS\0\0garbage"), ["psync ? -1"]);
+    dialogue.send(b"whatever \xff");
+}

@@ -1,0 +1,441 @@
+//! One session of a protocol, to its end: bytes both ways at the protocol's word. Each direction has one piece in flight,
+//! so a side that takes nothing stops the other, and nothing gathers here but calls, of which there is a bound.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::{Broken, Call, Calls, Pass, Protocol, Session, Verdict, Wants};
+use crate::conn::Gate;
+use crate::exchange::{Client, Exchange};
+use crate::gate::Core;
+use crate::limits;
+use crate::live::LiveUpstream;
+use crate::live::streams::{StreamPlan, Subordinate};
+use crate::reactor::{self, Chunk};
+use crate::stream::{GAVE_UP, Listened, NO_UPSTREAM, Refused, protocols, proxy};
+use crate::transport::Stream;
+
+/// A connection to an upstream.
+struct Link {
+    /// The subordinate route it is of; `None`: the session's own.
+    of: Option<Rc<StreamPlan>>,
+    stream: Rc<Stream>,
+    idle_ms: u64,
+    upstream: Option<Rc<LiveUpstream>>,
+    node: usize,
+}
+
+/// Its node has one connection less.
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(upstream) = &self.upstream {
+            upstream.finished(self.node, None, reactor::now_ms());
+        }
+    }
+}
+
+/// How a session ended.
+enum End {
+    /// The client is done, and has sent its end on.
+    ClientDone,
+    /// An upstream has closed.
+    UpstreamDone,
+    Client(io::Error),
+    Upstream(io::Error),
+    ClientBroken(Broken),
+    UpstreamBroken(Broken),
+    /// No upstream for a call.
+    Unreached(Refused),
+}
+
+/// What both directions share.
+struct Shared<'a> {
+    core: &'a Rc<Core>,
+    ex: RefCell<&'a mut Exchange>,
+    client: &'a Stream,
+    plan: &'a Rc<StreamPlan>,
+    listened: Listened,
+    protocol: &'a dyn Protocol,
+    /// Calls are counted in metrics.
+    counts: bool,
+    session: RefCell<Box<dyn Session>>,
+    calls: RefCell<Calls>,
+    links: RefCell<Vec<Rc<Link>>>,
+    /// The subordinate routes, and the version of the configuration that they are of.
+    routes: RefCell<(Option<u64>, Rc<[Subordinate]>)>,
+    /// When something moved last, ms of the core's clock.
+    moved_ms: Cell<u64>,
+    /// The direction from the client waits until fewer calls are under way.
+    waits: RefCell<Option<Waker>>,
+    up_bytes: Cell<u64>,
+    down_bytes: Cell<u64>,
+}
+
+/// Serves a session of `plan`, whose route has a protocol.
+pub async fn run(
+    core: &Rc<Core>,
+    ex: &mut Exchange,
+    client: &Rc<Stream>,
+    plan: &Rc<StreamPlan>,
+    listened: Listened,
+) -> Result<(), Refused> {
+    let Some(protocol) = protocols::of(core, plan) else { return Err(GAVE_UP) };
+    let metrics = plan.route.value.protocol.as_ref().is_some_and(|protocol| protocol.metrics)
+        && core.live.borrow().enables_stream_plugin("prometheus");
+    let logs = !plan.loggers.is_empty();
+    let wants = Wants { calls: logs || metrics, variables: logs };
+    let shared = Shared {
+        core,
+        ex: RefCell::new(ex),
+        client,
+        plan,
+        listened,
+        session: RefCell::new(protocol.open(wants)),
+        protocol: &*protocol,
+        counts: metrics,
+        calls: RefCell::new(Calls::new(wants, reactor::now())),
+        links: RefCell::default(),
+        routes: RefCell::new((None, Rc::new([]))),
+        moved_ms: Cell::new(reactor::now_ms()),
+        waits: RefCell::default(),
+        up_bytes: Cell::new(0),
+        down_bytes: Cell::new(0),
+    };
+    let end = both(&shared).await;
+    shared.close(end).await
+}
+
+/// Both directions at once. When the client is done the answers that are under way still come.
+async fn both(shared: &Shared<'_>) -> End {
+    let (mut up, mut down) = (pin!(shared.up()), pin!(shared.down()));
+    let mut client_done = false;
+    poll_fn(|cx| {
+        if !client_done {
+            match up.as_mut().poll(cx) {
+                Poll::Ready(End::ClientDone) => client_done = true,
+                Poll::Ready(end) => return Poll::Ready(end),
+                Poll::Pending => {}
+            }
+        }
+        if client_done && shared.links.borrow().is_empty() {
+            return Poll::Ready(End::ClientDone);
+        }
+        down.as_mut().poll(cx)
+    })
+    .await
+}
+
+impl Shared<'_> {
+    /// From the client, until it is done.
+    async fn up(&self) -> End {
+        let mut kept = Vec::new();
+        loop {
+            let chunk = match self.client.recv().await {
+                Ok(chunk) if chunk.is_empty() => {
+                    self.links.borrow().iter().for_each(|link| link.stream.shutdown_write());
+                    return End::ClientDone;
+                }
+                Ok(chunk) => chunk,
+                Err(error) => return End::Client(error),
+            };
+            self.moved(&self.up_bytes, chunk.len());
+            if let Err(end) = self.take_in(&mut kept, chunk).await {
+                return end;
+            }
+        }
+    }
+
+    /// Ready while another call may begin.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.calls.borrow().len() < limits::RPC_CALLS {
+            return Poll::Ready(());
+        }
+        self.waits.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Shows the protocol what the client has sent, and does as it says.
+    async fn take_in(&self, kept: &mut Vec<u8>, chunk: Chunk) -> Result<(), End> {
+        let mut chunk = joined(kept, chunk);
+        while !chunk.is_empty() {
+            poll_fn(|cx| self.poll_room(cx)).await;
+            let routes = self.routes();
+            let verdict = {
+                let calls = &mut *self.calls.borrow_mut();
+                calls.now = reactor::now();
+                self.session.borrow_mut().from_client(&chunk, calls, &routes)
+            };
+            match verdict.map_err(End::ClientBroken)? {
+                Verdict::Pass(Pass { bytes, to, late, .. }) => {
+                    let to = to.and_then(|at| routes.get(at)).map(|route| route.plan.clone());
+                    let link = self.link(to).await?;
+                    let mut piece = chunk.split_to(bytes);
+                    if let Some((from, late_ms)) = late {
+                        send(&link.stream, piece.split_to(from), link.idle_ms)
+                            .await
+                            .map_err(End::Upstream)?;
+                        reactor::sleep(late_ms).await;
+                    }
+                    send(&link.stream, piece, link.idle_ms).await.map_err(End::Upstream)?;
+                }
+                Verdict::Answer { bytes, answer } => {
+                    chunk.advance(bytes);
+                    let idle_ms = self.core.config.streams.timeout_ms;
+                    send(self.client, Chunk::from_vec(answer), idle_ms).await.map_err(End::Client)?;
+                }
+                Verdict::More if chunk.len() > limits::RPC_HEAD => {
+                    return Err(End::ClientBroken(Broken("a head that does not end".to_owned())));
+                }
+                Verdict::More => {
+                    kept.extend_from_slice(&chunk);
+                    break;
+                }
+            }
+            self.finish_calls();
+        }
+        Ok(())
+    }
+
+    /// From the upstreams, until one closes.
+    async fn down(&self) -> End {
+        let mut kept: Vec<Vec<u8>> = Vec::new();
+        // an upstream in the middle of a message: the others wait
+        let mut midst = None;
+        loop {
+            let (at, link, chunk) = match poll_fn(|cx| self.poll_links(cx, midst)).await {
+                Ok((_, _, chunk)) if chunk.is_empty() => return End::UpstreamDone,
+                Ok(came) => came,
+                Err(error) => return End::Upstream(error),
+            };
+            kept.resize_with(kept.len().max(at + 1), Vec::new);
+            self.moved(&self.down_bytes, chunk.len());
+            let mut chunk = joined(&mut kept[at], chunk);
+            while !chunk.is_empty() {
+                let verdict = {
+                    let calls = &mut *self.calls.borrow_mut();
+                    calls.now = reactor::now();
+                    self.session.borrow_mut().from_upstream(at, &chunk, calls)
+                };
+                let sent = match verdict {
+                    Err(broken) => return End::UpstreamBroken(broken),
+                    Ok(Verdict::Pass(Pass { bytes, whole, .. })) => {
+                        midst = (!whole).then_some(at);
+                        send(self.client, chunk.split_to(bytes), link.idle_ms).await.map_err(End::Client)
+                    }
+                    Ok(Verdict::Answer { bytes, answer }) => {
+                        chunk.advance(bytes);
+                        send(&link.stream, Chunk::from_vec(answer), link.idle_ms).await.map_err(End::Upstream)
+                    }
+                    Ok(Verdict::More) if chunk.len() > limits::RPC_HEAD => {
+                        return End::UpstreamBroken(Broken("a head that does not end".to_owned()));
+                    }
+                    Ok(Verdict::More) => {
+                        kept[at].extend_from_slice(&chunk);
+                        break;
+                    }
+                };
+                self.finish_calls();
+                if let Err(end) = sent {
+                    return end;
+                }
+            }
+        }
+    }
+
+    /// The next bytes of an upstream: of the one in the `midst` of a message, else of any.
+    fn poll_links(
+        &self,
+        cx: &mut Context<'_>,
+        midst: Option<usize>,
+    ) -> Poll<io::Result<(usize, Rc<Link>, Chunk)>> {
+        let links = self.links.borrow();
+        for (at, link) in links.iter().enumerate().filter(|(at, _)| midst.is_none_or(|midst| midst == *at)) {
+            loop {
+                match link.stream.poll_recv(cx) {
+                    Poll::Ready(Ok(chunk)) => return Poll::Ready(Ok((at, link.clone(), chunk))),
+                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                        // what the client sends winds the clock up again
+                        let until_ms = self.moved_ms.get() + link.idle_ms;
+                        if until_ms <= reactor::now_ms() {
+                            return Poll::Ready(Err(error));
+                        }
+                        link.stream.set_recv_deadline(Some(until_ms));
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn moved(&self, counter: &Cell<u64>, bytes: usize) {
+        counter.set(counter.get() + bytes as u64);
+        self.moved_ms.set(reactor::now_ms());
+    }
+
+    /// The subordinate routes as they are now.
+    fn routes(&self) -> Rc<[Subordinate]> {
+        let live = self.core.live.borrow();
+        let (version, routes) = &mut *self.routes.borrow_mut();
+        if *version != Some(live.streams_version()) {
+            *version = Some(live.streams_version());
+            *routes = live.subordinates(self.plan).into();
+        }
+        routes.clone()
+    }
+
+    /// The connection for calls of this subordinate route, or of the session's own: there already, or made now.
+    async fn link(&self, of: Option<Rc<StreamPlan>>) -> Result<Rc<Link>, End> {
+        let same = |link: &&Rc<Link>| match (&link.of, &of) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Rc::ptr_eq(a, b),
+            _ => false,
+        };
+        if let Some(link) = self.links.borrow().iter().find(same) {
+            return Ok(link.clone());
+        }
+        // an exchange of its own: answers of other links are logged meanwhile
+        let mut own = {
+            let ex = self.ex.borrow();
+            let mut own = self.core.take(&ex.facts, Client::None);
+            (own.remote_addr, own.remote_port) = (ex.remote_addr, ex.remote_port);
+            own.session = Some(Box::default());
+            own.set_vars.clone_from(&ex.set_vars);
+            own.out.upstream.clone_from(&ex.out.upstream.clone().filter(|_| of.is_none()));
+            own
+        };
+        let plan = of.as_ref().unwrap_or(self.plan);
+        let reached = Box::pin(proxy::reach(self.core, &mut own, &plan.destination, self.listened)).await;
+        let attempts = std::mem::take(&mut own.upstream.attempts);
+        let node = attempts.last().map_or(0, |attempt| attempt.node);
+        let upstream = own.live_upstream.take().and_then(|up| up.downcast::<LiveUpstream>().ok());
+        self.ex.borrow_mut().upstream.attempts.extend(attempts);
+        self.core.give_back(own);
+        let proxy::Reached { stream, idle_ms } = reached.map_err(End::Unreached)?;
+        self.moved_ms.set(reactor::now_ms());
+        stream.set_recv_deadline(Some(reactor::now_ms() + idle_ms));
+        let link = Rc::new(Link { of, stream, idle_ms, upstream, node });
+        self.links.borrow_mut().push(link.clone());
+        Ok(link)
+    }
+
+    /// Logs and counts the calls that have ended, and lets others begin.
+    fn finish_calls(&self) {
+        let ended = self.calls.borrow_mut().take_ended();
+        if ended.is_empty() {
+            return;
+        }
+        let now = reactor::now();
+        for call in &ended {
+            self.log(call, call.seconds(now));
+        }
+        if let Some(waker) = self.waits.take() {
+            waker.wake();
+        }
+    }
+
+    fn log(&self, call: &Call, seconds: f64) {
+        let ex = &mut **self.ex.borrow_mut();
+        if self.counts {
+            let route = self.plan.route.id.as_bytes();
+            self.protocol.count(&mut self.core.host.metrics.borrow_mut(), route, call, seconds);
+        }
+        if self.plan.loggers.is_empty() {
+            return;
+        }
+        ex.set_var("rpc_time", format!("{seconds:.6}"));
+        call.vars.iter().for_each(|(name, value)| ex.set_var(name, value.clone()));
+        for logger in &self.plan.loggers {
+            if logger.filter.as_ref().is_none_or(|filter| filter.eval(&*ex)) {
+                logger.plugin.log(ex, &self.core.host);
+            }
+        }
+        ex.set_vars
+            .retain(|(name, _)| &**name != "rpc_time" && call.vars.iter().all(|(own, _)| *own != &**name));
+    }
+
+    /// Says why it ended, tells a client whose bytes were broken, and logs what never ended.
+    async fn close(self, end: End) -> Result<(), Refused> {
+        let mut outcome = Ok(());
+        match end {
+            End::ClientDone => {}
+            End::UpstreamDone => self.client.shutdown_write(),
+            End::Client(error) => log::info!("a session ended with its client: {error}"),
+            End::Upstream(error) => {
+                log::error!("failed to handle upstream: {error}");
+                self.ex
+                    .borrow_mut()
+                    .session
+                    .iter_mut()
+                    .for_each(|session| session.broken = Some(NO_UPSTREAM.0));
+            }
+            End::UpstreamBroken(Broken(why)) => {
+                log::error!("failed to handle upstream: {why}");
+                outcome = Err(NO_UPSTREAM);
+            }
+            End::Unreached(refused) => outcome = Err(refused),
+            End::ClientBroken(broken) => {
+                log::error!("failed to read request: {}", broken.0);
+                let refusal = self.session.borrow().refusal(&broken);
+                say_goodbye(self.client, refusal).await;
+                outcome = Err(Refused(400));
+            }
+        }
+        let unfinished = self.calls.borrow_mut().abandon();
+        let now = reactor::now();
+        for call in &unfinished {
+            log::info!("RPC is not finished, id: {}", call.id);
+            self.log(call, call.seconds(now));
+        }
+        let (up, down) = (self.up_bytes.get(), self.down_bytes.get());
+        let ex = self.ex.into_inner();
+        if let Some(session) = &mut ex.session {
+            session.received += up;
+            session.upstream_sent += up;
+        }
+        if let Some(attempt) = ex.upstream.current() {
+            attempt.bytes += down;
+        }
+        ex.resp.bytes += down;
+        outcome
+    }
+}
+
+/// What was kept of earlier bytes, and these behind it.
+fn joined(kept: &mut Vec<u8>, chunk: Chunk) -> Chunk {
+    if kept.is_empty() {
+        return chunk;
+    }
+    kept.extend_from_slice(&chunk);
+    Chunk::from_vec(std::mem::take(kept))
+}
+
+/// Sends a piece, and waits until it has left.
+async fn send(to: &Stream, piece: Chunk, within_ms: u64) -> io::Result<()> {
+    if piece.is_empty() {
+        return Ok(());
+    }
+    to.set_send_deadline(Some(reactor::now_ms() + within_ms));
+    to.send(piece);
+    to.flush().await
+}
+
+/// A last word; what the client still sends is read and dropped for a moment, so that no reset destroys it.
+async fn say_goodbye(client: &Stream, word: Vec<u8>) {
+    if word.is_empty() || send(client, Chunk::from_vec(word), limits::LINGER_MS).await.is_err() {
+        return;
+    }
+    client.shutdown_write();
+    let until_ms = reactor::now_ms() + limits::LINGER_MS;
+    client.set_recv_deadline(Some(until_ms));
+    while let Ok(chunk) = client.recv().await {
+        if chunk.is_empty() || reactor::now_ms() >= until_ms {
+            return;
+        }
+    }
+}
