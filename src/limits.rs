@@ -424,8 +424,9 @@ pub const KAFKA_WAITING: usize = 4096;
 pub const KAFKA_FETCH_BYTES: i32 = 512 << 10;
 /// The longest answer of a broker, bytes: Kafka's default lets no record batch pass 1 MiB, some operators raise it.
 pub const KAFKA_ANSWER_BYTES: usize = 32 << 20;
-/// How long a connection to a broker may take until it can be used, ms: as lua-resty-kafka's socket timeout.
-pub const KAFKA_CONNECT_MS: u64 = 3_000;
+/// How long a connection to a broker may take until it can be used, ms: a handshake of TLS and the thousands of hashes of
+/// a SCRAM login on a busy host.
+pub const KAFKA_CONNECT_MS: u64 = 5_000;
 /// How long a call may take in all, a new leader included: elections after a broker's death take some seconds.
 pub const KAFKA_CALL_MS: u64 = 10_000;
 /// How long the fetch of a partition with subscribers waits at its broker for a first message, ms.

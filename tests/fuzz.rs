@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use common::*;
 use fastrand::Rng;
+use prost::Message;
+use ringway::wire::pubsub::{
+    Command, Credit, Empty, KafkaFetch, KafkaListOffset, KafkaSubscribe, Ping, Request as Asked, Unsubscribe,
+};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -212,6 +216,84 @@ fn nonsense_from_upstreams() {
                 assert_eq!(gateway.get("/good").text(), "good", "round {round} of seed {seed}");
             }
         }
+        assert!(gateway.is_running());
+        assert!(!gateway.read("logs/error.log").contains("panic"), "no exchange panicked");
+    });
+}
+
+/// Frames of a WebSocket, good and bad, and commands in them.
+fn websocket_nonsense(rng: &mut Rng) -> Vec<u8> {
+    let commands = [
+        Command::Empty(Empty {}),
+        Command::Ping(Ping { state: vec![b'x'; rng.usize(..300)].into() }),
+        Command::KafkaFetch(KafkaFetch { topic: "a b".into(), partition: rng.i32(..), offset: rng.i64(..) }),
+        Command::KafkaListOffset(KafkaListOffset { topic: "t".into(), partition: 0, timestamp: rng.i64(..) }),
+        Command::KafkaSubscribe(KafkaSubscribe {
+            topic: "t".repeat(rng.usize(..400)),
+            partition: 0,
+            offset: rng.i64(..),
+            credit: rng.i64(..),
+        }),
+        Command::Credit(Credit { subscription: rng.i64(..9), messages: rng.i64(..) }),
+        Command::Unsubscribe(Unsubscribe { subscription: rng.i64(..9) }),
+    ];
+    let mut bytes = Vec::new();
+    for _ in 0..rng.usize(1..6) {
+        let command = Some(commands[rng.usize(..commands.len())].clone());
+        let mut message = Message::encode_to_vec(&Asked { sequence: rng.i64(..9), command });
+        if rng.u8(..3) == 0 && !message.is_empty() {
+            let at = rng.usize(..message.len());
+            message[at] = rng.u8(..);
+        }
+        let first = if rng.u8(..4) == 0 { rng.u8(..) } else { 0x82 };
+        bytes.extend(pubsub::masked(first, &message));
+    }
+    match rng.u8(..4) {
+        0 => {
+            let at = rng.usize(..bytes.len());
+            bytes[at] = rng.u8(..);
+        }
+        1 => bytes.truncate(rng.usize(..=bytes.len())),
+        _ => {}
+    }
+    bytes
+}
+
+#[test]
+fn nonsense_on_websockets() {
+    let seed = number("RINGWAY_FUZZ_SEED", 0x52_49_4e_47);
+    let rounds = number("RINGWAY_FUZZ_ROUNDS", 500);
+    println!("RINGWAY_FUZZ_SEED={seed}");
+    on_both_drivers(|driver| {
+        let nodes = format!("{{\"127.0.0.1:{}\": 1}}", free_port());
+        let route = format!(
+            "routes:\n- {{id: 1, uri: /kafka, upstream: {{scheme: kafka, type: none, nodes: {nodes}}}}}\n"
+        );
+        let mut gateway = Gateway::with_yaml(driver, &route);
+        let mut rng = Rng::with_seed(seed);
+        let mut good = pubsub::PubSub::open(gateway.port(), "/kafka");
+        for round in 0..rounds {
+            let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let bytes = websocket_nonsense(&mut rng);
+            let all = [pubsub::upgrade("/kafka", "").into_bytes(), bytes].concat();
+            let cut = rng.usize(..=all.len());
+            let sent = stream.write_all(&all[..cut]).and_then(|()| stream.write_all(&all[cut..]));
+            if sent.is_ok() && rng.bool() {
+                let _ = stream.shutdown(Shutdown::Write);
+                let mut answer = Vec::new();
+                match stream.read_to_end(&mut answer) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        panic!("no end after {:?}", &all[all.len() - 100..])
+                    }
+                    _ => assert!(answer.starts_with(b"HTTP/1.1 101 "), "{answer:?}"),
+                }
+            }
+            if round % 20 == 0 {
+                good.is_quiet();
+            }
+        }
+        good.is_quiet();
         assert!(gateway.is_running());
         assert!(!gateway.read("logs/error.log").contains("panic"), "no exchange panicked");
     });

@@ -1,6 +1,6 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, each_plugin, flame, http3, latency, machine, measure, memory, peers, redis, tls
+from . import allocations, configuration, each_plugin, flame, http3, latency, machine, measure, memory, peers, pubsub, redis, tls
 
 SMALL, LARGE = 100, 65536
 
@@ -107,6 +107,7 @@ CASES = {
     "routes": configuration.many_routes,
     "flame": flame.flame,
     "each_plugin": each_plugin.each_plugin,
+    "pubsub": pubsub.pubsub,
     "redis": redis.redis,
     "tls": lambda house, options: tls.tls(house, options, started(house, options, ["ringway", "nginx"])),
     "http2": lambda house, options: tls.http2(house, options, started(house, options, ["ringway", "nginx"])),

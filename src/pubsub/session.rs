@@ -44,6 +44,8 @@ struct Session<'a> {
 enum Event {
     /// The client sent something.
     Bytes(Chunk),
+    /// The client will send no more, but may still read.
+    End,
     /// The client has left.
     Gone,
     /// Nothing came from it for a while.
@@ -116,6 +118,7 @@ impl Session<'_> {
             Event::Done(sequence, outcome) => self.done(sequence, outcome),
             Event::Push(at, outcome) => self.push(at, outcome),
             Event::Silence => self.ask_for_life()?,
+            Event::End => return Err(End::Goodbye(None)),
             Event::Gone => return Err(End::Gone),
             Event::Drain => return Err(End::Goodbye(Some(CloseCode::Away))),
         }
@@ -136,11 +139,12 @@ impl Session<'_> {
             }
             None if draining() => return Poll::Ready(Event::Drain),
             None => match self.client.poll_recv(cx) {
-                Poll::Ready(Ok(chunk)) if !chunk.is_empty() => return Poll::Ready(Event::Bytes(chunk)),
+                Poll::Ready(Ok(chunk)) if chunk.is_empty() => return Poll::Ready(Event::End),
+                Poll::Ready(Ok(chunk)) => return Poll::Ready(Event::Bytes(chunk)),
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
                     return Poll::Ready(Event::Silence);
                 }
-                Poll::Ready(_) => return Poll::Ready(Event::Gone),
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
                 Poll::Pending => {}
             },
         }

@@ -306,6 +306,25 @@ mod tests {
     }
 
     #[test]
+    fn noise_is_read_alike_in_any_pieces() {
+        let mut rng = fastrand::Rng::with_seed(0x52_49_4e_47);
+        for round in 0..2000 {
+            let mut bytes = Vec::new();
+            for _ in 0..rng.usize(1..8) {
+                let first = if rng.bool() { 0x82 } else { rng.u8(..) };
+                let payload: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
+                bytes.extend(masked(first, &payload));
+            }
+            if rng.bool() {
+                let at = rng.usize(..bytes.len());
+                bytes[at] = rng.u8(..);
+            }
+            let whole = read(&bytes, bytes.len());
+            assert_eq!(read(&bytes, rng.usize(1..50)), whole, "round {round}");
+        }
+    }
+
+    #[test]
     fn frames_of_a_server() {
         assert_eq!(frame(OpCode::Data(Data::Binary), b"abc"), b"\x82\x03abc");
         assert_eq!(close_frame(Some(CloseCode::Away)), b"\x88\x02\x03\xe9");

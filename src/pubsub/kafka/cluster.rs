@@ -34,7 +34,7 @@ pub struct Cluster {
     /// The client, and what went wrong when there was last to be one.
     client: Mutex<Known>,
     /// Connections to leaders.
-    partitions: RefCell<HashMap<Place, Opened>>,
+    partitions: RefCell<HashMap<Place, Rc<Leader>>>,
     /// Partitions with subscribers.
     pub(super) tails: RefCell<HashMap<Place, Rc<Tail>>>,
     /// Fetches under way whose answer is for several.
@@ -55,9 +55,10 @@ struct Known {
     read: Option<Instant>,
 }
 
-struct Opened {
-    partition: Arc<PartitionClient>,
-    used: Instant,
+/// A connection to the leader of a partition, opened by the first who wants it while the others wait.
+struct Leader {
+    partition: Mutex<Option<Arc<PartitionClient>>>,
+    used: Cell<Instant>,
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -152,11 +153,19 @@ impl Cluster {
                 Ok(Err(trouble)) => trouble,
                 Err(_) => Trouble::Broken("timeout".into()),
             };
-            if trouble != Trouble::Said("OFFSET_OUT_OF_RANGE".into()) {
-                self.forget(place).await;
-            }
-            if !matches!(trouble, Trouble::Broken(_)) || Instant::now() >= until {
-                return Err(trouble.text());
+            match trouble {
+                Trouble::Broken(_) if Instant::now() < until => self.forget(place).await,
+                Trouble::Broken(_) => {
+                    self.forget(place).await;
+                    return Err(trouble.text());
+                }
+                Trouble::Said(reason) => {
+                    if reason == "UNKNOWN_TOPIC_OR_PARTITION" {
+                        self.forget_topic(place).await;
+                    }
+                    return Err(reason.into());
+                }
+                Trouble::Unreachable => return Err(trouble.text()),
             }
             sleep(ms(100)).await;
         }
@@ -173,18 +182,33 @@ impl Cluster {
 
     /// A connection to the leader of a partition, for calls that are answered at once.
     async fn partition(&self, place: &Place) -> Result<Arc<PartitionClient>, Trouble> {
-        if let Some(opened) = self.partitions.borrow_mut().get_mut(place) {
-            opened.used = Instant::now();
-            return Ok(opened.partition.clone());
+        let leader = self.leader(place);
+        leader.used.set(Instant::now());
+        let mut partition = leader.partition.lock().await;
+        if let Some(partition) = &*partition {
+            return Ok(partition.clone());
         }
-        let partition = Arc::new(self.open(place).await?);
+        match self.open(place).await {
+            Ok(opened) => Ok(partition.insert(Arc::new(opened)).clone()),
+            Err(trouble) => {
+                self.partitions.borrow_mut().remove(place);
+                Err(trouble)
+            }
+        }
+    }
+
+    fn leader(&self, place: &Place) -> Rc<Leader> {
         let mut partitions = self.partitions.borrow_mut();
+        if let Some(leader) = partitions.get(place) {
+            return leader.clone();
+        }
         if partitions.len() >= limits::KAFKA_PARTITIONS {
-            let oldest = partitions.iter().min_by_key(|(_, opened)| opened.used).map(|(at, _)| at.clone());
+            let oldest = partitions.iter().min_by_key(|(_, leader)| leader.used.get());
+            let oldest = oldest.map(|(place, _)| place.clone());
             oldest.map(|oldest| partitions.remove(&oldest));
         }
-        partitions.insert(place.clone(), Opened { partition: partition.clone(), used: Instant::now() });
-        Ok(partition)
+        let leader = Leader { partition: Mutex::default(), used: Cell::new(Instant::now()) };
+        partitions.entry(place.clone()).or_insert(Rc::new(leader)).clone()
     }
 
     /// A connection of its own to the leader of a partition. Brokers answer the calls of a connection in their order,
@@ -207,6 +231,12 @@ impl Cluster {
         let mut known = self.client.lock().await;
         known.client = None;
         known.read = None;
+    }
+
+    /// It was deleted; perhaps there is a new one of this name.
+    async fn forget_topic(&self, place: &Place) {
+        self.partitions.borrow_mut().remove(place);
+        self.client.lock().await.topics.remove(&*place.topic);
     }
 
     /// The client. Those who wait for it get what the first of them got.
