@@ -96,7 +96,7 @@ impl Session<'_> {
     /// Answers what has come, then waits for one more thing.
     async fn turn(&mut self, send_ms: u32, draining: &dyn Fn() -> bool) -> Result<(), End> {
         while self.pending.is_none() {
-            match self.reader.next() {
+            match self.reader.read() {
                 Ok(Some(frame)) => self.frame(frame)?,
                 Ok(None) => break,
                 Err(Fault { code, reason }) => {

@@ -78,7 +78,7 @@ impl Reader {
     ///
     /// # Errors
     /// The client broke the protocol, or the limit; nothing is to be read behind it.
-    pub fn next(&mut self) -> Result<Option<Frame>, Fault> {
+    pub fn read(&mut self) -> Result<Option<Frame>, Fault> {
         loop {
             let Some((head, payload)) = self.frame()? else {
                 self.forget_read();
@@ -217,7 +217,7 @@ mod tests {
         let mut frames = Vec::new();
         for piece in bytes.chunks(size) {
             reader.push(piece);
-            while let Some(frame) = reader.next()? {
+            while let Some(frame) = reader.read()? {
                 frames.push(frame);
             }
         }
@@ -269,8 +269,8 @@ mod tests {
     fn nothing_is_held_between_messages() {
         let mut reader = Reader::new(1000);
         reader.push(&masked(0x82, &[1; 500]));
-        assert!(reader.next().unwrap().is_some());
-        assert!(reader.next().unwrap().is_none());
+        assert!(reader.read().unwrap().is_some());
+        assert!(reader.read().unwrap().is_none());
         assert_eq!((reader.received.capacity(), reader.message.capacity()), (0, 0));
     }
 

@@ -32,13 +32,16 @@ const PORT: u16 = 9092;
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 
+/// Feeds by cluster and partition.
+type Feeds = AHashMap<(Arc<Cluster>, Place), Weak<Feed>>;
+
 /// What sessions of one core share.
 #[derive(Default)]
 pub struct Hub {
     /// Clusters by what they are, so that sessions of one route hold one.
     clusters: RefCell<AHashSet<Arc<Cluster>>>,
     /// Partitions with subscribers on this core.
-    feeds: RefCell<AHashMap<(Arc<Cluster>, Place), Weak<Feed>>>,
+    feeds: RefCell<Feeds>,
 }
 
 /// Kafka behind one session.
