@@ -73,14 +73,6 @@ impl Switched {
         }
     }
 
-    /// Ready when the peer is gone, for a time when nobody receives. What came before stays unread.
-    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Switched::H1(stream) => stream.poll_closed(cx),
-            Switched::H2(channel) => channel.poll_gone(cx),
-        }
-    }
-
     /// Ready when the peer has made room for everything queued.
     ///
     /// # Errors

@@ -127,14 +127,12 @@ impl Session<'_> {
 
     fn poll_event(&mut self, cx: &mut Context<'_>, draining: &dyn Fn() -> bool) -> Poll<Event> {
         match &mut self.pending {
+            // each has an end, soon: whether the client is still there is seen then
             Some((sequence, pending)) => {
                 if let Poll::Ready(outcome) = pending.as_mut().poll(cx) {
                     let sequence = *sequence;
                     self.pending = None;
                     return Poll::Ready(Event::Done(sequence, outcome));
-                }
-                if self.client.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Event::Gone);
                 }
             }
             None if draining() => return Poll::Ready(Event::Drain),

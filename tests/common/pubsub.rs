@@ -89,7 +89,12 @@ impl PubSub {
     /// The next message.
     #[track_caller]
     pub fn next(&mut self) -> Said {
-        let (first, payload) = self.frame();
+        let (first, payload) = loop {
+            match self.frame() {
+                (0x89, _) => {} // a test that takes long is asked whether it is there
+                other => break other,
+            }
+        };
         assert_eq!(first, 0x82, "a whole binary message, and no {payload:?}");
         Said::decode(&*payload).unwrap()
     }

@@ -105,10 +105,6 @@ impl Channel {
         self.to.borrow().queue.iter().map(|chunk| chunk.len()).sum()
     }
 
-    pub(in crate::conn) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.to.borrow_mut().stream.poll_reset(cx).map(drop)
-    }
-
     pub(in crate::conn) fn shutdown_write(&self) {
         let mut to = self.to.borrow_mut();
         to.shut = true;
