@@ -362,6 +362,13 @@ pub const H3_CONTROL_FRAME: usize = 1 << 10;
 pub const QUIC_CLIENT_HELLO: usize = 16 << 10;
 /// Bytes of a handshake that may come out of order: a client's certificates with their authorities.
 pub const QUIC_CRYPTO_BUFFER: usize = 32 << 10;
+/// Clients of one core that have begun to shake hands and not proved their address: beyond it, they must prove it first
+/// (Retry). Each costs about 20 KB and a signature.
+pub const QUIC_UNPROVEN: usize = 256;
+/// How long a handshake may take, ms, if `client_header_timeout` is not shorter: some round trips and losses.
+pub const QUIC_HANDSHAKE_MS: u32 = 15_000;
+/// The shortest time after which a silent connection is given up, ms, whatever `keepalive_timeout` says: answers take time.
+pub const QUIC_IDLE_MS: u32 = 10_000;
 /// Datagrams (or runs of datagrams that the kernel has joined) taken from a UDP socket by one system call.
 pub const UDP_BATCH: usize = 8;
 /// Bytes of each: the largest that UDP carries.

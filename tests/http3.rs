@@ -101,32 +101,163 @@ fn an_answer_larger_than_any_window() {
     });
 }
 
+/// A client with a request under way hears that the gateway drains by `signal`, and gets its answer.
+fn drained_by(driver: &'static str, signal: &str) -> Gateway {
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let upstream = Upstream::start(move |conn| {
+        while let Some(request) = conn.request() {
+            if request.target == "/slow" {
+                let _ = gate.lock().unwrap().recv();
+                let _ = conn.send(ok("at last"));
+            } else if conn.send(ok("fast")).is_err() {
+                return;
+            }
+        }
+    });
+    let (gateway, _pki) = gateway(driver, upstream.port, 1);
+    let mut client = aioquic(&gateway, "drain", &[]);
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "asked");
+    upstream.wait_for(2);
+    gateway.signal(signal);
+    assert_eq!(lines.next().unwrap().unwrap(), "goodbye");
+    go.send(()).unwrap();
+    finished(client);
+    gateway
+}
+
 #[test]
 fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
     on_both_drivers(|driver| {
-        let (go, gate) = std::sync::mpsc::channel::<()>();
-        let gate = std::sync::Mutex::new(gate);
-        let upstream = Upstream::start(move |conn| {
-            while let Some(request) = conn.request() {
-                if request.target == "/slow" {
-                    let _ = gate.lock().unwrap().recv();
-                    let _ = conn.send(ok("at last"));
-                } else if conn.send(ok("fast")).is_err() {
-                    return;
-                }
-            }
-        });
-        let (mut gateway, _pki) = gateway(driver, upstream.port, 1);
-        let mut client = aioquic(&gateway, "drain", &[]);
-        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "asked");
-        upstream.wait_for(2);
-        gateway.signal("QUIT");
-        assert_eq!(lines.next().unwrap().unwrap(), "goodbye");
-        go.send(()).unwrap();
-        finished(client);
+        let mut gateway = drained_by(driver, "QUIT");
         assert!(gateway.wait(PATIENCE).success());
     });
+}
+
+/// The cores that go on read the socket, and pass on what belongs to those that drain.
+#[test]
+fn a_reload_keeps_connections_until_they_end() {
+    on_both_drivers(|driver| {
+        let gateway = drained_by(driver, "HUP");
+        assert!(counter(&gateway, "quic_passed_total") > 0);
+        assert_eq!(counter(&gateway, "quic_dropped_total"), 0);
+        play(&gateway, "key_update", &[]);
+    });
+}
+
+fn counter(gateway: &Gateway, name: &str) -> u64 {
+    let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+    let line = metrics.lines().find(|line| !line.starts_with('#') && line.contains(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{name}: {metrics}"))
+}
+
+#[test]
+fn connections_survive_a_change_of_address_on_two_cores() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 2);
+        play(&gateway, "migrate", &["40"]);
+        assert_eq!(counter(&gateway, "http3_connections_total"), 40);
+        assert_eq!(counter(&gateway, "http3_streams_total"), 120);
+        // and another client, which changes its address before it asks
+        for rebinding in [&["--nat-rebinding"][..], &[]] {
+            for _ in 0..4 {
+                let said = gtlsclient(
+                    &gateway,
+                    &[&["--change-local-addr=50ms", "--delay-stream=200ms"], rebinding].concat(),
+                );
+                assert_eq!(said.matches("[:status: 200]").count(), 1, "{said}");
+            }
+        }
+        let page = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+        println!("{}", page.lines().filter(|line| line.contains("quic_")).collect::<Vec<_>>().join("\n"));
+    });
+}
+
+#[test]
+fn keys_are_updated() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "key_update", &[]);
+    });
+}
+
+#[test]
+fn early_data_is_taken_once_and_only_where_it_changes_nothing() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "early", &[]);
+        let seen = upstream.requests();
+        let told: Vec<_> =
+            seen.iter().map(|request| (request.target.as_str(), request.header("early-data"))).collect();
+        let expected = [
+            ("/first", None),
+            ("/early", Some("1")),
+            ("/late", None),
+            ("/replayed", None),
+            ("/resumed", None),
+        ];
+        assert_eq!(told, expected, "a POST in early data goes nowhere, a replay is asked anew");
+    });
+}
+
+#[test]
+fn the_name_in_the_handshake_decides() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, pki) = gateway(driver, upstream.port, 1);
+        pki.make("ca", "ec", "DNS:ca.test", None).make("m", "ec", "DNS:m.test", None);
+        pki.make("client", "ec", "DNS:client", Some("ca"));
+        let mut asking = pki.ssl("m", &["m.test"]);
+        asking["client"] = json!({"ca": pki.read("ca.pem")});
+        gateway.put("/ssls/2", &asking);
+        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+        let route =
+            json!({"uri": "/*", "host": "m.test", "upstream": {"type": "roundrobin", "nodes": nodes}});
+        gateway.put("/routes/2", &route);
+        play(&gateway, "names", &[&pki.path("client.pem"), &pki.path("client.key")]);
+        assert!(counter(&gateway, "tls_handshake_failures_total") >= 2);
+    });
+}
+
+#[test]
+fn in_a_crowd_clients_prove_their_address_first() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "crowd", &["300"]);
+        assert!(counter(&gateway, "quic_retries_total") >= 1);
+    });
+}
+
+#[test]
+fn what_a_client_must_not_do_ends_with_the_code_for_it() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "conformance", &[]);
+        assert!(counter(&gateway, "http3_violations_total") > 30);
+    });
+}
+
+/// One request by ngtcp2's client, with these options; what it says.
+#[track_caller]
+fn gtlsclient(gateway: &Gateway, more: &[&str]) -> String {
+    let port = gateway.ports.proxied.to_string();
+    let url = format!("https://a.test:{port}/x");
+    let output = Command::new("gtlsclient")
+        .args(["--exit-on-all-streams-close", "--no-quic-dump"])
+        .args(more)
+        .args(["127.0.0.1", &port, &url])
+        .output()
+        .unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    said
 }
 
 #[test]
@@ -134,16 +265,8 @@ fn another_client_and_what_it_is_told_over_tcp() {
     on_both_drivers(|driver| {
         let upstream = Upstream::answering(ok("served"));
         let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        let port = gateway.ports.proxied.to_string();
-        let url = format!("https://a.test:{port}/x");
-        let output = Command::new("gtlsclient")
-            .args(["--exit-on-all-streams-close", "--no-quic-dump", "-n", "3"])
-            .args(["127.0.0.1", &port, &url])
-            .output()
-            .unwrap();
-        let said =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{said}");
+        let port = gateway.ports.proxied;
+        let said = gtlsclient(&gateway, &["-n", "3"]);
         assert_eq!(said.matches("[:status: 200]").count(), 3, "{said}");
         // who comes by TCP learns of it
         let instead = format!("::127.0.0.1:{port}");

@@ -3,11 +3,11 @@
 pub mod cores;
 pub mod messaging;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::delta::Batch;
-use crate::reactor::Accepted;
+use crate::reactor::{Accepted, EcnCodepoint};
 
 pub use cores::Cores;
 
@@ -48,6 +48,9 @@ pub enum ToCore {
         /// Which of the listeners it came by.
         listener: usize,
     },
+    /// From another core, of this or of an earlier start of the cores: a datagram of a QUIC connection that lives here.
+    /// One that does not fit is lost, as any datagram may be.
+    Datagram(Box<Datagram>),
     /// From control: accept no more, finish what is under way, until this many ms from now. May come again, with
     /// less time.
     Drain {
@@ -60,7 +63,7 @@ pub enum ToCore {
 }
 
 impl ToCore {
-    /// The same for another core; a connection cannot be copied.
+    /// The same for another core; a connection cannot be copied, nor what belongs to one.
     pub fn copy(&self) -> Option<ToCore> {
         Some(match self {
             ToCore::Config(batch) => ToCore::Config(batch.clone()),
@@ -76,9 +79,23 @@ impl ToCore {
             },
             ToCore::Debug { basic } => ToCore::Debug { basic: *basic },
             ToCore::Drain { within_ms, gently } => ToCore::Drain { within_ms: *within_ms, gently: *gently },
-            ToCore::Adopt { .. } => return None,
+            ToCore::Adopt { .. } | ToCore::Datagram(_) => return None,
         })
     }
+}
+
+/// A datagram that has come to another core.
+pub struct Datagram {
+    /// The address of the socket that it came by.
+    pub endpoint: SocketAddr,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// The address that it came to.
+    pub to: Option<IpAddr>,
+    /// The congestion marks.
+    pub ecn: Option<EcnCodepoint>,
 }
 
 /// To control. Bound: [`crate::limits::CONTROL_MAIL`]; a full queue drops the message and counts it.

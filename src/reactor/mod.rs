@@ -45,7 +45,7 @@ pub use out::Out;
 pub use stats::Stats;
 pub use stream::{TcpStream, close_gracefully};
 pub use timer::{Sleep, sleep, sleep_until};
-pub use udp::{EcnCodepoint, Received, Transmit, UdpBatch, UdpSocket, bind_udp};
+pub use udp::{EcnCodepoint, Received, Transmit, UdpBatch, UdpSocket, bind_udp, steer};
 
 /// Which driver to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,6 +39,40 @@ pub fn bind_udp(address: SocketAddr, reuseport: bool) -> io::Result<StdUdpSocket
     Ok(socket.into())
 }
 
+/// Has the kernel choose the socket of a reuseport group by one byte of a datagram, modulo `count`, in the order in which
+/// the sockets were bound: the byte at `long_at` where the first one has its highest bit set, else that at `short_at`. A
+/// datagram that is too short goes to the first socket.
+///
+/// # Errors
+/// The host does not allow it: then each socket gets what the kernel's hash gives it.
+pub fn steer(socket: &StdUdpSocket, short_at: usize, long_at: usize, count: usize) -> io::Result<()> {
+    /// asm-generic/socket.h
+    const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
+    /// What a program returns: its accumulator (linux/filter.h).
+    const BPF_A: u32 = 0x10;
+    const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    let at = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        step(LOAD_BYTE, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, 0x80),
+        step(LOAD_BYTE, 0, 0, at(long_at)),
+        step(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1),
+        step(LOAD_BYTE, 0, 0, at(short_at)),
+        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, at(count.max(1))),
+        step(libc::BPF_RET | BPF_A, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+    // SAFETY: the pointer and size describe `filter`, which points to `program`; both outlive the call, which copies
+    // them.
+    let result = unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, (&raw const filter).cast(), size)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// What the drivers see of one direction of a socket.
 #[derive(Default)]
 pub(super) struct Direction {

@@ -26,6 +26,7 @@ use crate::telemetry::format::{Escape, LogFormat};
 use crate::telemetry::lines::LogLines;
 use crate::telemetry::metrics::{Metrics, Shape};
 use crate::transport::quic::QuicKeys;
+use crate::transport::quic::id::{LONG_AT, SHORT_AT};
 use crate::transport::site::{Shared as TlsShared, Sites};
 use crate::transport::trust::{self, Trust};
 
@@ -72,6 +73,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         tls: Arc::new(TlsShared::new()?),
         quic: Arc::new(QuicKeys::new()?),
         udp: Vec::new(),
+        cores: None,
         to_control,
         threads: Arc::default(),
     };
@@ -114,6 +116,8 @@ struct Starter {
     sockets: Vec<Bound>,
     /// The same for UDP.
     udp: Vec<UdpBound>,
+    /// The cores that were started last.
+    cores: Option<Arc<Cores>>,
     access: Option<(LogFile, AccessLogConfig)>,
     stream_access: Option<(LogFile, AccessLogConfig)>,
     stream_registry: Arc<Registry>,
@@ -167,6 +171,7 @@ impl Starter {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
         let cores = Arc::new(Cores::new(senders));
+        let elder = self.cores.replace(cores.clone());
         let alpn: &[&[u8]] = if config.enable_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
         let sites =
             Arc::new(Sites::new(config.ssl.clone(), alpn, !config.listen.http3.is_empty(), self.tls.clone()));
@@ -190,6 +195,7 @@ impl Starter {
                 trust: self.trust.clone(),
                 control: self.to_control.clone(),
                 cores: cores.clone(),
+                generation: (generation, elder.clone()),
                 applied: self.applied.clone(),
                 sites: sites.clone(),
             };
@@ -315,8 +321,17 @@ fn bind_all(config: &Config, cores: usize, open: &[UdpBound]) -> Result<Vec<UdpB
         }
         // once without SO_REUSEPORT, as for TCP
         drop(reactor::bind_udp(*local, false).map_err(refused)?);
-        let per_core = (0..cores).map(|_| reactor::bind_udp(*local, true)).collect::<io::Result<_>>();
-        all.push(UdpBound { local: *local, per_core: per_core.map_err(refused)? });
+        let per_core = (0..cores).map(|_| reactor::bind_udp(*local, true)).collect::<io::Result<Vec<_>>>();
+        let per_core = per_core.map_err(refused)?;
+        // in the order in which they were bound, which is that of the cores
+        if let Some(first) = per_core.first()
+            && let Err(error) = reactor::steer(first, SHORT_AT, LONG_AT, cores)
+        {
+            log::info!(
+                "datagrams to {local} are passed on between cores, not steered by the kernel: {error}"
+            );
+        }
+        all.push(UdpBound { local: *local, per_core });
     }
     Ok(all)
 }

@@ -61,6 +61,8 @@ pub struct Parts {
     pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// All cores.
     pub cores: Arc<Cores>,
+    /// Which start of the cores this is, and the cores of the one before: their QUIC connections go on until they end.
+    pub generation: (u32, Option<Arc<Cores>>),
     /// The revision that each core runs.
     pub applied: Arc<Applied>,
     /// TLS towards clients.
@@ -85,6 +87,7 @@ pub async fn run(parts: Parts) {
         trust,
         control,
         cores,
+        generation,
         applied,
         sites,
     } = parts;
@@ -132,7 +135,7 @@ pub async fn run(parts: Parts) {
             Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
         }
     }
-    let endpoints = quic::endpoints(&shard, udp, &quic);
+    let endpoints = quic::endpoints(&shard, udp, &quic, generation);
     reactor::spawn(housekeeping(shard.clone()));
     answer_mail(&shard, mail, &taps, &endpoints).await;
 }
@@ -170,12 +173,13 @@ async fn answer_mail(
             }
             ToCore::Debug { basic } => core.debug.set(basic),
             ToCore::Adopt { accepted, listener } => adopt(shard, taps, accepted, listener),
+            ToCore::Datagram(datagram) => quic::passed(endpoints, &datagram),
             ToCore::Drain { within_ms, gently } => {
                 if !accepting {
                     taps.iter().for_each(|tap| drop(tap.listener.take()));
                 }
-                endpoints.iter().for_each(|endpoint| endpoint.close());
-                return drain(shard, &mail, taps, within_ms, gently).await;
+                endpoints.iter().for_each(|endpoint| endpoint.close(gently));
+                return drain(shard, &mail, taps, endpoints, within_ms, gently).await;
             }
         }
     }
@@ -186,6 +190,7 @@ async fn drain(
     shard: &Rc<accept::Shard>,
     mail: &Receiver<ToCore>,
     taps: &[Rc<accept::Tap>],
+    endpoints: &[Rc<Endpoint>],
     within_ms: u64,
     gently: bool,
 ) {
@@ -208,6 +213,7 @@ async fn drain(
                 }
                 // it was on its way when the other core had not heard yet
                 ToCore::Adopt { accepted, listener } => adopt(shard, taps, accepted, listener),
+                ToCore::Datagram(datagram) => quic::passed(endpoints, &datagram),
                 _ => {}
             }
         }

@@ -7,23 +7,30 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use quinn_proto::EndpointConfig;
-
 use super::accept::{Live, Shard, count, site_of, tls_facts};
 use crate::conn::{Gate, h3};
 use crate::exchange::Facts;
+use crate::limits;
+use crate::mail::{Cores, Datagram, ToCore};
 use crate::reactor::{self, UdpBatch, UdpSocket};
+use crate::transport::quic::id::{ConnectionIds, Owner};
 use crate::transport::quic::{Connection, Endpoint, Handshake, QuicKeys, Seen, Served, choose_by, endpoint};
 use crate::wire::h3::Code;
 
 /// The endpoints of a core, one a socket; nothing is taken from the sockets yet.
-pub fn endpoints(shard: &Rc<Shard>, sockets: Vec<StdUdpSocket>, keys: &QuicKeys) -> Vec<Rc<Endpoint>> {
+pub fn endpoints(
+    shard: &Rc<Shard>,
+    sockets: Vec<StdUdpSocket>,
+    keys: &QuicKeys,
+    (generation, elder): (u32, Option<Arc<Cores>>),
+) -> Vec<Rc<Endpoint>> {
     if sockets.is_empty() {
         return Vec::new();
     }
     let chooser = shard.clone();
     choose_by(Box::new(move |asked| site_of(&chooser, asked)));
-    let config = Arc::new(EndpointConfig::new(Arc::new(keys.reset.clone())));
+    let own = Owner { core: shard.index as u8, generation: generation as u8 };
+    let ids = ConnectionIds::new(keys.ids.clone(), own);
     let Some(server) = endpoint::server_config(shard.core.settings().keepalive_ms, keys.token.clone()) else {
         log::error!("HTTP/3 is not served: this build lacks AES-128-GCM");
         return Vec::new();
@@ -31,9 +38,10 @@ pub fn endpoints(shard: &Rc<Shard>, sockets: Vec<StdUdpSocket>, keys: &QuicKeys)
     let server = Arc::new(server);
     let mut endpoints = Vec::new();
     for socket in sockets {
-        let served = Box::new(OfShard(shard.clone()));
-        let endpoint = UdpSocket::from_std(socket)
-            .and_then(|socket| Endpoint::new(socket, config.clone(), server.clone(), served));
+        let served = Box::new(OfShard { shard: shard.clone(), own, elder: elder.clone() });
+        let endpoint = UdpSocket::from_std(socket).and_then(|socket| {
+            Endpoint::new(socket, keys.reset.clone(), ids.clone(), server.clone(), served)
+        });
         match endpoint {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(error) => log::error!("core {} cannot serve HTTP/3: {error}", shard.index),
@@ -50,12 +58,23 @@ pub fn serve(endpoints: &[Rc<Endpoint>]) {
     }
 }
 
-struct OfShard(Rc<Shard>);
+/// Takes a datagram that another core has got.
+pub fn passed(endpoints: &[Rc<Endpoint>], datagram: &Datagram) {
+    if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.local() == datagram.endpoint) {
+        endpoint.passed(datagram);
+    }
+}
+
+struct OfShard {
+    shard: Rc<Shard>,
+    own: Owner,
+    elder: Option<Arc<Cores>>,
+}
 
 impl Served for OfShard {
     fn admits(&self) -> bool {
-        let Shard { core, .. } = &*self.0;
-        let admits = u64::from(self.0.connections()) < core.config.worker_connections;
+        let Shard { core, .. } = &*self.shard;
+        let admits = u64::from(self.shard.connections()) < core.config.worker_connections;
         if !admits {
             log::warn!("{} worker_connections are not enough", core.config.worker_connections);
         }
@@ -63,14 +82,29 @@ impl Served for OfShard {
     }
 
     fn begins(&self, connection: Rc<Connection>) {
-        reactor::spawn(connected(Live::new(&self.0), connection));
+        reactor::spawn(connected(Live::new(&self.shard), connection));
+    }
+
+    fn pass_on(&self, owner: Owner, datagram: Datagram) {
+        // what is older than the elder is passed on by it, if it is still there
+        let cores = match owner.generation == self.own.generation {
+            true => Some(&self.shard.cores),
+            false => self.elder.as_ref(),
+        };
+        let passed = cores.is_some_and(|cores| {
+            let core = usize::from(owner.core);
+            core < cores.count() && cores.mail(core).try_send(ToCore::Datagram(Box::new(datagram))).is_ok()
+        });
+        self.saw(if passed { Seen::Passed } else { Seen::Dropped });
     }
 
     fn saw(&self, event: Seen) {
-        let metrics = self.0.core.host.metrics.borrow();
+        let metrics = self.shard.core.host.metrics.borrow();
         let tallies = metrics.tallies();
         match event {
             Seen::Refused => tallies.quic_refused.add(1),
+            Seen::Retry => tallies.quic_retries.add(1),
+            Seen::Passed => tallies.quic_passed.add(1),
             Seen::Dropped => tallies.quic_dropped.add(1),
             Seen::Panic => tallies.panics.add(1),
         }
@@ -82,7 +116,8 @@ async fn connected(live: Live, connection: Rc<Connection>) {
     let serial = live.serial();
     let shard = live.0.clone();
     let core = &shard.core;
-    let mut late = reactor::sleep_until(reactor::now_ms() + u64::from(core.settings().header_ms));
+    let patience_ms = core.settings().header_ms.min(limits::QUIC_HANDSHAKE_MS);
+    let mut late = reactor::sleep_until(reactor::now_ms() + u64::from(patience_ms));
     let shaken = {
         let mut handshake = std::pin::pin!(connection.handshake());
         std::future::poll_fn(|cx| match handshake.as_mut().poll(cx) {

@@ -166,7 +166,21 @@ impl Exporter {
                 metrics.sum(|t| &t.h3_violations),
             ),
             ("quic_refused_total", "QUIC connections turned away", metrics.sum(|t| &t.quic_refused)),
-            ("quic_dropped_total", "QUIC answers dropped for want of room", metrics.sum(|t| &t.quic_dropped)),
+            (
+                "quic_retries_total",
+                "QUIC clients that had to prove their address",
+                metrics.sum(|t| &t.quic_retries),
+            ),
+            (
+                "quic_passed_total",
+                "QUIC datagrams passed on to another core",
+                metrics.sum(|t| &t.quic_passed),
+            ),
+            (
+                "quic_dropped_total",
+                "QUIC datagrams dropped for want of room",
+                metrics.sum(|t| &t.quic_dropped),
+            ),
         ] {
             text.counter(name, help, &[], [([], value)]);
         }

@@ -142,7 +142,11 @@ pub struct Tallies {
     pub h3_violations: Tally,
     /// QUIC connections that were turned away.
     pub quic_refused: Tally,
-    /// Answers to datagrams without a connection that were not sent for want of room.
+    /// QUIC clients that had to prove their address first.
+    pub quic_retries: Tally,
+    /// Datagrams passed on to the core that has their connection.
+    pub quic_passed: Tally,
+    /// Datagrams that were not sent or passed on for want of room.
     pub quic_dropped: Tally,
     /// Messages to control that found its queue full.
     pub dropped_messages: Tally,

@@ -141,6 +141,7 @@ impl Sites {
             // Kept by us, whatever `ssl_session_tickets` says: a session that is taken out once cannot be replayed.
             let policy = policy("quic", id, value);
             config.session_storage = Arc::new(PolicySessions { all: self.shared.sessions.clone(), policy });
+            config.max_early_data_size = u32::MAX; // QUIC has limits of its own (RFC 9001 section 4.6.1)
             Arc::new(config)
         });
         config.alpn_protocols.clone_from(&self.alpn);

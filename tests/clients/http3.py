@@ -54,7 +54,7 @@ class Client(QuicConnectionProtocol):
         return self.streams.setdefault(of, Stream())
 
     def quic_event_received(self, event):
-        if isinstance(event, ProtocolNegotiated) and not self.raw:
+        if isinstance(event, ProtocolNegotiated) and not self.raw and self.http is None:
             self.http = H3Connection(self._quic)
         if isinstance(event, HandshakeCompleted) and not self.shaken.done():
             self.shaken.set_result(event)
@@ -129,20 +129,26 @@ class Client(QuicConnectionProtocol):
 class Connected:
     """async with Connected(…) as client: the connection is up, and closed at the end."""
 
-    def __init__(self, raw=False, server_name="a.test", wait=True, alpn=("h3",), **options):
-        self.raw, self.wait = raw, wait
+    def __init__(self, raw=False, server_name="a.test", early=False, alpn=("h3",), ticket=None, **options):
+        self.raw, self.early, self.tickets = raw, early, []
+        options |= {"session_ticket": ticket} if ticket else {}
         self.configuration = QuicConfiguration(
             is_client=True, alpn_protocols=list(alpn), server_name=server_name, verify_mode=ssl.CERT_NONE, **options
         )
 
     async def __aenter__(self):
-        quic = QuicConnection(configuration=self.configuration, **getattr(self, "handlers", {}))
+        quic = QuicConnection(configuration=self.configuration, session_ticket_handler=self.tickets.append)
         _, self.client = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: Client(quic, raw=self.raw), local_addr=("127.0.0.1", 0)
         )
+        self.client.tickets = self.tickets
+        if self.early:
+            # what is asked for now leaves with the first datagrams
+            self.client.http = H3Connection(quic)
+            quic.connect(("127.0.0.1", PORT), now=asyncio.get_running_loop().time())
+            return self.client
         self.client.connect(("127.0.0.1", PORT))
-        if self.wait:
-            self.client.handshake = await asyncio.wait_for(self.client.shaken, PATIENCE)
+        self.client.handshake = await asyncio.wait_for(self.client.shaken, PATIENCE)
         return self.client
 
     async def __aexit__(self, *_):
@@ -221,6 +227,265 @@ async def drain():
         assert ended.error_code == 0x100, ended
 
 
-SCENARIOS = {work.__name__: work for work in (requests, trailers, many, large, drain)}
+async def move(client):
+    """Another local address from now on: a NAT forgets, or a telephone leaves the house."""
+    before = client._transport
+    await asyncio.get_running_loop().create_datagram_endpoint(lambda: client, local_addr=("127.0.0.1", 0))
+    before.close()
+
+
+async def migrate(connections):
+    """They all survive a rebinding of their NAT, and a change of network."""
+
+    async def one():
+        async with Connected() as client:
+            for change in (lambda: None, client.change_connection_id, client.change_connection_id):
+                await move(client)
+                change()
+                got = await client.answer()
+                assert got.status == 200, got.headers
+
+    for _ in range(int(connections) // 10):
+        await asyncio.gather(*(one() for _ in range(10)))
+
+
+async def key_update():
+    async with Connected() as client:
+        for _ in range(3):
+            client.request_key_update()
+            await asyncio.wait_for(client.ping(), PATIENCE)
+            got = await client.answer()
+            assert got.status == 200
+
+
+async def early():
+    """A session that goes on brings its first requests with its first datagram, once."""
+    async with Connected() as client:
+        await client.answer(path="/first")
+        while not client.tickets:
+            await asyncio.sleep(0.01)
+        ticket, other = client.tickets[0], client.tickets[1]
+        assert not client.handshake.session_resumed
+    async with Connected(early=True, ticket=ticket) as client:
+        safe, unsafe = client.ask(path="/early"), client.ask("POST", "/early", body=b"x")
+        shaken = await asyncio.wait_for(client.shaken, PATIENCE)
+        assert shaken.session_resumed and shaken.early_data_accepted, shaken
+        for asked, status in ((safe, 200), (unsafe, 425)):
+            await asyncio.wait_for(asked.ended.wait(), PATIENCE)
+            assert asked.status == status, asked.headers
+        # from now on it is a connection like any other
+        assert (await client.answer("POST", "/late", body=b"x")).status == 200
+    async with Connected(early=True, ticket=ticket) as client:
+        again = client.ask(path="/replayed")
+        shaken = await asyncio.wait_for(client.shaken, PATIENCE)
+        assert not shaken.session_resumed and not shaken.early_data_accepted, shaken
+        await asyncio.wait_for(again.ended.wait(), PATIENCE)
+        assert again.status == 200
+    async with Connected(ticket=other) as client:
+        assert client.handshake.session_resumed
+        assert (await client.answer(path="/resumed")).status == 200
+
+
+async def names():
+    """Who serves, and whom, follows from the name in the handshake."""
+    for name, credentials, code in (
+        ("unknown.test", None, 0x170),
+        ("m.test", None, 0x174),
+        ("m.test", sys.argv[3:5], None),
+        ("a.test", None, None),
+    ):
+        connected = Connected(server_name=name)
+        if credentials:
+            connected.configuration.load_cert_chain(*credentials)
+        async with connected as client:
+            if code is None:
+                got = await client.answer(authority=name)
+                assert got.status == 200, (name, got.headers)
+                # the other name wants a certificate that was shown to none, or to another
+                other = "m.test" if name == "a.test" else "a.test"
+                refused = await client.answer(authority=other)
+                assert refused.status == (400 if other == "m.test" else 200), (other, refused.headers)
+                continue
+            ended = await asyncio.wait_for(client.closed, PATIENCE)
+            assert ended.error_code == code, (name, ended)
+    # a ClientHello of several packets
+    async with Connected(quantum_readiness_test=True) as client:
+        assert (await client.answer()).status == 200
+
+
+async def crowd(half_open):
+    """So many begin and never go on; then a client has to prove its address, and does."""
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(int(half_open)):
+        quic = QuicConnection(configuration=Connected().configuration)
+        quic.connect(("127.0.0.1", PORT), now=0)
+        for datagram, to in quic.datagrams_to_send(now=0):
+            sender.sendto(datagram, to)
+        await asyncio.sleep(0.001)
+    async with Connected() as client:
+        assert client._quic._retry_source_connection_id is not None
+        assert (await client.answer()).status == 200
+    sender.close()
+
+
+def varint(value):
+    for length, mark in ((1, 0), (2, 0x40), (4, 0x80), (8, 0xC0)):
+        if value < 1 << (8 * length - 2):
+            coded = bytearray(value.to_bytes(length, "big"))
+            coded[0] |= mark
+            return bytes(coded)
+    raise ValueError(value)
+
+
+def frame(kind, payload=b""):
+    return varint(kind) + varint(len(payload)) + payload
+
+
+def section(*fields):
+    """Fields without any table, as they are given."""
+    out = b"\0\0"
+    for name, value in fields:
+        head = bytes([0x20 | len(name)]) if len(name) < 7 else bytes([0x27, len(name) - 7])
+        out += head + name.encode() + bytes([len(value)]) + value.encode()
+    return out
+
+
+GET = ((":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/"))
+POST = ((":method", "POST"), *GET[1:])
+HEAD = frame(1, section(*GET))
+SETTINGS = frame(4)
+
+
+def request(*pieces, end=False):
+    return lambda client: client.send(client.bidi(), *pieces, end=end)
+
+
+def beside(*pieces, end=False):
+    """A unidirectional stream."""
+    return lambda client: client.send(client.uni(), *pieces, end=end)
+
+
+def control(*frames, end=False):
+    return beside(b"\0", SETTINGS, *frames, end=end)
+
+
+def twice(kind):
+    def work(client):
+        client.send(client.uni(), kind, SETTINGS if kind == b"\0" else b"")
+        client.send(client.uni(), kind)
+
+    return work
+
+
+def reset_control(client):
+    stream = client.uni()
+    client.send(stream, b"\0", SETTINGS)
+    asyncio.get_running_loop().call_later(0.1, lambda: (client._quic.reset_stream(stream, 0x100), client.transmit()))
+
+
+def with_length(length, body):
+    return request(frame(1, section(*POST, ("content-length", length))), frame(0, body), end=True)
+
+
+# what ends a connection, and with which code (RFC 9114 section 8.1, RFC 9204 section 6)
+FATAL = {
+    "DATA before HEADERS": (request(frame(0, b"x")), 0x105),
+    "SETTINGS among a request": (request(HEAD, SETTINGS), 0x105),
+    "SETTINGS in place of a request": (request(SETTINGS), 0x105),
+    "GOAWAY among a request": (request(HEAD, frame(7, b"\0")), 0x105),
+    "MAX_PUSH_ID among a request": (request(HEAD, frame(13, b"\0")), 0x105),
+    "CANCEL_PUSH among a request": (request(HEAD, frame(3, b"\0")), 0x105),
+    "PUSH_PROMISE": (request(HEAD, frame(5, b"\0")), 0x105),
+    "PRIORITY of HTTP/2": (request(HEAD, frame(2, b"12345")), 0x105),
+    "PING of HTTP/2": (request(HEAD, frame(6, b"12345678")), 0x105),
+    "WINDOW_UPDATE of HTTP/2": (request(HEAD, frame(8, b"1234")), 0x105),
+    "CONTINUATION of HTTP/2": (request(HEAD, frame(9, b"1234")), 0x105),
+    "DATA behind trailers": (request(frame(1, section(*POST)), frame(1, section(("a", "b"))), frame(0, b"x")), 0x105),
+    "trailers twice": (request(frame(1, section(*POST)), *[frame(1, section(("a", "b")))] * 2), 0x105),
+    "half a frame": (request(HEAD[:9], end=True), 0x106),
+    "half a frame's head": (request(HEAD, b"\x40", end=True), 0x106),
+    "half of DATA": (request(frame(1, section(*POST)), frame(0, b"12345")[:4], end=True), 0x106),
+    "HEADERS without end": (request(varint(1) + varint(1 << 40)), 0x107),
+    "no field section": (request(frame(1, b"\0\0\xff\xff")), 0x200),
+    "a dynamic table that is not": (request(frame(1, b"\x02\0\x80")), 0x200),
+    "no settings": (beside(b"\0", frame(7, b"\0")), 0x10A),
+    "settings twice": (control(SETTINGS), 0x105),
+    "a setting of HTTP/2": (beside(b"\0", frame(4, b"\x02\x01")), 0x109),
+    "a setting twice": (beside(b"\0", frame(4, b"\x06\x01\x06\x01")), 0x109),
+    "half a setting": (beside(b"\0", frame(4, b"\x06")), 0x106),
+    "DATA on the control stream": (control(frame(0, b"x")), 0x105),
+    "HEADERS on the control stream": (control(HEAD), 0x105),
+    "GOAWAY that grows": (control(frame(7, b"\0"), frame(7, b"\4")), 0x108),
+    "MAX_PUSH_ID that shrinks": (control(frame(13, b"\4"), frame(13, b"\0")), 0x108),
+    "CANCEL_PUSH of nothing": (control(frame(3, b"\0")), 0x108),
+    "GOAWAY of no length": (control(frame(7)), 0x106),
+    "the control stream ends": (control(end=True), 0x104),
+    "the control stream is reset": (reset_control, 0x104),
+    "two control streams": (twice(b"\0"), 0x103),
+    "two encoder streams": (twice(b"\2"), 0x103),
+    "two decoder streams": (twice(b"\3"), 0x103),
+    "a client that pushes": (beside(b"\1\0"), 0x103),
+    "the encoder stream ends": (beside(b"\2", end=True), 0x104),
+    "the decoder stream ends": (beside(b"\3", end=True), 0x104),
+    "an insertion": (beside(b"\2", b"\x3f\xe1\x1f"), 0x201),
+    "an acknowledgement of nothing": (beside(b"\3", b"\x84"), 0x202),
+}
+
+# what ends its stream alone
+MALFORMED = {
+    "no path": request(frame(1, section(*GET[:3])), end=True),
+    "no method": request(frame(1, section(*GET[1:])), end=True),
+    "two paths": request(frame(1, section(*GET, GET[3])), end=True),
+    "a pseudo-header field behind others": request(frame(1, section(("a", "b"), *GET)), end=True),
+    "an unknown one": request(frame(1, section(*GET, (":x", "1"))), end=True),
+    "one of answers": request(frame(1, section(*GET, (":status", "200"))), end=True),
+    "upper case": request(frame(1, section(*GET, ("X-Y", "1"))), end=True),
+    "no token": request(frame(1, section(*GET, ("x y", "1"))), end=True),
+    "a line end": request(frame(1, section(*GET, ("x", "1\r\ny: 2"))), end=True),
+    "a field of connections": request(frame(1, section(*GET, ("connection", "close"))), end=True),
+    "a coding of HTTP/1.1": request(frame(1, section(*GET, ("transfer-encoding", "chunked"))), end=True),
+    "less than said": with_length("5", b"1234"),
+    "more than said": with_length("3", b"1234"),
+    "something where nothing was said": with_length("0", b"1234"),
+    "a pseudo-header field in trailers": request(
+        frame(1, section(*POST)), frame(0, b"x"), frame(1, section((":path", "/"))), end=True
+    ),
+}
+
+
+async def conformance():
+    """What a client must not do ends with the RFC's code."""
+    for name, (work, code) in FATAL.items():
+        async with Connected(raw=True) as client:
+            work(client)
+            ended = await asyncio.wait_for(client.closed, PATIENCE)
+            assert ended.error_code == code, (name, hex(ended.error_code), ended)
+    async with Connected(raw=True) as client:
+        control()(client)
+        stream = 0
+
+        async def outcome():
+            await asyncio.wait_for(client.stream(stream).ended.wait(), PATIENCE)
+            return client.stream(stream)
+
+        for name, work in MALFORMED.items():
+            work(client)
+            assert (await outcome()).reset == 0x10E, (name, client.stream(stream).reset)
+            stream += 4
+        request(end=True)(client)
+        assert (await outcome()).reset == 0x10D, "no request at all"
+        stream += 4
+        # what means nothing is ignored
+        beside(varint(0x21), b"whatever")(client)
+        beside(b"\2", b"\x20")(client)
+        beside(b"\3", b"\x44")(client)
+        request(frame(0x21, b"noise"), HEAD, frame(0x40, b"noise" * 50_000), end=True)(client)
+        assert (await outcome()).reset is None and client.data[stream].startswith(b"\1"), name
+
+
+SCENARIOS = {
+    work.__name__: work
+    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance)
+}
 if __name__ == "__main__":
-    asyncio.run(SCENARIOS[sys.argv[2]](*sys.argv[3:]))
+    asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))

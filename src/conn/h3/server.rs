@@ -151,7 +151,9 @@ impl<G: Gate> Serving<G> {
         self.next = Some(StreamId::new(id.initiator(), id.dir(), id.index() + 1));
         let open = Open::new(&self.streams);
         let stream = crate::exchange::h3::Stream::new(self.connection.clone(), id);
-        reactor::spawn(stream::serve(self.gate.clone(), facts(), stream, open));
+        // until the handshake is done, what comes may be a replay (RFC 8470)
+        let early = !self.connection.is_connected();
+        reactor::spawn(stream::serve(self.gate.clone(), facts(), stream, open, early));
     }
 
     /// GOAWAY: the requests under way go on, those that come from now on are rejected, and may be sent elsewhere.

@@ -14,7 +14,7 @@ use crate::reactor;
 use crate::wire::Name;
 use crate::wire::h3::qpack::FieldSection;
 use crate::wire::h3::{Code, request};
-use crate::wire::http::{self as h1, Framing, Reject};
+use crate::wire::http::{self as h1, Framing, Method, Reject};
 
 /// How a stream has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,12 +26,19 @@ pub(super) enum Ended {
 }
 
 /// The task of one stream.
-pub(super) async fn serve<G: Gate>(gate: Rc<G>, facts: Rc<Facts>, stream: Rc<Stream>, open: Open) {
+/// `early`: the request has come with data that a replay may bring again.
+pub(super) async fn serve<G: Gate>(
+    gate: Rc<G>,
+    facts: Rc<Facts>,
+    stream: Rc<Stream>,
+    open: Open,
+    early: bool,
+) {
     let mut reader = RequestReader::new(stream.clone(), field_bytes(gate.settings()));
     let ended = match read(&*gate, &mut reader).await {
         Ok(section) => {
             let mut ex = gate.take(&facts, Client::H3(stream.clone()));
-            let ended = guarded(&*gate, &stream, &mut ex, section, reader).await;
+            let ended = guarded(&*gate, &stream, &mut ex, Request { section, reader, early }).await;
             gate.give_back(ex);
             ended
         }
@@ -69,16 +76,17 @@ fn cut(stream: &Stream, broke: Broke) -> Ended {
     Ended::Answered
 }
 
-/// Runs the exchange; a panic in it answers 500 and harms no other stream.
-async fn guarded<G: Gate>(
-    gate: &G,
-    stream: &Rc<Stream>,
-    ex: &mut Exchange,
+/// A request whose fields are there.
+struct Request {
     section: FieldSection,
     reader: RequestReader,
-) -> Ended {
+    early: bool,
+}
+
+/// Runs the exchange; a panic in it answers 500 and harms no other stream.
+async fn guarded<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, request: Request) -> Ended {
     let ended = {
-        let mut road: Pin<Box<_>> = Box::pin(exchange(gate, stream, ex, section, reader));
+        let mut road: Pin<Box<_>> = Box::pin(exchange(gate, stream, ex, request));
         std::future::poll_fn(move |cx| {
             match std::panic::catch_unwind(AssertUnwindSafe(|| road.as_mut().poll(cx))) {
                 Ok(poll) => poll.map(Ok),
@@ -108,14 +116,16 @@ async fn exchange<G: Gate>(
     gate: &G,
     stream: &Rc<Stream>,
     ex: &mut Exchange,
-    section: FieldSection,
-    reader: RequestReader,
+    Request { section, reader, early }: Request,
 ) -> Ended {
     let Some(pseudo) = request::pseudo(&section) else { return cut(stream, Broke::Message) };
     let assembled = ex.req.head.assemble(pseudo, request::fields(&section), &gate.settings().head);
     drop(section);
     let read = assembled.and_then(|bytes| {
         ex.req.head_bytes = bytes;
+        if early {
+            admit_early(ex)?;
+        }
         attach_body(gate, ex, reader)
     });
     if let Err(reject) = read {
@@ -129,6 +139,16 @@ async fn exchange<G: Gate>(
     };
     gate.finish(ex);
     ended
+}
+
+/// A request that may be a replay: one that changes nothing goes on, and its upstream is told; of the others the client is
+/// told to ask again (RFC 8470 sections 5.1 and 5.2).
+fn admit_early(ex: &mut Exchange) -> Result<(), Reject> {
+    if !matches!(ex.req.head.method, Method::Get | Method::Head | Method::Options) {
+        return Err(Reject::new(425, "too early for its method"));
+    }
+    ex.req.head.headers.set(b"Early-Data", b"1");
+    Ok(())
 }
 
 /// Gives the exchange its body.

@@ -67,6 +67,8 @@ pub struct Connection {
     /// The handshake's data is there; the handshake is done.
     known: Cell<bool>,
     connected: Cell<bool>,
+    /// The client is who its address says.
+    proven: Cell<bool>,
     lost: RefCell<Option<Lost>>,
 }
 
@@ -75,6 +77,7 @@ impl Connection {
         proto: quinn_proto::Connection,
         handle: ConnectionHandle,
         endpoint: Rc<Endpoint>,
+        proven: bool,
     ) -> Rc<Connection> {
         Rc::new(Connection {
             proto: RefCell::new(proto),
@@ -84,6 +87,7 @@ impl Connection {
             wakers: RefCell::default(),
             known: Cell::new(false),
             connected: Cell::new(false),
+            proven: Cell::new(proven),
             lost: RefCell::default(),
         })
     }
@@ -322,6 +326,7 @@ impl Connection {
             }
             Event::Connected => {
                 self.connected.set(true);
+                self.prove();
                 wake(&mut self.wakers.borrow_mut().known);
             }
             Event::ConnectionLost { reason } => self.end(Lost(reason)),
@@ -342,9 +347,16 @@ impl Connection {
         }
     }
 
+    fn prove(&self) {
+        if !self.proven.replace(true) {
+            self.endpoint.proved();
+        }
+    }
+
     /// It is over: whoever waits learns of it.
     pub(super) fn end(&self, lost: Lost) {
         self.lost.borrow_mut().get_or_insert(lost);
+        self.prove();
         for (_, mut waiting) in self.streams.borrow_mut().drain() {
             wake(&mut waiting.read);
             wake(&mut waiting.write);

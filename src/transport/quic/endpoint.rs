@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::hmac;
 use bytes::BytesMut;
 use quinn_proto::{
     ConnectionError, ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointConfig, EndpointEvent,
@@ -16,9 +17,11 @@ use quinn_proto::{
 };
 
 use super::connection::{Connection, Lost};
+use super::id::{ConnectionIds, Owner};
 use super::session::Sessions;
 use crate::limits;
-use crate::reactor::{self, Received, Transmit, UdpBatch, UdpSocket};
+use crate::mail::Datagram;
+use crate::reactor::{self, EcnCodepoint, Received, Transmit, UdpBatch, UdpSocket};
 
 /// Whom an endpoint serves, and what it tells.
 pub trait Served {
@@ -27,6 +30,9 @@ pub trait Served {
 
     /// A connection begins; its handshake is not done.
     fn begins(&self, connection: Rc<Connection>);
+
+    /// A datagram is another core's.
+    fn pass_on(&self, owner: Owner, datagram: Datagram);
 
     /// Something is counted.
     fn saw(&self, event: Seen);
@@ -37,7 +43,11 @@ pub trait Served {
 pub enum Seen {
     /// A client was turned away: there are too many, or the gateway drains.
     Refused,
-    /// Datagrams were not sent for want of room.
+    /// A client must prove its address before its handshake goes on.
+    Retry,
+    /// A datagram was passed on to another core.
+    Passed,
+    /// Datagrams were not sent or passed on for want of room.
     Dropped,
     /// A panic ended a connection.
     Panic,
@@ -50,6 +60,9 @@ pub struct Endpoint {
     proto: RefCell<quinn_proto::Endpoint>,
     connections: RefCell<Vec<Option<Rc<Connection>>>>,
     served: Box<dyn Served>,
+    ids: ConnectionIds,
+    /// Connections whose client has neither shaken hands nor proved its address.
+    unproven: Cell<usize>,
     /// What waits for room in the socket, and who.
     unsent: RefCell<Option<(quinn_proto::Transmit, Vec<u8>)>>,
     waiting: RefCell<Vec<Waker>>,
@@ -59,22 +72,25 @@ pub struct Endpoint {
     buffer: RefCell<Vec<u8>>,
     /// No more connections begin; with the last one it ends.
     closing: Cell<bool>,
+    /// Datagrams come by other cores only: the socket is read by those that go on in place of this one.
+    deaf: Cell<bool>,
 }
 
-/// The limits of a connection, each of them set. `idle_ms` is how long it may say nothing.
+/// The limits of a connection, each of them set. `idle_ms` is how long it may say nothing; a client that waits for an
+/// answer is asked before whether it is still there.
 fn transport(idle_ms: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
-    let idle = (idle_ms > 0).then(|| IdleTimeout::from(VarInt::from_u32(idle_ms)));
+    let idle_ms = idle_ms.max(limits::QUIC_IDLE_MS);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(limits::H3_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(limits::H3_UNI_STREAMS))
-        .max_idle_timeout(idle)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
         .stream_receive_window(VarInt::from_u32(limits::H3_STREAM_WINDOW))
         .receive_window(VarInt::from_u32(limits::H3_CONNECTION_WINDOW))
         .send_window(limits::H3_SEND_WINDOW)
         .crypto_buffer_size(limits::QUIC_CRYPTO_BUFFER)
         .datagram_receive_buffer_size(None)
-        .keep_alive_interval(None::<Duration>);
+        .keep_alive_interval(Some(Duration::from_millis(u64::from(idle_ms / 2))));
     transport
 }
 
@@ -92,11 +108,16 @@ impl Endpoint {
     /// The socket's address cannot be asked for.
     pub fn new(
         socket: UdpSocket,
-        config: Arc<EndpointConfig>,
+        reset: hmac::Key,
+        ids: ConnectionIds,
         server: Arc<ServerConfig>,
         served: Box<dyn Served>,
     ) -> io::Result<Rc<Endpoint>> {
         let local = socket.local_addr()?;
+        let mut config = EndpointConfig::new(Arc::new(reset));
+        let own = ids.clone();
+        config.cid_generator(move || Box::new(own.clone())).supported_versions(vec![1]);
+        let config = Arc::new(config);
         let proto = quinn_proto::Endpoint::new(config, Some(server), !socket.may_fragment(), None);
         Ok(Rc::new(Endpoint {
             socket,
@@ -104,11 +125,14 @@ impl Endpoint {
             proto: RefCell::new(proto),
             connections: RefCell::default(),
             served,
+            ids,
+            unproven: Cell::new(0),
             unsent: RefCell::default(),
             waiting: RefCell::default(),
             task: RefCell::default(),
             buffer: RefCell::default(),
             closing: Cell::new(false),
+            deaf: Cell::new(false),
         }))
     }
 
@@ -117,9 +141,14 @@ impl Endpoint {
         self.local
     }
 
-    /// No more connections begin.
-    pub fn close(&self) {
+    /// No more connections begin. `deaf`: others read the socket from now on, and pass on what is ours.
+    pub fn close(&self, deaf: bool) {
         self.closing.set(true);
+        self.deaf.set(self.deaf.get() || deaf);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(task) = self.task.borrow_mut().take() {
             task.wake();
         }
@@ -134,23 +163,40 @@ impl Endpoint {
         *self.task.borrow_mut() = Some(cx.waker().clone());
         self.send_waiting(cx);
         for _ in 0..limits::UDP_ROUNDS {
+            if self.deaf.get() {
+                return if self.is_over() { Poll::Ready(()) } else { Poll::Pending };
+            }
             match self.socket.poll_recv(cx, batch) {
                 Poll::Ready(Ok(())) => batch.received().for_each(|received| self.take(received)),
                 Poll::Ready(Err(error)) => log::info!("recvmsg() on {} failed: {error}", self.local),
-                Poll::Pending => {
-                    let empty = self.connections.borrow().iter().all(Option::is_none);
-                    return if self.closing.get() && empty { Poll::Ready(()) } else { Poll::Pending };
-                }
+                Poll::Pending if self.is_over() => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
             }
         }
         cx.waker().wake_by_ref(); // there may be more; first what has come is answered
         Poll::Pending
     }
 
+    fn is_over(&self) -> bool {
+        self.closing.get() && self.connections.borrow().iter().all(Option::is_none)
+    }
+
+    /// Takes a datagram that another core has got.
+    pub fn passed(self: &Rc<Self>, passed: &Datagram) {
+        let Datagram { bytes, from, to, ecn, .. } = passed;
+        self.take(Received { bytes, each: bytes.len(), from: *from, to: *to, ecn: *ecn });
+    }
+
     fn take(self: &Rc<Self>, received: Received<'_>) {
         let mut bytes = BytesMut::from(received.bytes);
         while !bytes.is_empty() {
             let datagram = bytes.split_to(received.each.min(bytes.len()));
+            if let Some(owner) = self.ids.stranger(&datagram) {
+                let Received { from, to, ecn, .. } = received;
+                let bytes = datagram.to_vec();
+                self.served.pass_on(owner, Datagram { endpoint: self.local, bytes, from, to, ecn });
+                continue;
+            }
             // Bytes of the network have made a panic: they, and not the others, have lost.
             if catch_unwind(AssertUnwindSafe(|| self.datagram(datagram, &received))).is_err() {
                 self.served.saw(Seen::Panic);
@@ -191,6 +237,12 @@ impl Endpoint {
             self.served.saw(Seen::Refused);
             return self.reply(&transmit, answer);
         }
+        let proven = incoming.remote_address_validated();
+        if !proven && self.unproven.get() >= limits::QUIC_UNPROVEN {
+            let Ok(transmit) = self.proto.borrow_mut().retry(incoming, answer) else { return };
+            self.served.saw(Seen::Retry);
+            return self.reply(&transmit, answer);
+        }
         let accepted = self.proto.borrow_mut().accept(incoming, reactor::now(), answer, None);
         let (handle, proto) = match accepted {
             Ok(begun) => begun,
@@ -199,7 +251,10 @@ impl Endpoint {
                 return error.response.into_iter().for_each(|transmit| self.reply(&transmit, answer));
             }
         };
-        let connection = Connection::new(proto, handle, self.clone());
+        if !proven {
+            self.unproven.set(self.unproven.get() + 1);
+        }
+        let connection = Connection::new(proto, handle, self.clone(), proven);
         {
             let mut connections = self.connections.borrow_mut();
             if connections.len() <= handle.0 {
@@ -229,8 +284,13 @@ impl Endpoint {
             *place = None;
         }
         if self.closing.get() {
-            self.close();
+            self.wake();
         }
+    }
+
+    /// A connection's client has proved its address, or is gone.
+    pub(super) fn proved(&self) {
+        self.unproven.set(self.unproven.get().saturating_sub(1));
     }
 
     /// What a connection asks its endpoint.
@@ -259,9 +319,7 @@ impl Endpoint {
             sent = true;
             if !self.try_send(&transmit, &buffer) {
                 self.unsent.replace(Some((transmit, std::mem::take(&mut buffer))));
-                if let Some(task) = self.task.borrow_mut().take() {
-                    task.wake();
-                }
+                self.wake();
             }
         }
         self.buffer.replace(buffer);
@@ -276,7 +334,7 @@ impl Endpoint {
     }
 
     fn try_send(&self, transmit: &quinn_proto::Transmit, bytes: &[u8]) -> bool {
-        let ecn = transmit.ecn.and_then(|ecn| reactor::EcnCodepoint::from_bits(ecn as u8));
+        let ecn = transmit.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
         let sent = self.socket.send(&Transmit {
             destination: transmit.destination,
             ecn,

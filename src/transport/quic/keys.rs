@@ -1,11 +1,15 @@
 //! Secrets that all cores share: a datagram may reach another core than the one that its connection lives on.
 
+use std::sync::Arc;
+
 use aws_lc_rs::{hkdf, hmac, rand};
 
 /// The secrets of a process.
 pub struct QuicKeys {
     /// Of stateless resets: whoever gets a datagram of a connection that is gone can say so.
     pub reset: hmac::Key,
+    /// Of connection IDs.
+    pub ids: Arc<hmac::Key>,
     /// Of tokens by which clients prove their address.
     pub token: hkdf::Prk,
 }
@@ -21,6 +25,7 @@ impl QuicKeys {
         };
         let reset = hmac::Key::new(hmac::HMAC_SHA256, &secret()?);
         let token = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&secret()?);
-        Ok(QuicKeys { reset, token })
+        let ids = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret()?));
+        Ok(QuicKeys { reset, ids, token })
     }
 }

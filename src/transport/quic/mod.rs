@@ -3,11 +3,13 @@
 
 pub mod connection;
 pub mod endpoint;
+pub mod id;
 pub mod keys;
 pub mod session;
 
 pub use connection::{Connection, Lost, Unread, Unwritten};
 pub use endpoint::{Endpoint, Seen, Served};
+pub use id::Owner;
 pub use keys::QuicKeys;
 pub use quinn_proto::{Dir, StreamId};
 pub use session::{Handshake, choose_by};
