@@ -5,12 +5,16 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use common::*;
 use fastrand::Rng;
 use prost::Message;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use ringway::transport::trust::{Trust, client_config};
 use ringway::wire::pubsub::{
     Command, Credit, Empty, KafkaFetch, KafkaListOffset, KafkaSubscribe, Ping, Request as Asked, Unsubscribe,
 };
@@ -159,6 +163,80 @@ fn nonsense_from_clients() {
         for request in upstream.requests() {
             assert_eq!(request.all("host").len(), 1, "one Host goes upstream: {:?}", request.head);
         }
+    });
+}
+
+/// The first datagram of a client of QUIC.
+fn initial(to: SocketAddr) -> Vec<u8> {
+    let tls = client_config(&Trust::Anyone, None, &[b"h3"]).unwrap();
+    let crypto = QuicClientConfig::try_from(tls).unwrap();
+    let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, true, None);
+    let config = quinn_proto::ClientConfig::new(Arc::new(crypto));
+    let (_, mut connection) = endpoint.connect(Instant::now(), config, to, "a.test").unwrap();
+    let mut datagram = Vec::new();
+    let _ = connection.poll_transmit(Instant::now(), 1, &mut datagram);
+    datagram
+}
+
+#[test]
+fn nonsense_by_datagrams() {
+    let seed = number("RINGWAY_FUZZ_SEED", 0x52_49_4e_47);
+    let rounds = number("RINGWAY_FUZZ_ROUNDS", 3000);
+    println!("RINGWAY_FUZZ_SEED={seed}");
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("fuzz-{driver}"));
+        pki.make("a", "ec", "DNS:a.test", None);
+        let upstream = Upstream::mirror();
+        let listen = "ssl: {enable: true, listen: [{ip: 127.0.0.1, port: $PROXIED, enable_http3: true}]}\n";
+        let mut gateway = Setup::new(driver, Source::Embedded).apisix(listen).start();
+        let nodes = serde_json::json!({format!("127.0.0.1:{}", upstream.port): 1});
+        gateway.put(
+            "/routes/1",
+            &serde_json::json!({"uri": "/*", "upstream": {"type": "roundrobin", "nodes": nodes}}),
+        );
+        gateway.put("/ssls/1", &pki.ssl("a", &["a.test", "localhost"]));
+        let mut rng = Rng::with_seed(seed);
+        let to = SocketAddr::from(([127, 0, 0, 1], gateway.ports.proxied));
+        let mut socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..rounds {
+            let mut bytes = match rng.u8(..4) {
+                0 => {
+                    let mut noise = vec![0; rng.usize(1..1500)];
+                    rng.fill(&mut noise);
+                    noise
+                }
+                _ => initial(to),
+            };
+            for _ in 0..rng.usize(..4) {
+                let at = rng.usize(..bytes.len().min(rng.usize(1..1500)));
+                match rng.u8(..4) {
+                    0 => bytes[at] = rng.u8(..),
+                    1 => bytes.truncate(at.max(1)),
+                    2 => bytes.insert(at, rng.u8(..)),
+                    _ => bytes[at] ^= 1 << rng.u8(..8),
+                }
+            }
+            if rng.u8(..20) == 0 {
+                socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            }
+            let _ = socket.send_to(&bytes, to);
+        }
+        let port = to.port().to_string();
+        let served = Command::new("gtlsclient")
+            .args([
+                "-q",
+                "--exit-on-all-streams-close",
+                "127.0.0.1",
+                &port,
+                &format!("https://a.test:{port}/good"),
+            ])
+            .output()
+            .unwrap();
+        assert!(served.status.success(), "{}", String::from_utf8_lossy(&served.stderr));
+        upstream.wait_for(1);
+        assert_eq!(upstream.last().target, "/good");
+        assert!(gateway.is_running());
+        assert!(!gateway.read("logs/error.log").contains("panic"), "nothing panicked");
     });
 }
 

@@ -102,7 +102,7 @@ fn an_answer_larger_than_any_window() {
 }
 
 /// A client with a request under way hears that the gateway drains by `signal`, and gets its answer.
-fn drained_by(driver: &'static str, signal: &str) -> Gateway {
+fn drained_by(driver: &'static str, signal: &str) -> (Gateway, Upstream) {
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
     let upstream = Upstream::start(move |conn| {
@@ -124,13 +124,13 @@ fn drained_by(driver: &'static str, signal: &str) -> Gateway {
     assert_eq!(lines.next().unwrap().unwrap(), "goodbye");
     go.send(()).unwrap();
     finished(client);
-    gateway
+    (gateway, upstream)
 }
 
 #[test]
 fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
     on_both_drivers(|driver| {
-        let mut gateway = drained_by(driver, "QUIT");
+        let (mut gateway, _upstream) = drained_by(driver, "QUIT");
         assert!(gateway.wait(PATIENCE).success());
     });
 }
@@ -139,7 +139,7 @@ fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
 #[test]
 fn a_reload_keeps_connections_until_they_end() {
     on_both_drivers(|driver| {
-        let gateway = drained_by(driver, "HUP");
+        let (gateway, _upstream) = drained_by(driver, "HUP");
         assert!(counter(&gateway, "quic_passed_total") > 0);
         assert_eq!(counter(&gateway, "quic_dropped_total"), 0);
         play(&gateway, "key_update", &[]);

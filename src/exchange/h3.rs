@@ -27,12 +27,14 @@ pub struct Stream {
     pub id: StreamId,
     /// The answer was ended, or broken off.
     ended: Cell<bool>,
+    /// The client has done on it what ends a connection.
+    violated: Cell<bool>,
 }
 
 impl Stream {
     /// A stream that the client has opened.
     pub fn new(connection: Rc<Connection>, id: StreamId) -> Rc<Stream> {
-        Rc::new(Stream { connection, id, ended: Cell::new(false) })
+        Rc::new(Stream { connection, id, ended: Cell::new(false), violated: Cell::new(false) })
     }
 
     /// Ready when the client wants no answer any more, or is gone.
@@ -47,6 +49,11 @@ impl Stream {
             bytes.advance(written);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The connection ends for what the client has done on this stream.
+    pub fn is_violated(&self) -> bool {
+        self.violated.get()
     }
 
     /// The answer is whole.
@@ -86,6 +93,7 @@ impl Stream {
 
     /// What the client has done may not be: the connection ends.
     fn break_off(&self, code: Code) -> Broke {
+        self.violated.set(true);
         self.connection.close(code as u64, "");
         Broke::Connection
     }

@@ -103,6 +103,7 @@ impl Served for OfShard {
         let tallies = metrics.tallies();
         match event {
             Seen::Refused => tallies.quic_refused.add(1),
+            Seen::Failed => tallies.tls_failures.add(1),
             Seen::Retry => tallies.quic_retries.add(1),
             Seen::Passed => tallies.quic_passed.add(1),
             Seen::Dropped => tallies.quic_dropped.add(1),

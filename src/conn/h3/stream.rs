@@ -45,7 +45,10 @@ pub(super) async fn serve<G: Gate>(
         Err(broke) => cut(&stream, broke),
     };
     stream.close();
-    if ended == Ended::Reset {
+    if stream.is_violated() {
+        log::warn!("HTTP/3 connection of {} closed for a request that it may not send", facts.peer);
+        gate.saw_h3(Event::Violation);
+    } else if ended == Ended::Reset {
         gate.saw_h3(Event::Reset);
         open.reset();
     }

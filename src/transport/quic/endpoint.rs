@@ -43,6 +43,8 @@ pub trait Served {
 pub enum Seen {
     /// A client was turned away: there are too many, or the gateway drains.
     Refused,
+    /// What a client began with is no handshake, or one for a name that nobody serves.
+    Failed,
     /// A client must prove its address before its handshake goes on.
     Retry,
     /// A datagram was passed on to another core.
@@ -248,6 +250,7 @@ impl Endpoint {
             Ok(begun) => begun,
             Err(error) => {
                 log::info!("a QUIC connection was not begun: {}", error.cause);
+                self.served.saw(Seen::Failed);
                 return error.response.into_iter().for_each(|transmit| self.reply(&transmit, answer));
             }
         };

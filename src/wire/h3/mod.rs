@@ -46,3 +46,40 @@ pub enum Code {
     /// An instruction of the peer's decoder that may not be.
     DecoderStreamError = 0x202,
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::client_hello;
+
+    /// Whatever comes, in whatever pieces: an answer, never a panic, and no more memory than the bounds allow.
+    #[test]
+    fn noise() {
+        let mut rng = fastrand::Rng::with_seed(0x4833);
+        for _ in 0..20_000 {
+            let mut bytes = vec![0; rng.usize(..200)];
+            rng.fill(&mut bytes);
+            // small types and lengths lead further in
+            bytes.iter_mut().for_each(|byte| *byte >>= rng.u8(..8));
+            if let Ok(section) = qpack::FieldSection::decode(&bytes, 1000) {
+                let counted: usize = section.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+                assert!(counted <= 1000);
+                let _ = request::pseudo(&section);
+            }
+            let _ = client_hello::read(&[&[1, 0, 0, bytes.len() as u8], &bytes[..]].concat(), 1000);
+            let (mut frames, mut streams) = (frame::FrameReader::default(), control::UniStream::new());
+            let mut peer = control::Peer::default();
+            for piece in bytes.chunks(rng.usize(1..50)) {
+                let mut input = Bytes::copy_from_slice(piece);
+                while let Ok(Some(item)) = frames.next(&mut input, 100) {
+                    assert!(!matches!(item, frame::Item::Frame(_, payload) if payload.len() > 100));
+                }
+                if streams.take(Bytes::copy_from_slice(piece), &mut peer).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
