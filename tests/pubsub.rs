@@ -413,6 +413,32 @@ fn a_broker_that_dies_and_returns() {
 }
 
 #[test]
+#[ignore = "two brokers take 600 MB: `tests/run --soak`"]
+fn soak_a_new_leader() {
+    let first = Kafka::start();
+    let second = first.join();
+    on_both_drivers(|driver| {
+        let topic = format!("leader-{driver}");
+        eventually("the second node has joined", || {
+            std::panic::catch_unwind(|| first.create_led_by_the_second(&topic)).is_ok()
+        });
+        first.produce(&topic, 0, "before", 5);
+        let gateway = gateway(driver, &[first.port, second.port]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let (subscription, _) = session.subscribe(&topic, -2, 1000);
+        session.pushed(subscription, 5);
+        let mut caller = PubSub::open(gateway.port(), "/kafka");
+        assert_eq!(caller.offset(&topic, 0, -1), Ok(5));
+        second.kill();
+        eventually("the first leads", || caller.offset(&topic, 0, -1) == Ok(5));
+        first.produce(&topic, 0, "after", 5);
+        assert_eq!(texts(&session.pushed(subscription, 5))[0], "after1");
+        assert_eq!(caller.fetch(&topic, 0, 5).map(|messages| messages.len()), Ok(5));
+        second.start_again();
+    });
+}
+
+#[test]
 fn the_end_of_the_gateway_is_said() {
     on_both_drivers(|driver| {
         let mut gateway = gateway(driver, &[free_port()]);

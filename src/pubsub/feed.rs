@@ -97,14 +97,14 @@ impl Feed {
     /// Takes in `news` until it is dropped.
     pub fn follow(news: mpsc::Receiver<FeedNews>) -> Rc<Feed> {
         let (ends, ended) = oneshot::channel();
-        let feed = Rc::new(Feed {
-            window: RefCell::default(),
-            waiting: RefCell::default(),
-            news: Cell::new(1),
-            _ends: ends,
-        });
+        let feed = Rc::new(Feed::new(ends));
         reactor::spawn(take_in(news, ended, Rc::downgrade(&feed)));
         feed
+    }
+
+    /// Told nothing yet.
+    pub(super) fn new(ends: oneshot::Sender<()>) -> Feed {
+        Feed { window: RefCell::default(), waiting: RefCell::default(), news: Cell::new(1), _ends: ends }
     }
 
     /// What there is for `offset`.
@@ -117,6 +117,11 @@ impl Feed {
         self.window.borrow().ended.is_some()
     }
 
+    /// How often there were news.
+    pub fn news(&self) -> u64 {
+        self.news.get()
+    }
+
     /// Wakes `waker` at the next news. `asked` is of the caller alone.
     pub fn wake(&self, asked: &Cell<u64>, waker: &Waker) {
         if asked.replace(self.news.get()) != self.news.get() {
@@ -124,7 +129,7 @@ impl Feed {
         }
     }
 
-    fn take(&self, news: FeedNews) {
+    pub(super) fn take(&self, news: FeedNews) {
         self.window.borrow_mut().take(news);
         self.news.set(self.news.get() + 1);
         self.waiting.take().into_iter().for_each(Waker::wake);

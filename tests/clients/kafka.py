@@ -1,4 +1,4 @@
-"""A producer by librdkafka: kafka.py BROKER create TOPIC PARTITIONS
+"""A producer by librdkafka: kafka.py BROKER create TOPIC PARTITIONS [NODE...]
                            kafka.py BROKER produce TOPIC PARTITION PREFIX COUNT"""
 
 import sys
@@ -11,7 +11,9 @@ servers = {"bootstrap.servers": broker}
 
 if what == "create":
     admin = AdminClient(servers)
-    made = admin.create_topics([NewTopic(topic, int(number), 1)], operation_timeout=30)
+    # nodes that have each partition, the first of them leads
+    nodes = {"replica_assignment": [list(map(int, rest))] * int(number)} if rest else {"replication_factor": 1}
+    made = admin.create_topics([NewTopic(topic, int(number), **nodes)], operation_timeout=30)
     made[topic].result(30)
 else:
     prefix, count = rest[0], int(rest[1])

@@ -28,6 +28,8 @@ pub struct Kafka {
     pub tls_port: u16,
     /// With both.
     pub sasl_tls_port: u16,
+    /// The first is the controller, too.
+    node: u32,
     controller: u16,
     folder: PathBuf,
     broker: Mutex<Option<Child>>,
@@ -47,6 +49,15 @@ impl Kafka {
 
     /// One of its own, for a test that kills it.
     pub fn start() -> Kafka {
+        Kafka::node(1, free_port())
+    }
+
+    /// A second one of the same cluster.
+    pub fn join(&self) -> Kafka {
+        Kafka::node(2, self.controller)
+    }
+
+    fn node(node: u32, controller: u16) -> Kafka {
         let port = free_port();
         let name = format!("ringway-kafka-{}-{port}", std::process::id());
         let kafka = Kafka {
@@ -54,7 +65,8 @@ impl Kafka {
             sasl_port: free_port(),
             tls_port: free_port(),
             sasl_tls_port: free_port(),
-            controller: free_port(),
+            node,
+            controller,
             folder: std::env::temp_dir().join(name),
             broker: Mutex::new(None),
         };
@@ -65,13 +77,13 @@ impl Kafka {
         fs::write(kafka.folder.join("ks.pem"), store).unwrap();
         fs::write(kafka.folder.join("server.properties"), kafka.properties()).unwrap();
         let scram = |n: &str| format!("SCRAM-SHA-{n}=[name=u{n},password=p{n}]");
-        let formatted = kafka
-            .java("kafka.tools.StorageTool", 128)
-            .args(["format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c"])
-            .arg(kafka.folder.join("server.properties"))
-            .args(["--add-scram", &scram("256"), "--add-scram", &scram("512")])
-            .output()
-            .expect("Java is installed (tests/run does it)");
+        let mut format = kafka.java("kafka.tools.StorageTool", 128);
+        format.args(["format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c"]);
+        format.arg(kafka.folder.join("server.properties"));
+        if node == 1 {
+            format.args(["--add-scram", &scram("256"), "--add-scram", &scram("512")]);
+        }
+        let formatted = format.output().expect("Java is installed (tests/run does it)");
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
         kafka.start_again();
         kafka
@@ -114,19 +126,24 @@ impl Kafka {
     }
 
     fn properties(&self) -> String {
-        let Kafka { port, sasl_port, tls_port, sasl_tls_port, controller, folder, .. } = self;
+        let Kafka { port, sasl_port, tls_port, sasl_tls_port, node, controller, folder, .. } = self;
+        let (roles, listens) = match node {
+            1 => ("broker,controller", format!("CONTROLLER://127.0.0.1:{controller},")),
+            _ => ("broker", String::new()),
+        };
         let folder = folder.display();
         let mut text = format!(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+            "process.roles={roles}\nnode.id={node}\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
              controller.listener.names=CONTROLLER\n\
-             listeners=CONTROLLER://127.0.0.1:{controller},PLAINTEXT://127.0.0.1:{port},\
+             listeners={listens}PLAINTEXT://127.0.0.1:{port},\
              SASL://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port},SASLSSL://127.0.0.1:{sasl_tls_port}\n\
              listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,\
              SSL:SSL,SASLSSL:SASL_SSL\n\
              inter.broker.listener.name=PLAINTEXT\nlog.dirs={folder}/data\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-             group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=true\n\
+             group.initial.rebalance.delay.ms=0\n\
+             broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300\nauto.create.topics.enable=true\n\
              sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
              ssl.keystore.type=PEM\nssl.keystore.location={folder}/ks.pem\n\
              ssl.truststore.type=PEM\nssl.truststore.location={CERTS}/ca.pem\n"
@@ -147,6 +164,12 @@ impl Kafka {
     #[track_caller]
     pub fn create(&self, topic: &str, partitions: u32) {
         python("kafka.py", &[&self.address(), &"create", &topic, &partitions]);
+    }
+
+    /// The same with one partition that the second node leads while it lives.
+    #[track_caller]
+    pub fn create_led_by_the_second(&self, topic: &str) {
+        python("kafka.py", &[&self.address(), &"create", &topic, &1, &2, &1]);
     }
 
     /// Produces `prefix1`, `prefix2`, … to a partition, by librdkafka, and waits until they are there.

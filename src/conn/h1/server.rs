@@ -29,6 +29,8 @@ enum Next {
     Close,
     /// Say goodbye properly: the client may still be sending.
     Linger,
+    /// It has switched protocols: what it carries from now on may take days.
+    Switch,
     /// It is over: the client is gone, or a tunnel has ended.
     Drop,
 }
@@ -48,13 +50,20 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
             }
         }
         let mut ex = gate.take(&facts, Client::H1(stream.clone()));
-        let next = guarded(&gate, &stream, &mut ex, first, served).await;
+        let mut next = caught(exchange(&*gate, &stream, &mut ex, first, served)).await;
+        if next == Some(Next::Switch) {
+            next = caught(switched(&*gate, &stream, &mut ex)).await;
+        }
+        let next = match next {
+            Some(next) => next,
+            None => Box::pin(panicked(&*gate, &stream, &mut ex)).await,
+        };
         gate.give_back(ex);
         match next {
             Next::KeepAlive => served += 1,
             Next::Close => return close(&*gate, &stream).await,
             Next::Linger => return linger(&*gate, &stream).await,
-            Next::Drop => return,
+            Next::Drop | Next::Switch => return,
         }
     }
 }
@@ -74,35 +83,33 @@ async fn first_bytes<G: Gate>(gate: &G, stream: &Stream, served: u32) -> Option<
     received.await.filter(|chunk| !chunk.is_empty())
 }
 
-/// Runs the exchange in a box of its own; a panic in it answers 500 and harms no other connection.
-async fn guarded<G: Gate>(
-    gate: &Rc<G>,
-    stream: &Rc<Stream>,
-    ex: &mut Exchange,
-    first: Chunk,
-    served: u32,
-) -> Next {
-    let next = {
-        let mut road: Pin<Box<_>> = Box::pin(exchange(&**gate, stream, ex, first, served));
-        std::future::poll_fn(move |cx| {
-            match std::panic::catch_unwind(AssertUnwindSafe(|| road.as_mut().poll(cx))) {
-                Ok(poll) => poll.map(Ok),
-                Err(_) => Poll::Ready(Err(())),
-            }
-        })
-        .await
-    };
-    match next {
-        Ok(next) => next,
-        Err(()) => {
-            gate.panicked();
-            log::error!("a panic ended the exchange of connection {}", ex.facts.serial);
-            match ex.resp.bytes {
-                0 => Box::pin(refuse(&**gate, stream, ex, 500)).await,
-                _ => Next::Drop,
-            }
+/// Runs a part of the exchange in a box of its own, which is gone with it. `None`: it panicked, which harms no other
+/// connection.
+fn caught(part: impl Future<Output = Next>) -> impl Future<Output = Option<Next>> {
+    let mut part: Pin<Box<_>> = Box::pin(part);
+    std::future::poll_fn(move |cx| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| part.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Some),
+            Err(_) => Poll::Ready(None),
         }
+    })
+}
+
+/// Behind a panic: 500, if nothing was answered.
+async fn panicked<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) -> Next {
+    gate.panicked();
+    log::error!("a panic ended the exchange of connection {}", ex.facts.serial);
+    match ex.resp.bytes {
+        0 => refuse(gate, stream, ex, 500).await,
+        _ => Next::Drop,
     }
+}
+
+/// Behind the head of an answer that switches protocols.
+async fn switched<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) -> Next {
+    gate.switched(ex, Switched::H1(stream.clone())).await;
+    gate.finish(ex);
+    Next::Drop
 }
 
 /// One exchange: head, gate, answer, log.
@@ -139,9 +146,7 @@ async fn exchange<G: Gate>(
     let keep_alive = keep_alive && !ex.close_client && !gate.is_draining();
     let sent = answer::write(gate, stream, ex, keep_alive).await;
     if ex.resp.upgrade && sent.is_ok() {
-        Box::pin(gate.switched(ex, Switched::H1(stream.clone()))).await;
-        gate.finish(ex);
-        return Next::Drop;
+        return Next::Switch;
     }
     gate.finish(ex);
     match sent {
