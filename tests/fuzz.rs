@@ -9,6 +9,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use common::*;
 use fastrand::Rng;
 use prost::Message;
@@ -17,6 +19,9 @@ use ringway::transport::trust::{Trust, client_config};
 use ringway::wire::pubsub::{
     Command, Credit, Empty, KafkaFetch, KafkaListOffset, KafkaSubscribe, Ping, Request as Asked, Unsubscribe,
 };
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+use serde_json::{Value, json};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -375,4 +380,93 @@ fn nonsense_on_websockets() {
         assert!(gateway.is_running());
         assert!(!gateway.read("logs/error.log").contains("panic"), "no exchange panicked");
     });
+}
+
+/// A PEM with something done to its text, or to what it encodes.
+fn damaged(pem: &str, rng: &mut Rng) -> String {
+    let on_der = rng.bool();
+    let mut damage = |bytes: &mut Vec<u8>| {
+        for _ in 0..rng.usize(1..4) {
+            let at = rng.usize(..bytes.len().max(1));
+            match rng.u8(..4) {
+                0 => bytes.truncate(at),
+                1 if at < bytes.len() => drop(bytes.remove(at)),
+                2 if at < bytes.len() => bytes[at] ^= 1 << rng.u8(..8),
+                _ => bytes.insert(at.min(bytes.len()), rng.u8(b' '..=b'~')),
+            }
+        }
+    };
+    let lines: Vec<&str> = pem.lines().collect();
+    let inside = BASE64_STANDARD.decode(lines[1..lines.len() - 1].concat());
+    match inside {
+        Ok(mut der) if on_der => {
+            damage(&mut der);
+            format!("{}\n{}\n{}\n", lines[0], BASE64_STANDARD.encode(der), lines[lines.len() - 1])
+        }
+        _ => {
+            let mut text = pem.as_bytes().to_vec();
+            damage(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        }
+    }
+}
+
+/// Shakes hands, as far as it goes.
+fn shake_hands(port: u16, name: &str) {
+    let config = client_config(&Trust::Anyone, None, &[]).unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = StreamOwned::new(ClientConnection::new(config, name).unwrap(), tcp);
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Ssl objects with damaged certificates and keys: refused with a reason, or served as well as they can be.
+#[test]
+fn nonsense_in_ssl_objects() {
+    let seed = number("RINGWAY_FUZZ_SEED", 0x52_49_4e_47);
+    let rounds = number("RINGWAY_FUZZ_ROUNDS", 300);
+    println!("RINGWAY_FUZZ_SEED={seed}");
+    let pki = Pki::new("fuzz");
+    let responder = ["-addext", "authorityInfoAccess=OCSP;URI:http://127.0.0.1:1/"];
+    pki.make_with("ec", "ec", "DNS:a.test", None, &responder).make("rsa", "rsa", "DNS:a.test", None);
+    let pems = ["ec.pem", "ec.key", "rsa.pem", "rsa.key"].map(|file| pki.read(file));
+    let listen = "ssl: {enable: true, listen: [{ip: 127.0.0.1, port: $PROXIED}]}\n";
+    let mut gateway = Setup::new("auto", Source::Embedded).apisix(listen).start();
+    gateway.put("/ssls/good", &pki.ssl("ec", &["good.test"]));
+    let mut rng = Rng::with_seed(seed);
+    for round in 0..rounds {
+        let kind = 2 * rng.usize(..2);
+        let mut ssl = json!({"snis": ["bad.test"], "cert": pems[kind], "key": pems[kind + 1]});
+        ssl["ocsp_stapling"] = json!({"enabled": rng.bool()});
+        let pick = |rng: &mut Rng| pems[rng.usize(..4)].clone();
+        match rng.u8(..8) {
+            0..3 => ssl["cert"] = json!(damaged(&pems[kind], &mut rng)),
+            3 => ssl["key"] = json!(damaged(&pems[kind + 1], &mut rng)),
+            4 => ssl["cert"] = json!(pems[kind].clone() + &damaged(&pick(&mut rng), &mut rng)),
+            5 => ssl["client"] = json!({"ca": damaged(&pems[kind], &mut rng), "depth": rng.u8(..4)}),
+            6 => {
+                ssl["certs"] = json!([damaged(&pick(&mut rng), &mut rng)]);
+                ssl["keys"] = json!([damaged(&pick(&mut rng), &mut rng)]);
+            }
+            _ => {
+                let names = ["cert", "key", "snis", "client", "certs", "ocsp_stapling", "status"];
+                let values =
+                    [json!(pick(&mut rng)), json!([]), json!({}), Value::Null, json!(-1), json!(["*", ""])];
+                ssl[names[rng.usize(..names.len())]] = values[rng.usize(..values.len())].clone();
+            }
+        }
+        let answer = gateway.admin("PUT", "/ssls/bad", &ssl.to_string());
+        match answer.status {
+            200 | 201 => shake_hands(gateway.ports.proxied, "bad.test"),
+            400 => assert!(answer.json()["error_msg"].is_string(), "round {round} of seed {seed}: {answer}"),
+            other => panic!("round {round} of seed {seed}: {other} for {ssl}"),
+        }
+    }
+    shake_hands(gateway.ports.proxied, "good.test");
+    assert!(gateway.is_running());
+    assert!(!gateway.read("logs/error.log").contains("panic"), "nothing panicked");
+    let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+    assert!(metrics.contains("ssl_certificate_days_left{ssl_id=\"good\""), "{metrics}");
 }

@@ -49,12 +49,25 @@ fn s_client(gateway: &Gateway, more: &[&str], request: &str) -> String {
 struct Stays(StreamOwned<ClientConnection, TcpStream>);
 
 impl Stays {
-    fn connect(gateway: &Gateway) -> Stays {
+    fn connect(gateway: &Gateway, name: &'static str) -> Stays {
         let config = trust::client_config(&Trust::Anyone, None, &[]).unwrap();
-        let name = ServerName::try_from("a.x.test").unwrap();
+        let name = ServerName::try_from(name).unwrap();
         let tcp = TcpStream::connect(("127.0.0.1", gateway.ports.proxied)).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         Stays(StreamOwned::new(ClientConnection::new(config, name).unwrap(), tcp))
+    }
+
+    /// The head of the answer to one more request, of which no body is awaited.
+    fn ask(&mut self, host: &str) -> String {
+        self.0.write_all(format!("HEAD / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut piece = [0; 1000];
+            let n = self.0.read(&mut piece).unwrap();
+            assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..n]);
+        }
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// One more request.
@@ -125,7 +138,7 @@ fn certificates_change_under_connections_that_stay() {
     let upstream = Upstream::answering_unseen(ok("hi"));
     let gateway = gateway("io_uring", "", upstream.port);
     gateway.put("/ssls/1", &pki.ssl("old", &["a.x.test"]));
-    let mut stays = Stays::connect(&gateway);
+    let mut stays = Stays::connect(&gateway, "a.x.test");
     assert_eq!(stays.get(), "hi");
     gateway.put("/ssls/1", &pki.ssl("new", &["a.x.test"]));
     assert_eq!(stays.get(), "hi");
@@ -230,6 +243,18 @@ fn clients_show_who_they_are() {
         assert_eq!(status("https://open.x.test/", None, &["-H", "Host: a.x.test"]), "400");
         assert_eq!(status("https://open.x.test/", None, &["-H", "Host: skip.x.test"]), "400");
         assert_eq!(status("https://a.x.test/", Some("client"), &["-H", "Host: open.x.test"]), "200");
+        // over HTTP/1.1 and for a WebSocket as over HTTP/2
+        let host = ["--http1.1", "-H", "Host: a.x.test"];
+        assert_eq!(status("https://open.x.test/", None, &host), "400");
+        let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+        assert_eq!(status("https://open.x.test/", None, &[&host[..], &upgrade].concat()), "400");
+        // a connection from before its host asked for certificates
+        let mut stays = Stays::connect(&gateway, "open.x.test");
+        assert!(stays.ask("open.x.test").starts_with("HTTP/1.1 200"));
+        asking["snis"] = json!(["open.x.test"]);
+        asking["client"] = json!({"ca": pki.read("ca.pem")});
+        gateway.put("/ssls/open?wait=5000", &asking);
+        assert!(stays.ask("open.x.test").starts_with("HTTP/1.1 400"));
     });
 }
 
@@ -299,7 +324,7 @@ fn what_is_no_tls_ends_its_own_connection_only() {
     let upstream = Upstream::answering_unseen(ok("hi"));
     let gateway = gateway("io_uring", "", upstream.port);
     gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
-    let mut stays = Stays::connect(&gateway);
+    let mut stays = Stays::connect(&gateway, "a.x.test");
     for garbage in
         [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[22, 3, 1, 0, 5, 1, 0, 0, 1, 0], &[0xff; 70_000]]
     {

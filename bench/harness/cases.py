@@ -3,6 +3,7 @@
 from . import allocations, configuration, each_plugin, flame, http3, latency, machine, measure, memory, peers, pubsub, redis, tls
 
 SMALL, LARGE = 100, 65536
+SECURE_PEERS = ["ringway", "nginx", "haproxy", "envoy"]
 
 
 def names(options, default):
@@ -109,8 +110,11 @@ CASES = {
     "each_plugin": each_plugin.each_plugin,
     "pubsub": pubsub.pubsub,
     "redis": redis.redis,
-    "tls": lambda house, options: tls.tls(house, options, started(house, options, ["ringway", "nginx"])),
-    "http2": lambda house, options: tls.http2(house, options, started(house, options, ["ringway", "nginx"])),
+    "tls": lambda house, options: tls.tls(house, options, started(house, options, SECURE_PEERS)),
+    "http2": lambda house, options: tls.http2(house, options, started(house, options, SECURE_PEERS)),
+    "grpc": lambda house, options: tls.grpc(house, options, started(house, options, ["ringway", "nginx", "envoy"])),
+    "idle2": tls.idle_h2,
+    "certificates": tls.certificates,
     "http3": http3_beside_others,
     "idle3": http3.idle,
     "migration": http3.migration,

@@ -177,6 +177,10 @@ def certificate(directory):
     command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-addext", "subjectAltName=DNS:bench.test"]
     command += ["-out", os.path.join(directory, "tls.pem"), "-keyout", os.path.join(directory, "tls.key")]
     subprocess.run(command, check=True, capture_output=True)
+    with open(os.path.join(directory, "tls-pair.pem"), "w") as pair:  # HAProxy wants both in one file
+        for part in ("tls.pem", "tls.key"):
+            with open(os.path.join(directory, part)) as text:
+                pair.write(text.read())
 
 
 def write_template(name, directory, **values):

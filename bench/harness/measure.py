@@ -29,9 +29,9 @@ def wrk(url, conns, seconds, headers=(), prefix=()):
     return int(requests.group(1)), float(rate.group(1)), done.stderr
 
 
-def h2load(url, conns, seconds, headers=(), prefix=()):
+def h2load(url, conns, seconds, headers=(), prefix=(), more=()):
     """Runs h2load with 100 streams a connection; gives what `wrk` gives."""
-    command = [*prefix, "taskset", "-c", machine.LOAD_CORE, "h2load", "-t1", f"-c{conns}", "-m100", f"-D{seconds}"]
+    command = [*prefix, "taskset", "-c", machine.LOAD_CORE, "h2load", "-t1", f"-c{conns}", "-m100", f"-D{seconds}", *more]
     for header in headers:
         command += ["-H", header]
     done = subprocess.run([*command, url], capture_output=True, text=True)

@@ -44,6 +44,19 @@ class Secure:
         return f"https://127.0.0.1:{self.peer.tls_port}{path}"
 
 
+class Calls:
+    """A running proxy where it takes gRPC, without TLS."""
+
+    def __init__(self, peer):
+        self.peer = peer
+
+    def pids(self):
+        return self.peer.pids()
+
+    def url(self, path="/"):
+        return f"http://127.0.0.1:{getattr(self.peer, 'calls_port', self.peer.port)}{path}"
+
+
 class Gateway(Peer):
     """ringway or APISIX: a proxy with an Admin API."""
 
@@ -98,12 +111,14 @@ class House:
 
     def __init__(self, directory, options):
         self.directory, self.options, self.running = directory, options, []
-        self.backend = machine.free_port()
+        self.backend, self.grpc = machine.free_port(), machine.free_port()
         with open(os.path.join(directory, "64k"), "wb") as body:
             body.write(b"x" * 65536)
+        with open(os.path.join(directory, "call"), "wb") as message:
+            message.write(b"\0\0\0\0\x64" + b"x" * 100)  # gRPC's prefix: not compressed, 100 bytes
         machine.certificate(directory)
         self.programs = {}
-        config = machine.write_template("backend.conf", directory, BACKEND=self.backend)
+        config = machine.write_template("backend.conf", directory, BACKEND=self.backend, GRPC=self.grpc)
         self.start_peer("backend", self.backend, ["nginx", "-c", config], machine.LOAD_CORE)
 
     def log(self, name):
@@ -136,20 +151,18 @@ class House:
         if name == "floor":
             return self.start_peer(name, port, [self.cargo("bench/floor", "floor"), listen, backend])
         if name == "nginx":
-            values = {"PORT": port, "TLS": machine.free_port(), "BACKEND": self.backend}
+            values = self.ports(port)
             config = machine.write_template("nginx.conf", self.directory, **values)
-            peer = self.start_peer(name, port, ["nginx", "-c", config])
-            peer.tls_port = values["TLS"]
-            return peer
+            return self.secured(values, self.start_peer(name, port, ["nginx", "-c", config]))
         if name == "haproxy":
-            config = machine.write_template("haproxy.cfg", self.directory, PORT=port, BACKEND=self.backend)
-            return self.start_peer(name, port, ["haproxy", "-db", "-f", config])
+            values = self.ports(port)
+            config = machine.write_template("haproxy.cfg", self.directory, **values)
+            return self.secured(values, self.start_peer(name, port, ["haproxy", "-db", "-f", config]))
         if name == "envoy":
-            admin = machine.free_port()
-            values = {"PORT": port, "BACKEND": self.backend, "ADMIN": admin}
+            values = {**self.ports(port), "ADMIN": machine.free_port()}
             config = machine.write_template("envoy.yaml", self.directory, **values)
             command = [machine.envoy_program(), "-c", config, "--concurrency", "1", "--log-level", "error"]
-            return self.start_peer(name, port, command + ["--disable-hot-restart"])
+            return self.secured(values, self.start_peer(name, port, command + ["--disable-hot-restart"]))
         if name == "envoy-http3":
             values = {"ADMIN": machine.free_port(), "TLS": machine.free_port(), "BACKEND": self.backend}
             config = machine.write_template("envoy-http3.yaml", self.directory, **values)
@@ -173,6 +186,16 @@ class House:
             label, program = name.split("=", 1)
             return self.start_peer(label, port, [program, listen, backend])
         raise SystemExit(f"no such peer: {name}")
+
+    def ports(self, port):
+        """Where a peer listens and what is behind it."""
+        own = {key: machine.free_port() for key in ("TLS", "CALLS")}
+        return {"PORT": port, "BACKEND": self.backend, "GRPC": self.grpc, **own}
+
+    def secured(self, values, peer):
+        """A peer that speaks TLS, too, and passes gRPC on (HAProxy does not)."""
+        peer.tls_port, peer.calls_port = values["TLS"], values["CALLS"]
+        return peer
 
     def ringway(self, workers=1, cores=machine.PROXY_CORE, name="ringway", data=None, under=(), environment=None):
         """A gateway of our own, with an empty embedded store unless `data` names the directory of another one;

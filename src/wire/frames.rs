@@ -24,21 +24,25 @@ pub struct FrameWatch {
     block_since_ms: Option<u64>,
 }
 
-/// The kind of frame that was one too many.
+/// Why nothing more is read from a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flood(&'static str);
-
-impl Flood {
-    /// For the log.
-    pub fn of(self) -> &'static str {
-        self.0
-    }
+pub enum Fault {
+    /// The kind of frame that was one too many.
+    Flood(&'static str),
+    /// A frame of this kind cannot be so long (section 4.2). Its head is not whole in the first `good` of the bytes that
+    /// were looked at last.
+    Size {
+        /// Bytes that may be read.
+        good: usize,
+    },
 }
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
@@ -84,8 +88,9 @@ impl FrameWatch {
     /// Looks at the next bytes that have come.
     ///
     /// # Errors
-    /// The peer floods.
-    pub fn observe(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
+    /// The peer floods, or sends a frame of a wrong size.
+    pub fn observe(&mut self, all: &[u8], now_ms: u64) -> Result<(), Fault> {
+        let mut bytes = all;
         let passed_ms = now_ms.saturating_sub(self.earned_ms);
         if passed_ms >= 1000 {
             self.earned_ms = now_ms;
@@ -105,16 +110,37 @@ impl FrameWatch {
             bytes = &bytes[taken..];
             if self.have == self.head.len() {
                 self.have = 0;
+                if !self.has_its_size() {
+                    return Err(Fault::Size { good: all.len() - bytes.len() - 1 });
+                }
                 self.frame(now_ms)?;
             }
         }
         Ok(())
     }
 
+    /// The length of the payload whose head is there.
+    fn length(&self) -> usize {
+        let [a, b, c, ..] = self.head;
+        usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
+    }
+
+    /// Those frames whose payload has one size end the connection if they have another (sections 6.4, 6.5, 6.7, 6.9).
+    fn has_its_size(&self) -> bool {
+        let (length, kind, flags) = (self.length(), self.head[3], self.head[4]);
+        match kind {
+            RST_STREAM | WINDOW_UPDATE => length == 4,
+            SETTINGS if flags & ACK != 0 => length == 0,
+            SETTINGS => length.is_multiple_of(6),
+            PING => length == 8,
+            _ => true,
+        }
+    }
+
     /// A head of a frame is there.
-    fn frame(&mut self, now_ms: u64) -> Result<(), Flood> {
-        let [a, b, c, kind, flags, ..] = self.head;
-        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+    fn frame(&mut self, now_ms: u64) -> Result<(), Fault> {
+        let (kind, flags) = (self.head[3], self.head[4]);
+        self.skip = self.length();
         match kind {
             DATA if self.skip > 0 => self.earn(1),
             DATA if flags & END_STREAM != 0 => {}
@@ -133,11 +159,11 @@ impl FrameWatch {
                 };
                 let name = ["DATA", "", "PRIORITY", "RST_STREAM", "SETTINGS", "PUSH_PROMISE", "PING"];
                 let name = *name.get(usize::from(kind)).unwrap_or(match kind {
-                    8 => &"WINDOW_UPDATE",
+                    WINDOW_UPDATE => &"WINDOW_UPDATE",
                     CONTINUATION => &"CONTINUATION",
                     _ => &"unknown",
                 });
-                self.allowance = self.allowance.checked_sub(1).ok_or(Flood(name))?;
+                self.allowance = self.allowance.checked_sub(1).ok_or(Fault::Flood(name))?;
             }
         }
         Ok(())
@@ -187,7 +213,7 @@ mod tests {
             let mut watch = FrameWatch::of_server(0);
             let frame = frame(kind, flags, payload);
             assert_eq!(passed(&mut watch, &frame), limits::H2_ALLOWANCE, "{name}");
-            assert_eq!(watch.observe(&frame, 0), Err(Flood(name)));
+            assert_eq!(watch.observe(&frame, 0), Err(Fault::Flood(name)));
         }
     }
 
@@ -233,6 +259,33 @@ mod tests {
             let mut cut = FrameWatch::of_client(0);
             bytes.chunks(size).for_each(|piece| cut.observe(piece, 0).unwrap());
             assert_eq!(format!("{cut:?}"), format!("{whole:?}"), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_frame_of_a_wrong_size_is_found_before_its_head_is_whole() {
+        for (kind, flags, length, is_right) in [
+            (3, 0, 4, true),
+            (3, 0, 5, false),
+            (4, 0, 12, true),
+            (4, 0, 5, false),
+            (4, ACK, 0, true),
+            (4, ACK, 6, false),
+            (6, 0, 8, true),
+            (6, 0, 0, false),
+            (8, 0, 4, true),
+            (8, 0, 3, false),
+            (DATA, 0, 3, true),
+        ] {
+            let mut watch = FrameWatch::of_server(0);
+            let bytes = [frame(DATA, 0, 7), frame(kind, flags, length)].concat();
+            let expected = if is_right { Ok(()) } else { Err(Fault::Size { good: 16 + 8 }) };
+            assert_eq!(watch.observe(&bytes, 0), expected, "{kind} of {length}");
+            let mut cut = FrameWatch::of_server(0);
+            let (first, rest) = bytes.split_at(20);
+            cut.observe(first, 0).unwrap();
+            let expected = if is_right { Ok(()) } else { Err(Fault::Size { good: 4 }) };
+            assert_eq!(cut.observe(rest, 0), expected, "{kind} of {length}");
         }
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 mod connection;
 mod endpoint;
 mod http3;
+mod trusting;
 
 use endpoint::Endpoint;
 

@@ -12,23 +12,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::limits;
 use crate::reactor::{self, Chunk, Out};
 use crate::transport::Stream;
-use crate::wire::frames::{Flood, FrameWatch};
+use crate::wire::frames::{Fault, FrameWatch};
 
 /// What the owner of a connection sees of its bytes.
 pub struct Wire {
     watch: RefCell<FrameWatch>,
-    flood: Cell<Option<Flood>>,
+    fault: Cell<Option<Fault>>,
 }
 
 impl Wire {
     /// Watched so.
     pub fn new(watch: FrameWatch) -> Rc<Wire> {
-        Rc::new(Wire { watch: RefCell::new(watch), flood: Cell::new(None) })
+        Rc::new(Wire { watch: RefCell::new(watch), fault: Cell::new(None) })
     }
 
-    /// The peer floods: nothing more is read from it.
-    pub fn flood(&self) -> Option<Flood> {
-        self.flood.get()
+    /// The peer floods, or breaks its frames: nothing more is read from it.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.get()
     }
 
     /// When the header block began that has not ended, if one is open.
@@ -96,13 +96,19 @@ impl AsyncRead for Duplex {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.received.is_empty() {
-            if self.wire.flood().is_some() {
+            if self.wire.fault().is_some() {
                 return Poll::Pending; // the owner looks after each poll
             }
-            let chunk = ready!(self.stream.poll_recv(cx))?;
+            let mut chunk = ready!(self.stream.poll_recv(cx))?;
             let watched = self.wire.watch.borrow_mut().observe(&chunk, reactor::now_ms());
-            if let Err(flood) = watched {
-                self.wire.flood.set(Some(flood)); // these bytes are the last: the goodbye needs a begun connection
+            if let Err(fault) = watched {
+                self.wire.fault.set(Some(fault)); // these bytes are the last: the goodbye needs a begun connection
+                if let Fault::Size { good } = fault {
+                    chunk.truncate(good);
+                    if good == 0 {
+                        return Poll::Pending;
+                    }
+                }
             }
             self.received = chunk;
         }

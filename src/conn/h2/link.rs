@@ -251,9 +251,9 @@ impl Running {
             }
             Poll::Pending => {}
         }
-        if let Some(flood) = self.wire.flood() {
+        if let Some(fault) = self.wire.fault() {
             let peer = self.stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-            log::error!("HTTP/2 connection to upstream {peer} closed: a flood of {}", flood.of());
+            log::error!("HTTP/2 connection to upstream {peer} closed: {fault:?}");
             return Poll::Ready(());
         }
         self.poll_idle(cx)

@@ -18,7 +18,7 @@ use crate::exchange::h2::Data;
 use crate::limits;
 use crate::reactor::{self, Sleep};
 use crate::transport::Stream;
-use crate::wire::frames::FrameWatch;
+use crate::wire::frames::{Fault, FrameWatch};
 
 /// Serves `stream`, whose next bytes are a client's preface, until its client leaves, misbehaves, or the gateway drains.
 pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
@@ -163,18 +163,22 @@ impl<G: Gate> Serving<G> {
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    log::info!("HTTP/2 connection of {} ended: {error}", self.facts.peer);
+                    // some floods the h2 crate sees itself: resets, header blocks, empty data
+                    if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                        log::warn!("HTTP/2 connection of {} closed: {error}", self.facts.peer);
+                        self.gate.saw(Event::Flood);
+                    } else {
+                        log::info!("HTTP/2 connection of {} ended: {error}", self.facts.peer);
+                    }
                     return Poll::Ready(if error.is_io() { End::Closed } else { End::Linger });
                 }
                 Poll::Ready(None) => return Poll::Ready(self.goodbye.map_or(End::Closed, |(_, end)| end)),
                 Poll::Pending => {}
             }
             if self.goodbye.is_none_or(|(_, end)| end == End::Closed)
-                && let Some(what) = self.flood()
+                && let Some(fault) = self.fault()
             {
-                log::warn!("HTTP/2 connection of {} closed: a flood of {what}", self.facts.peer);
-                self.gate.saw(Event::Flood);
-                self.break_off(Reason::ENHANCE_YOUR_CALM);
+                self.end_with(fault);
                 continue;
             }
             return self.poll_overdue(cx);
@@ -204,13 +208,26 @@ impl<G: Gate> Serving<G> {
         }
     }
 
-    /// What the client sends too much of, if it does.
-    fn flood(&self) -> Option<&'static str> {
-        if let Some(flood) = self.wire.flood() {
-            return Some(flood.of());
-        }
+    /// What is wrong with what the client sends, beside what the h2 crate sees.
+    fn fault(&self) -> Option<Fault> {
         let resets = self.streams.resets.get();
-        (resets > limits::H2_CLIENT_RESETS && resets > self.served / 2).then_some("resets")
+        let resets_too_often = resets > limits::H2_CLIENT_RESETS && resets > self.served / 2;
+        self.wire.fault().or(resets_too_often.then_some(Fault::Flood("resets")))
+    }
+
+    fn end_with(&mut self, fault: Fault) {
+        let peer = self.facts.peer;
+        match fault {
+            Fault::Flood(what) => {
+                log::warn!("HTTP/2 connection of {peer} closed: a flood of {what}");
+                self.gate.saw(Event::Flood);
+                self.break_off(Reason::ENHANCE_YOUR_CALM);
+            }
+            Fault::Size { .. } => {
+                log::info!("HTTP/2 connection of {peer} ended: a frame of a wrong size");
+                self.break_off(Reason::FRAME_SIZE_ERROR);
+            }
+        }
     }
 
     /// GOAWAY: the streams under way go on, and those that come until the client has heard of it.
