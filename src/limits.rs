@@ -479,3 +479,10 @@ pub const REDIS_LOGGED_LINE: usize = 4 << 10;
 
 /// How deep a reply of Redis may nest: COMMAND DOCS, the deepest, has under 10 levels.
 pub const REDIS_DEPTH: usize = 64;
+
+/// UDP sessions of one core and address, each a socket, a task and about 4 KiB: a flood of forged clients takes 16 MiB
+/// and no more, and clients that are known are served on.
+pub const UDP_SESSIONS: usize = 4096;
+
+/// Datagrams of one client that wait until its upstream is chosen; more are lost, as datagrams may be.
+pub const UDP_WAITING: usize = 16;

@@ -396,3 +396,55 @@ fn tls_ends_here_and_its_name_chooses() {
         assert_eq!(said_by_tls(secured, "a.test", "x"), "", "a client certificate is asked for");
     });
 }
+
+/// A server of datagrams that sends back what it gets, its name before it.
+fn mirror(name: &'static str) -> u16 {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&[name.as_bytes(), &datagram[..length]].concat(), from);
+        }
+    });
+    port
+}
+
+#[test]
+fn datagrams_have_sessions_by_client() {
+    on_both_drivers(|driver| {
+        let udp = free_port();
+        let streams = format!("proxy_mode: http&stream\nstream_proxy: {{udp: [\"127.0.0.1:{udp}\"]}}\n");
+        let gateway = Setup::new(driver, Source::Embedded)
+            .apisix(&streams)
+            .nginx("stream: {enable_access_log: true, access_log_buffer: 1}\n")
+            .start();
+        let (a, b) = (mirror("A"), mirror("B"));
+        let nodes = json!({format!("127.0.0.1:{a}"): 1, format!("127.0.0.1:{b}"): 1});
+        let timeout = json!({"connect": 1, "send": 0.3, "read": 0.3});
+        let upstream = json!({"type": "roundrobin", "nodes": nodes, "timeout": timeout});
+        gateway.put("/stream_routes/1", &json!({"server_port": udp, "upstream": upstream}));
+        let mut met = std::collections::BTreeSet::new();
+        for _ in 0..6 {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.connect(("127.0.0.1", udp)).unwrap();
+            let mut ask = |text: &str| {
+                client.send(text.as_bytes()).unwrap();
+                let mut answer = [0; 2048];
+                let length = client.recv(&mut answer).unwrap();
+                String::from_utf8_lossy(&answer[..length]).into_owned()
+            };
+            let first = ask("one");
+            assert_eq!(first[1..], *"one");
+            assert_eq!(
+                ask(&"x".repeat(1400)),
+                format!("{}{}", &first[..1], "x".repeat(1400)),
+                "the same upstream"
+            );
+            met.insert(first[..1].to_owned());
+        }
+        assert_eq!(met.len(), 2, "clients are shared out");
+        gateway.read_until("logs/access_stream.log", " UDP 200 1405 1403 ");
+    });
+}

@@ -1,6 +1,8 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
-from . import allocations, configuration, each_plugin, flame, http3, latency, machine, measure, memory, peers, pubsub, redis, tls
+from . import (
+    allocations, configuration, each_plugin, flame, http3, latency, machine, measure, memory, peers, pubsub, redis, streams, tls
+)
 
 SMALL, LARGE = 100, 65536
 SECURE_PEERS = ["ringway", "nginx", "haproxy", "envoy"]
@@ -9,7 +11,7 @@ SECURE_PEERS = ["ringway", "nginx", "haproxy", "envoy"]
 def names(options, default):
     """The peers to measure; Envoy is left out of the default ones where it cannot be installed."""
     chosen = options.peers.split(",") if options.peers else list(default)
-    for name in ("envoy", "envoy-http3"):
+    for name in ("envoy", "envoy-http3", "envoy-redis"):
         if not options.peers and name in chosen and not machine.envoy_program():
             machine.say(f"{name} is not measured: it could not be installed")
             chosen.remove(name)
@@ -110,6 +112,8 @@ CASES = {
     "each_plugin": each_plugin.each_plugin,
     "pubsub": pubsub.pubsub,
     "redis": redis.redis,
+    "tcp": streams.tcp,
+    "redis-proxy": streams.redis_proxy,
     "tls": lambda house, options: tls.tls(house, options, started(house, options, SECURE_PEERS)),
     "http2": lambda house, options: tls.http2(house, options, started(house, options, SECURE_PEERS)),
     "grpc": lambda house, options: tls.grpc(house, options, started(house, options, ["ringway", "nginx", "envoy"])),

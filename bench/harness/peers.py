@@ -158,6 +158,14 @@ class House:
             values = self.ports(port)
             config = machine.write_template("haproxy.cfg", self.directory, **values)
             return self.secured(values, self.start_peer(name, port, ["haproxy", "-db", "-f", config]))
+        if name == "haproxy-tcp":
+            config = machine.write_template("haproxy-tcp.cfg", self.directory, PORT=port, BACKEND=self.redis_port)
+            return self.start_peer(name, port, ["haproxy", "-db", "-f", config])
+        if name == "envoy-redis":
+            values = {"PORT": port, "BACKEND": self.redis_port, "ADMIN": machine.free_port()}
+            config = machine.write_template("envoy-redis.yaml", self.directory, **values)
+            command = [machine.envoy_program(), "-c", config, "--concurrency", "1", "--log-level", "error"]
+            return self.start_peer(name, port, command + ["--disable-hot-restart"])
         if name == "envoy":
             values = {**self.ports(port), "ADMIN": machine.free_port()}
             config = machine.write_template("envoy.yaml", self.directory, **values)
@@ -203,7 +211,7 @@ class House:
         program = self.options.ringway or self.cargo(".", "ringway", ("--bin", "ringway"))
         directory = data or os.path.join(self.directory, f"{name}-{time.monotonic_ns()}")
         os.makedirs(directory, exist_ok=True)
-        ports = {key: machine.free_port() for key in ("PORT", "TLS", "ADMIN", "CONTROL", "METRICS")}
+        ports = {key: machine.free_port() for key in ("PORT", "TLS", "TCP", "RPC", "ADMIN", "CONTROL", "METRICS")}
         values = {"KEY": ADMIN_KEY, "WORKERS": workers, "ACCESS_LOG": "false"}
         config = machine.write_template("ringway.yaml", directory, **ports, **values)
         process = machine.start([*under, program, "run", "-c", config], cores, self.log(name), environment)
@@ -215,6 +223,7 @@ class House:
             with open(self.log(name)) as log:
                 raise RuntimeError(f"{error}: {log.read()[-2000:]}") from None
         gateway.data, gateway.tls_port = directory, ports["TLS"]
+        gateway.tcp_port, gateway.rpc_port = ports["TCP"], ports["RPC"]
         self.running.append(gateway)
         return gateway
 

@@ -309,7 +309,7 @@ fn listen_on(
 /// One UDP socket an address and core, as [`listen_all`] does.
 fn bind_all(config: &Config, cores: usize, open: &[UdpBound]) -> Result<Vec<UdpBound>, String> {
     let mut all = Vec::new();
-    for local in &config.listen.http3 {
+    for local in config.listen.http3.iter().chain(&config.streams.udp) {
         let refused = |error: io::Error| format!("bind() to {local} (UDP) failed: {error}");
         if let Some(bound) = open.iter().find(|bound| bound.local == *local) {
             let per_core = bound.per_core.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>();
@@ -317,14 +317,15 @@ fn bind_all(config: &Config, cores: usize, open: &[UdpBound]) -> Result<Vec<UdpB
             continue;
         }
         if local.is_ipv6() && !has_ipv6() {
-            continue; // which has been said of its TCP socket
+            continue; // which has been said of TCP sockets
         }
         // once without SO_REUSEPORT, as for TCP
         drop(reactor::bind_udp(*local, false).map_err(refused)?);
         let per_core = (0..cores).map(|_| reactor::bind_udp(*local, true)).collect::<io::Result<Vec<_>>>();
         let per_core = per_core.map_err(refused)?;
-        // in the order in which they were bound, which is that of the cores
-        if let Some(first) = per_core.first()
+        // QUIC's are in the order in which they were bound, which is that of the cores; sessions of layer 4 stay with the
+        // core that the kernel picks by their addresses
+        if let Some(first) = per_core.first().filter(|_| config.listen.http3.contains(local))
             && let Err(error) = reactor::steer(first, SHORT_AT, LONG_AT, cores)
         {
             log::info!(

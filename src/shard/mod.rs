@@ -135,9 +135,12 @@ pub async fn run(parts: Parts) {
             Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
         }
     }
-    let endpoints = quic::endpoints(&shard, udp, &quic, generation);
+    let (of_streams, of_quic) = udp.into_iter().partition(|socket| {
+        socket.local_addr().is_ok_and(|address| shard.core.config.streams.udp.contains(&address))
+    });
+    let endpoints = quic::endpoints(&shard, of_quic, &quic, generation);
     reactor::spawn(housekeeping(shard.clone()));
-    answer_mail(&shard, mail, &taps, &endpoints).await;
+    answer_mail(&shard, mail, &taps, &endpoints, of_streams).await;
 }
 
 /// Mail, until the core is told to drain and has.
@@ -146,6 +149,7 @@ async fn answer_mail(
     mail: Receiver<ToCore>,
     taps: &[Rc<accept::Tap>],
     endpoints: &[Rc<Endpoint>],
+    mut datagrams: Vec<std::net::UdpSocket>,
 ) {
     let core = &shard.core;
     let mut accepting = false;
@@ -162,6 +166,7 @@ async fn answer_mail(
                         reactor::spawn(accept::accept(shard.clone(), tap.clone()));
                     }
                     quic::serve(endpoints);
+                    crate::stream::udp::serve(core, std::mem::take(&mut datagrams));
                 }
             }
             ToCore::Name { name, addresses } => {

@@ -4,6 +4,7 @@
 
 pub mod protocols;
 pub mod proxy;
+pub mod udp;
 pub mod xrpc;
 
 use std::net::SocketAddr;
