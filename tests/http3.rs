@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
 use common::*;
@@ -65,6 +65,35 @@ fn requests_of_all_kinds() {
         let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
         assert!(metrics.contains("http3_connections_total 1\n"), "{metrics}");
         assert!(metrics.contains("http3_streams_total 5\n"), "{metrics}");
+    });
+}
+
+#[test]
+fn a_websocket_is_a_stream() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let Some(request) = conn.head() else { return };
+            assert_eq!((request.method.as_str(), request.header("upgrade")), ("GET", Some("websocket")));
+            let _ = conn.send(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+                 Sec-WebSocket-Accept: x\r\nX-Own: 1\r\n\r\nfirst",
+            );
+            let mut piece = [0; 64 << 10];
+            while let Ok(n @ 1..) = conn.stream.read(&mut piece) {
+                if conn.stream.write_all(&piece[..n]).is_err() {
+                    return;
+                }
+            }
+            conn.remember(&request); // it has ended
+        });
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+        let upstream_of = json!({"type": "roundrobin", "nodes": nodes});
+        let route =
+            json!({"uri": "/ws", "host": "a.test", "enable_websocket": true, "upstream": upstream_of});
+        gateway.put("/routes/ws", &route);
+        play(&gateway, "websocket", &[]);
+        upstream.wait_for(2); // the end and the reset have reached it
     });
 }
 

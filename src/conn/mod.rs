@@ -1,6 +1,7 @@
 //! Where wire meets sockets: the server and client roles of HTTP/1.1 and HTTP/2, the server of HTTP/3, and what comes
 //! when a client has switched protocols.
 
+mod deadline;
 pub mod h1;
 pub mod h2;
 pub mod h3;

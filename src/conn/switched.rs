@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::Gate;
-use super::h2::channel::Channel;
+use super::{Gate, h2, h3};
 use crate::exchange::Exchange;
 use crate::reactor::{self, Chunk, Out};
 use crate::transport::Stream;
@@ -20,7 +19,9 @@ pub enum Switched {
     /// The connection itself, behind a 101 (RFC 9110 section 7.8). An upstream's connection is one, too.
     H1(Rc<Stream>),
     /// A stream that an extended CONNECT has opened (RFC 8441).
-    H2(Box<Channel>),
+    H2(Box<h2::channel::Channel>),
+    /// The same over HTTP/3 (RFC 9220).
+    H3(Box<h3::channel::Channel>),
 }
 
 impl Switched {
@@ -33,6 +34,7 @@ impl Switched {
         match self {
             Switched::H1(stream) => stream.poll_recv(cx),
             Switched::H2(channel) => channel.poll_recv(cx),
+            Switched::H3(channel) => channel.poll_recv(cx),
         }
     }
 
@@ -49,6 +51,7 @@ impl Switched {
         match self {
             Switched::H1(stream) => stream.send(Out::from(chunk)),
             Switched::H2(channel) => channel.send(chunk),
+            Switched::H3(channel) => channel.send(chunk),
         }
     }
 
@@ -62,6 +65,10 @@ impl Switched {
                 channel.send(Chunk::from_vec(head));
                 channel.send(Chunk::from_bytes(body));
             }
+            Switched::H3(channel) => {
+                channel.send(Chunk::from_vec(head));
+                channel.send(Chunk::from_bytes(body));
+            }
         }
     }
 
@@ -70,6 +77,7 @@ impl Switched {
         match self {
             Switched::H1(stream) => stream.queued_bytes(),
             Switched::H2(channel) => channel.queued_bytes(),
+            Switched::H3(channel) => channel.queued_bytes(),
         }
     }
 
@@ -81,6 +89,7 @@ impl Switched {
         match self {
             Switched::H1(stream) => stream.poll_flushed(cx),
             Switched::H2(channel) => channel.poll_flushed(cx),
+            Switched::H3(channel) => channel.poll_flushed(cx),
         }
     }
 
@@ -112,6 +121,7 @@ impl Switched {
         match self {
             Switched::H1(stream) => stream.shutdown_write(),
             Switched::H2(channel) => channel.shutdown_write(),
+            Switched::H3(channel) => channel.shutdown_write(),
         }
     }
 
@@ -121,6 +131,7 @@ impl Switched {
         match self {
             Switched::H1(_) => {}
             Switched::H2(channel) => channel.reset(),
+            Switched::H3(channel) => channel.reset(),
         }
     }
 
@@ -136,6 +147,7 @@ impl Switched {
         match self {
             Switched::H1(stream) => stream.set_recv_deadline(at_ms),
             Switched::H2(channel) => channel.set_recv_deadline(at_ms),
+            Switched::H3(channel) => channel.set_recv_deadline(at_ms),
         }
     }
 
@@ -144,6 +156,7 @@ impl Switched {
         match self {
             Switched::H1(stream) => stream.set_send_deadline(at_ms),
             Switched::H2(channel) => channel.set_send_deadline(at_ms),
+            Switched::H3(channel) => channel.set_send_deadline(at_ms),
         }
     }
 }

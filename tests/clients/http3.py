@@ -214,7 +214,7 @@ async def drain():
         assert before.status == 200
         slow = client.ask(path="/slow")
         print("asked", flush=True)
-        while b"\x07" not in client.data.get(3, b""):
+        while b"\x07\x01" not in client.data.get(3, b""):
             await asyncio.sleep(0.01)
         # the one behind the slow one
         assert client.data[3].endswith(b"\x07\x01\x08"), client.data[3]
@@ -483,9 +483,40 @@ async def conformance():
         assert (await outcome()).reset is None and client.data[stream].startswith(b"\1"), name
 
 
+async def websocket():
+    """Extended CONNECT (RFC 9220) to an upstream that says `first` and then gives all back."""
+    opened = lambda protocol: [(":protocol", protocol), ("sec-websocket-version", "13")]
+    async with Connected() as client:
+        while not (client.http.received_settings or {}).get(8):
+            await asyncio.sleep(0.005)
+        stream = client.ask("CONNECT", "/ws", opened("websocket"), end=False)
+        await asyncio.wait_for(stream.began.wait(), PATIENCE)
+        assert stream.status == 200, stream.headers
+        assert stream["sec-websocket-accept"] is None and stream["x-own"] == b"1", stream.headers
+        sent = bytes(range(256)) * 4000
+        client.http.send_data(stream.id, sent, end_stream=False)
+        client.transmit()
+        while len(stream.body) < 5 + len(sent):
+            await asyncio.sleep(0.005)
+        assert stream.body == b"first" + sent
+        for path, protocol, status in (("/plain", "websocket", 403), ("/ws", "connect-udp", 501)):
+            refused = client.ask("CONNECT", path, opened(protocol), end=False)
+            await asyncio.wait_for(refused.began.wait(), PATIENCE)
+            assert refused.status == status, refused.headers
+        client.http.send_data(stream.id, b"", end_stream=True)
+        client.transmit()
+        await asyncio.wait_for(stream.ended.wait(), PATIENCE)
+        assert stream.reset is None, stream.reset
+        other = client.ask("CONNECT", "/ws", opened("websocket"), end=False)
+        await asyncio.wait_for(other.began.wait(), PATIENCE)
+        client._quic.reset_stream(other.id, 0x10C)
+        client.transmit()
+        await asyncio.sleep(0.3)
+
+
 SCENARIOS = {
     work.__name__: work
-    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance)
+    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, websocket)
 }
 if __name__ == "__main__":
     asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))

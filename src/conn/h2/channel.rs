@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use h2::{Reason, RecvStream, SendStream};
 
+use crate::conn::deadline::Deadline;
 use crate::exchange::h2::Data;
-use crate::reactor::{self, Chunk, Sleep};
+use crate::reactor::Chunk;
 
 /// Both directions of a stream whose head has been answered with success.
 pub struct Channel {
@@ -149,25 +149,4 @@ impl To {
 
 fn gone(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
-}
-
-/// A time after which nobody waits. It moves with each piece, the timer below only when it has rung.
-#[derive(Default)]
-struct Deadline {
-    at_ms: Option<u64>,
-    timer: Option<Sleep>,
-}
-
-impl Deadline {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Some(at_ms) = self.at_ms else { return Poll::Pending };
-            if at_ms <= reactor::now_ms() {
-                return Poll::Ready(());
-            }
-            let timer = self.timer.get_or_insert_with(|| reactor::sleep_until(at_ms));
-            ready!(Pin::new(timer).poll(cx));
-            self.timer = None;
-        }
-    }
 }

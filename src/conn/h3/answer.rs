@@ -49,6 +49,15 @@ pub(super) async fn write<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Excha
     }
 }
 
+/// Writes the head that opens the stream for bytes both ways. False: the client is gone.
+pub(super) async fn switch<G: Gate>(gate: &G, stream: &Stream, ex: &mut Exchange) -> bool {
+    ex.resp.head.headers.remove(Name::ContentLength);
+    ex.resp.head.headers.remove(Name::SecWebsocketAccept);
+    let head = head(ex, None);
+    ex.resp.bytes += head.len() as u64;
+    send(stream, Chunk::from_vec(head), gate.settings().send_ms).await.is_ok()
+}
+
 async fn write_all<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) -> Result<(), Cut> {
     let filtered = gate.filters_body(ex);
     let no_body = ex.req.head.method == Method::Head || matches!(ex.resp.head.status, 100..=199 | 204 | 304);

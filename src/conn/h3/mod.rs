@@ -2,6 +2,7 @@
 //! its answer in [`answer`], the streams beside the requests in [`control`].
 
 pub mod answer;
+pub mod channel;
 pub mod control;
 pub mod server;
 pub mod stream;

@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::channel::Channel;
 use super::server::{Open, field_bytes};
 use super::{Event, answer};
-use crate::conn::Gate;
+use crate::conn::switched::settle_connect;
+use crate::conn::{Gate, Switched};
 use crate::exchange::h3::{Broke, RequestReader, Stream};
-use crate::exchange::{BodyError, Client, Exchange, Facts};
+use crate::exchange::{Body, BodyError, Client, Exchange, Facts};
 use crate::reactor;
 use crate::wire::Name;
 use crate::wire::h3::qpack::FieldSection;
@@ -122,22 +124,32 @@ async fn exchange<G: Gate>(
     Request { section, reader, early }: Request,
 ) -> Ended {
     let Some(pseudo) = request::pseudo(&section) else { return cut(stream, Broke::Message) };
+    ex.req.connects = pseudo.protocol.is_some();
     let assembled = ex.req.head.assemble(pseudo, request::fields(&section), &gate.settings().head);
     drop(section);
+    let mut pipe = Body::Empty;
     let read = assembled.and_then(|bytes| {
         ex.req.head_bytes = bytes;
         if early {
             admit_early(ex)?;
         }
-        attach_body(gate, ex, reader)
+        match ex.req.connects {
+            true => pipe = Body::H3(Box::new(reader.into_body(None, 0))),
+            false => attach_body(gate, ex, reader)?,
+        }
+        Ok(())
     });
     if let Err(reject) = read {
         log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
         return Box::pin(refuse(gate, stream, ex, reject.page)).await;
     }
     gate.handle(ex).await;
+    if ex.req.connects {
+        settle_connect(gate, ex);
+    }
     let ended = match ex.resp.client_gone {
         true => Ended::Reset,
+        false if ex.req.connects && ex.resp.upgrade => switch(gate, stream, ex, pipe).await,
         false => answer::write(gate, stream, ex).await,
     };
     gate.finish(ex);
@@ -147,11 +159,21 @@ async fn exchange<G: Gate>(
 /// A request that may be a replay: one that changes nothing goes on, and its upstream is told; of the others the client is
 /// told to ask again (RFC 8470 sections 5.1 and 5.2).
 fn admit_early(ex: &mut Exchange) -> Result<(), Reject> {
-    if !matches!(ex.req.head.method, Method::Get | Method::Head | Method::Options) {
+    if ex.req.connects || !matches!(ex.req.head.method, Method::Get | Method::Head | Method::Options) {
         return Err(Reject::new(425, "too early for its method"));
     }
     ex.req.head.headers.set(b"Early-Data", b"1");
     Ok(())
+}
+
+/// The stream becomes a pipe of bytes, whose one half is `from`.
+async fn switch<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, from: Body) -> Ended {
+    if !answer::switch(gate, stream, ex).await {
+        return Ended::Reset;
+    }
+    let client = Switched::H3(Box::new(Channel::new(stream.clone(), from)));
+    Box::pin(gate.switched(ex, client)).await;
+    Ended::Answered
 }
 
 /// Gives the exchange its body.

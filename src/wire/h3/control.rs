@@ -17,6 +17,9 @@ pub fn preamble(max_field_section_bytes: usize) -> Vec<u8> {
     let mut settings = Vec::new();
     varint::write(MAX_FIELD_SECTION_SIZE, &mut settings);
     varint::write(max_field_section_bytes as u64, &mut settings);
+    // WebSockets (RFC 9220)
+    varint::write(ENABLE_CONNECT_PROTOCOL, &mut settings);
+    varint::write(1, &mut settings);
     let mut out = vec![0];
     frame::begin(frame::SETTINGS, settings.len(), &mut out);
     out.extend_from_slice(&settings);
@@ -282,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_we_say() {
-        assert_eq!(preamble(16_384), [0, 4, 5, 6, 0x80, 0, 0x40, 0]);
+        assert_eq!(preamble(16_384), [0, 4, 7, 6, 0x80, 0, 0x40, 0, 8, 1]);
         assert_eq!(goaway(8), [7, 1, 8]);
     }
 }

@@ -6,6 +6,7 @@ use crate::wire::http::assemble::Pseudo;
 /// Sorts the pseudo-header fields out; the others are [`fields`]. `None`: the request is malformed.
 pub fn pseudo(section: &FieldSection) -> Option<Pseudo<'_>> {
     let (mut method, mut scheme, mut authority, mut path) = (None, None, None, None);
+    let mut protocol = None;
     let mut regular = false;
     for (name, value) in section.iter() {
         if !is_value(value) {
@@ -23,6 +24,7 @@ pub fn pseudo(section: &FieldSection) -> Option<Pseudo<'_>> {
             b":scheme" => &mut scheme,
             b":authority" => &mut authority,
             b":path" => &mut path,
+            b":protocol" => &mut protocol,
             _ => return None,
         };
         // before all others, and once
@@ -31,15 +33,16 @@ pub fn pseudo(section: &FieldSection) -> Option<Pseudo<'_>> {
         }
     }
     let method = method?;
-    // a tunnel has a target and nothing else (section 4.4)
+    // a tunnel has a target and nothing else (section 4.4), unless it is for a protocol (RFC 9220 section 3)
     let whole = match method {
-        b"CONNECT" => scheme.is_none() && path.is_none() && authority.is_some(),
-        _ => scheme.is_some() && path.is_some_and(|path| !path.is_empty()),
+        b"CONNECT" if protocol.is_none() => scheme.is_none() && path.is_none() && authority.is_some(),
+        b"CONNECT" => scheme.is_some() && authority.is_some() && path.is_some_and(|path| !path.is_empty()),
+        _ => protocol.is_none() && scheme.is_some() && path.is_some_and(|path| !path.is_empty()),
     };
     // an authority that is there is not empty (section 4.3.1)
     let named = authority.is_none_or(|authority| !authority.is_empty());
     let path = path.unwrap_or_default();
-    (whole && named).then_some(Pseudo { version: 30, method, path, authority, protocol: None })
+    (whole && named).then_some(Pseudo { version: 30, method, path, authority, protocol })
 }
 
 /// The fields that are no pseudo-header fields.
@@ -104,6 +107,20 @@ mod tests {
         assert_eq!((pseudo.version, pseudo.method, pseudo.path), (30, &b"GET"[..], &b"/p"[..]));
         assert_eq!(pseudo.authority, Some(&b"a"[..]));
         assert_eq!(fields(&section).count(), 2);
+    }
+
+    #[test]
+    fn extended_connect() {
+        let method = |method: &'static str| [(":method", method), (":protocol", "websocket")];
+        let asked = section(&[&method("CONNECT")[..], &GET[1..]].concat());
+        let found = pseudo(&asked).unwrap();
+        assert_eq!((found.protocol, found.path), (Some(&b"websocket"[..]), &b"/p"[..]));
+        assert!(pseudo(&section(&[&method("GET")[..], &GET[1..]].concat())).is_none());
+        for left_out in 1..GET.len() {
+            let mut fields = [&method("CONNECT")[..], &GET[1..]].concat();
+            fields.remove(1 + left_out);
+            assert!(pseudo(&section(&fields)).is_none(), "without {}", GET[left_out].0);
+        }
     }
 
     #[test]
