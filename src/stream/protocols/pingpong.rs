@@ -76,7 +76,7 @@ fn head(bytes: &[u8]) -> Result<Option<(u8, u64, usize)>, Broken> {
 }
 
 impl Session for Connection {
-    fn from_client(
+    fn client_bytes(
         &mut self,
         bytes: &[u8],
         calls: &mut Calls,
@@ -115,7 +115,7 @@ impl Session for Connection {
         Ok(Verdict::Pass(Pass { bytes: here, whole: self.body == 0, to: self.to, late }))
     }
 
-    fn from_upstream(&mut self, link: usize, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken> {
+    fn upstream_bytes(&mut self, link: usize, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken> {
         self.bodies.resize(self.bodies.len().max(link + 1), (0, 0));
         let mut head_bytes = 0;
         if self.bodies[link].0 == 0 {
@@ -159,7 +159,7 @@ mod tests {
                 (0..random.usize(0..60)).map(|_| letters[random.usize(..letters.len())]).collect();
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                match session.from_client(rest, &mut calls, &[]) {
+                match session.client_bytes(rest, &mut calls, &[]) {
                     Ok(Verdict::Pass(Pass { bytes, .. }) | Verdict::Answer { bytes, .. }) => {
                         assert!(bytes > 0 && bytes <= rest.len(), "it goes on");
                         rest = &rest[bytes..];
@@ -167,7 +167,7 @@ mod tests {
                     Ok(Verdict::More) | Err(_) => break,
                 }
             }
-            let _ = session.from_upstream(0, b"pp", &mut calls);
+            let _ = session.upstream_bytes(0, b"pp", &mut calls);
         }
     }
 }

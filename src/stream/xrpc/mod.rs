@@ -49,7 +49,7 @@ pub trait Session {
     ///
     /// # Errors
     /// They are none of this protocol: the client gets [`Session::refusal`], and the session ends.
-    fn from_client(
+    fn client_bytes(
         &mut self,
         bytes: &[u8],
         calls: &mut Calls,
@@ -60,7 +60,7 @@ pub trait Session {
     ///
     /// # Errors
     /// They are none of this protocol: the session ends.
-    fn from_upstream(&mut self, link: usize, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken>;
+    fn upstream_bytes(&mut self, link: usize, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken>;
 
     /// What a client is told whose bytes are broken, if the protocol has words for that.
     fn refusal(&self, _broken: &Broken) -> Vec<u8> {

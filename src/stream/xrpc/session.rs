@@ -167,7 +167,7 @@ impl Shared<'_> {
             let verdict = {
                 let calls = &mut *self.calls.borrow_mut();
                 calls.now = reactor::now();
-                self.session.borrow_mut().from_client(&chunk, calls, &routes)
+                self.session.borrow_mut().client_bytes(&chunk, calls, &routes)
             };
             match verdict.map_err(End::ClientBroken)? {
                 Verdict::Pass(Pass { bytes, to, late, .. }) => {
@@ -218,7 +218,7 @@ impl Shared<'_> {
                 let verdict = {
                     let calls = &mut *self.calls.borrow_mut();
                     calls.now = reactor::now();
-                    self.session.borrow_mut().from_upstream(at, &chunk, calls)
+                    self.session.borrow_mut().upstream_bytes(at, &chunk, calls)
                 };
                 let sent = match verdict {
                     Err(broken) => return End::UpstreamBroken(broken),

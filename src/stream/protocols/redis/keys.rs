@@ -294,7 +294,7 @@ pub fn is_key(command: &[u8], index: u64, count: u64) -> bool {
             Keys::None => false,
             Keys::One => index == 2,
             Keys::All => true,
-            Keys::Pairs => index % 2 == 0,
+            Keys::Pairs => index.is_multiple_of(2),
             Keys::AllButLast => index < count,
             Keys::Two => index <= 3,
             Keys::FromSecond => index > 2,

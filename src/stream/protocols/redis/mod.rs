@@ -192,7 +192,12 @@ struct Connection {
 }
 
 impl Session for Connection {
-    fn from_client(&mut self, bytes: &[u8], calls: &mut Calls, _: &[Subordinate]) -> Result<Verdict, Broken> {
+    fn client_bytes(
+        &mut self,
+        bytes: &[u8],
+        calls: &mut Calls,
+        _: &[Subordinate],
+    ) -> Result<Verdict, Broken> {
         if let Some(broken) = self.broken.take() {
             return Err(broken);
         }
@@ -220,7 +225,7 @@ impl Session for Connection {
         Ok(Verdict::Pass(Pass { bytes, whole: self.commands.is_between(), ..Pass::default() }))
     }
 
-    fn from_upstream(&mut self, _: usize, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken> {
+    fn upstream_bytes(&mut self, _: usize, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken> {
         if self.opaque || !calls.wants.calls {
             return Ok(Pass::whole(bytes.len()));
         }

@@ -20,7 +20,7 @@ impl Dialogue {
 
     /// Sends commands; gives the delay and where it begins.
     fn send(&mut self, bytes: &[u8]) -> Option<(usize, u32)> {
-        match self.session.from_client(bytes, &mut self.calls, &[]) {
+        match self.session.client_bytes(bytes, &mut self.calls, &[]) {
             Ok(Verdict::Pass(pass)) => pass.late,
             other => panic!("{other:?}"),
         }
@@ -28,7 +28,7 @@ impl Dialogue {
 
     /// Answers; gives the lines of the calls that have ended with it.
     fn answer(&mut self, bytes: &[u8]) -> Vec<String> {
-        let passed = self.session.from_upstream(0, bytes, &mut self.calls);
+        let passed = self.session.upstream_bytes(0, bytes, &mut self.calls);
         assert!(matches!(passed, Ok(Verdict::Pass(Pass { bytes: n, .. })) if n == bytes.len()), "{passed:?}");
         let line = |call: Call| String::from_utf8_lossy(&call.vars[1].1).into_owned();
         self.calls.take_ended().into_iter().map(line).collect()
@@ -113,9 +113,9 @@ fn a_fault_holds_its_command_alone_back() {
 fn what_is_whole_before_broken_bytes_goes_on() {
     let mut dialogue = Dialogue::new(&json!({}));
     let bytes = b"PING\r\n*1\r\n:1\r\n";
-    let first = dialogue.session.from_client(bytes, &mut dialogue.calls, &[]);
+    let first = dialogue.session.client_bytes(bytes, &mut dialogue.calls, &[]);
     assert_eq!(first, Ok(Pass::whole(6)));
-    let Err(broken) = dialogue.session.from_client(&bytes[6..], &mut dialogue.calls, &[]) else { panic!() };
+    let Err(broken) = dialogue.session.client_bytes(&bytes[6..], &mut dialogue.calls, &[]) else { panic!() };
     assert_eq!(dialogue.session.refusal(&broken), b"-ERR Protocol error: expected '$', got ':'\r\n");
 }
 
