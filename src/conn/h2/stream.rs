@@ -88,7 +88,10 @@ async fn exchange<G: Gate>(
     let (parts, body) = request.into_parts();
     let mut bytes = None;
     let read = read_head(gate, ex, &parts).and_then(|()| match ex.req.connects {
-        true => Ok(bytes = Some(body)),
+        true => {
+            bytes = Some(body);
+            Ok(())
+        }
         false => attach_body(gate, responder, ex, body),
     });
     if let Err(reject) = read {
