@@ -394,6 +394,9 @@ pub const STREAM_PORTS: usize = 4096;
 /// A piece of a tunnel that says that more of its kind will come, bytes: half a shared receive buffer.
 pub const BULK_PIECE: usize = 8 << 10;
 
+/// Streams of an upstream's connection that were reset here and whose last frames may still come: all calls of some clients
+/// that leave at once.
+pub const H2_LINK_REMEMBERED_RESETS: usize = 1_024;
 /// So many pieces in a row change the size of a tunnel's receive buffers: to change costs a system call, and pieces of
 /// 64 KiB in place of 16 save one each.
 pub const BULK_CHANGE: u8 = 4;
