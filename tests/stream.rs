@@ -429,7 +429,7 @@ fn datagrams_have_sessions_by_client() {
             let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             client.set_read_timeout(Some(PATIENCE)).unwrap();
             client.connect(("127.0.0.1", udp)).unwrap();
-            let mut ask = |text: &str| {
+            let ask = |text: &str| {
                 client.send(text.as_bytes()).unwrap();
                 let mut answer = [0; 2048];
                 let length = client.recv(&mut answer).unwrap();
