@@ -182,7 +182,7 @@ fn an_expired_certificate_is_served_and_said_so() {
                 format!("apisix_ssl_certificate_days_left{{ssl_id=\"{id}\",sni=\"{id}.test\",index=\"0\"}} ");
             metrics.lines().find_map(|line| line.strip_prefix(&*series)?.parse::<f64>().ok())
         };
-        assert!(days("own").is_some_and(|days| (29.9..30.0).contains(&days)), "{:?}", days("own"));
+        assert!(days("own").is_some_and(|days| (29.9..=30.0).contains(&days)), "{:?}", days("own"));
         assert!(days("old").is_some_and(|days| days < 0.0), "{:?}", days("old"));
         assert_eq!(certificates(&gateway)["list"][0]["id"], "old", "the first to expire comes first");
         gateway.delete("/ssls/old");
