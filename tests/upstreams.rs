@@ -322,7 +322,7 @@ fn what_is_missing_has_its_status() {
              - {id: 5, uri: /kafka, upstream: {scheme: kafka, nodes: {\"127.0.0.1:1\": 1}}}",
         );
         for (target, status) in
-            [("/empty", 503), ("/upstream", 502), ("/service", 404), ("/plugin_config", 503), ("/kafka", 503)]
+            [("/empty", 503), ("/upstream", 502), ("/service", 404), ("/plugin_config", 503), ("/kafka", 400)]
         {
             let answer = gateway.get(target);
             assert_eq!(answer.status, status, "{target}: {answer}");
@@ -451,7 +451,7 @@ fn a_client_certificate_that_cannot_be_read_is_a_503() {
         let upstream = format!("{{scheme: https, tls: {tls}, nodes: {{\"127.0.0.1:{}\": 1}}}}", free_port());
         let gateway = with(driver, &[], &upstream);
         assert_eq!(gateway.get("/").status, 503);
-        gateway.read_until("logs/error.log", "the upstream of route 1 cannot be used: client_cert");
+        gateway.read_until("logs/error.log", "the upstream of /apisix/routes/1 cannot be used: client_cert");
         let missing = upstream.replace(&tls, "{client_cert_id: none}");
         assert_eq!(with(driver, &[], &missing).get("/").status, 502, "an ssl object that is not there");
     });
