@@ -152,8 +152,14 @@ impl Upstream {
         Upstream::start_on(free_port(), script)
     }
 
+    /// The port may be that of a server just ended, which a program being started still holds open for a moment.
     pub fn start_on(port: u16, script: impl Fn(&mut Conn) + Send + Sync + 'static) -> Upstream {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let mut listener = None;
+        eventually("the upstream's port is free", || {
+            listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+            listener.is_some()
+        });
+        let listener = listener.unwrap();
         let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
         let connections: Arc<AtomicUsize> = Arc::default();
         let ended: Arc<AtomicBool> = Arc::default();
