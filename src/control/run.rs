@@ -101,7 +101,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
     } = parts;
     let outbox = Arc::new(Outbox::new(cores.clone()));
     let plugins = Arc::new(plugins(&config, registry));
-    let listed = plugins.clone();
     let (unknown, follow) = match config.deployment.provider {
         Provider::Etcd | Provider::Embedded { .. } => (Unknown::Skip, config.admin.is_none()),
         _ => (Unknown::RefuseDisabled, true),
@@ -119,45 +118,27 @@ async fn serve(parts: Parts) -> Result<(), String> {
         tokio::spawn(async move { prepare(&admin).await });
     }
     let certificates = Arc::new(Certificates::new(staples));
-    let services = Services {
-        admin: admin.clone(),
-        control: Arc::new(ControlState {
-            store: store.clone(),
-            feed: feed.clone(),
-            plugins,
-            plugin_lists: plugin_lists.clone(),
-            applied: applied.clone(),
-            certificates: certificates.clone(),
-            probes: (!config.disable_upstream_healthcheck).then(|| switchboard.probes()),
-        }),
-        scrape: Scrape::new(
-            &plugin_lists,
-            &store,
-            &feed,
-            switchboard.probes(),
-            metrics,
-            certificates.clone(),
-        ),
-    };
-    let scrape = services.scrape.clone();
-    services.start(ports, &config)?;
-    tokio::spawn(outbox.clone().retry());
-    tokio::spawn(DebugFile::new(config.deployment.debug.clone()).follow(listed, outbox.clone()));
-    let lifetimes = Lifetimes { value_ms: config.secret_ttl_ms, failure_ms: config.secret_failure_ttl_ms };
-    let tls = client_config(&trust, None, &[]).map_err(|error| error.to_string())?;
-    let asking = feed.clone();
-    let (tell_certificates, news) = mpsc::unbounded_channel();
-    let responders = tls.clone();
-    tokio::spawn(async move { certificates.follow(news, responders).await });
-    tokio::spawn(async move {
-        asking.secrets().follow(lifetimes, tls, |keys| asking.take_again(keys)).await;
+    let scrape =
+        Scrape::new(&plugin_lists, &store, &feed, switchboard.probes(), metrics, certificates.clone());
+    let control = Arc::new(ControlState {
+        store,
+        feed: feed.clone(),
+        plugins: plugins.clone(),
+        plugin_lists: plugin_lists.clone(),
+        applied: applied.clone(),
+        certificates: certificates.clone(),
+        probes: (!config.disable_upstream_healthcheck).then(|| switchboard.probes()),
     });
-    let (tell, batches) = mpsc::unbounded_channel();
+    Services { admin: admin.clone(), control, scrape: scrape.clone() }.start(ports, &config)?;
+    tokio::spawn(outbox.clone().retry());
+    tokio::spawn(DebugFile::new(config.deployment.debug.clone()).follow(plugins, outbox.clone()));
+    let to_certificates = ask_others(&config, &trust, certificates, &feed)?;
+    let (to_switchboard, batches) = mpsc::unbounded_channel();
     let to_cores = outbox.clone();
     let publish = Box::new(move |batch: Batch| {
         to_cores.send(&ToCore::Config(batch.clone()));
-        let _ = tell_certificates.send(batch.clone());
-        let _ = tell.send(batch);
+        let _ = to_certificates.send(batch.clone());
+        let _ = to_switchboard.send(batch);
     });
     let (reloads, new_cores) = mpsc::channel(1);
     let reload = Reload {
@@ -171,13 +152,30 @@ async fn serve(parts: Parts) -> Result<(), String> {
         follows_store: follow,
     };
     let heard = Heard { mail: from_cores, batches, reloads: new_cores };
-    let ended = switchboard.run(admin, feed.clone(), scrape, heard, cores.count());
-    let ended = tokio::spawn(ended);
+    let ended = tokio::spawn(switchboard.run(admin, feed.clone(), scrape, heard, cores.count()));
     tokio::spawn(async move { feed.run(events, publish).await });
     // Standalone, there is nothing to run with before the first document comes.
     let waits = config.deployment.provider != Provider::StandaloneApi;
     tokio::spawn(announce(banner, waits.then_some(applied)));
     obey_signals(reload, &outbox, &logs, ended).await
+}
+
+/// From now on others are asked for what objects refer to: authorities about certificates, of the batches that are
+/// sent here, and secret managers about references.
+fn ask_others(
+    config: &Config,
+    trust: &Trust,
+    certificates: Arc<Certificates>,
+    feed: &Arc<Feed>,
+) -> Result<mpsc::UnboundedSender<Batch>, String> {
+    let tls = client_config(trust, None, &[]).map_err(|error| error.to_string())?;
+    let (to_certificates, news) = mpsc::unbounded_channel();
+    let responders = tls.clone();
+    tokio::spawn(async move { certificates.follow(news, responders).await });
+    let lifetimes = Lifetimes { value_ms: config.secret_ttl_ms, failure_ms: config.secret_failure_ttl_ms };
+    let feed = feed.clone();
+    tokio::spawn(async move { feed.secrets().follow(lifetimes, tls, |keys| feed.take_again(keys)).await });
+    Ok(to_certificates)
 }
 
 /// What an admin node does for the others on its etcd. A store that is down now is no reason not to start.

@@ -38,9 +38,10 @@ use crate::exchange::{Exchange, Matched, Vars};
 use crate::limits;
 use crate::model::{Consumer, Stored};
 use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec};
-use crate::telemetry::metrics::{
-    BANDWIDTH, CoreMetrics, FamilyId, HTTP_LATENCY, HTTP_STATUS, STREAM_CONNECTIONS, STREAM_STATUS, SeriesId,
+use crate::telemetry::families::{
+    BANDWIDTH, FamilyId, HTTP_LATENCY, HTTP_STATUS, STREAM_CONNECTIONS, STREAM_STATUS,
 };
+use crate::telemetry::metrics::{CoreMetrics, SeriesId};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::accept::{Begins, Listening, Then};
-use super::{Parts, run};
+use super::{GatewayParts, Parts, run};
 use crate::config::{
     AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider, StreamListen, metrics_uri,
 };
@@ -179,21 +179,24 @@ impl Starter {
         for (index, mail) in receivers.into_iter().enumerate() {
             let listeners: Result<_, _> = sockets.iter().map(|bound| bound.listening(index)).collect();
             let sockets: io::Result<_> = udp.iter().map(|bound| bound.per_core[index].try_clone()).collect();
-            let parts = Parts {
-                index,
+            let gateway = GatewayParts {
                 config: config.clone(),
                 registry: self.registry.clone(),
+                stream_registry: self.stream_registry.clone(),
                 counters: self.counters.clone(),
                 metrics: self.metrics.core(),
                 access: access.as_ref().map(|(file, log)| access_log(file, log)),
                 stream_access: stream_access.as_ref().map(|(file, log)| access_log(file, log)),
-                stream_registry: self.stream_registry.clone(),
+                trust: self.trust.clone(),
+                control: self.to_control.clone(),
+            };
+            let parts = Parts {
+                index,
+                gateway,
                 listeners: listeners.map_err(|error| format!("a socket cannot be shared: {error}"))?,
                 udp: sockets.map_err(|error| format!("a socket cannot be shared: {error}"))?,
                 quic: self.quic.clone(),
                 mail,
-                trust: self.trust.clone(),
-                control: self.to_control.clone(),
                 cores: cores.clone(),
                 generation: (generation, elder.clone()),
                 applied: self.applied.clone(),

@@ -33,20 +33,8 @@ use crate::upstream::health::Status;
 pub struct Parts {
     /// Its index, 0 … N−1.
     pub index: usize,
-    /// config.yaml.
-    pub config: Arc<Config>,
-    /// The plugins of this build.
-    pub registry: Arc<Registry>,
-    /// Node-wide counters.
-    pub counters: Arc<Counters>,
-    /// Its metrics page.
-    pub metrics: CoreMetrics,
-    /// Its access log.
-    pub access: Option<Access>,
-    /// The access log of layer 4.
-    pub stream_access: Option<Access>,
-    /// The plugins of stream routes.
-    pub stream_registry: Arc<Registry>,
+    /// What its gateway is made of.
+    pub gateway: GatewayParts,
     /// Its listening sockets, in the order of the configuration.
     pub listeners: Vec<accept::Listening>,
     /// Its UDP sockets.
@@ -55,10 +43,6 @@ pub struct Parts {
     pub quic: Arc<QuicKeys>,
     /// Its mailbox.
     pub mail: Receiver<ToCore>,
-    /// Whom TLS towards upstreams believes.
-    pub trust: Trust,
-    /// To control.
-    pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// All cores.
     pub cores: Arc<Cores>,
     /// Which start of the cores this is, and the cores of the one before: their QUIC connections go on until they end.
@@ -69,78 +53,100 @@ pub struct Parts {
     pub sites: Arc<Sites>,
 }
 
+/// What a core's gateway is made of.
+pub struct GatewayParts {
+    /// config.yaml.
+    pub config: Arc<Config>,
+    /// The plugins of this build.
+    pub registry: Arc<Registry>,
+    /// The plugins of stream routes.
+    pub stream_registry: Arc<Registry>,
+    /// Node-wide counters.
+    pub counters: Arc<Counters>,
+    /// Its metrics page.
+    pub metrics: CoreMetrics,
+    /// Its access log.
+    pub access: Option<Access>,
+    /// The access log of layer 4.
+    pub stream_access: Option<Access>,
+    /// Whom TLS towards upstreams believes.
+    pub trust: Trust,
+    /// To control.
+    pub control: tokio::sync::mpsc::Sender<ToControl>,
+}
+
 /// Runs a core until it has drained.
 pub async fn run(parts: Parts) {
-    let Parts {
-        index,
-        config,
-        registry,
-        counters,
-        metrics,
-        access,
-        stream_access,
-        stream_registry,
-        listeners,
-        udp,
-        quic,
-        mail,
-        trust,
-        control,
-        cores,
-        generation,
-        applied,
-        sites,
-    } = parts;
-    let (pools, tls) = (Rc::new(Pools::new()), Rc::new(TlsClients::new(trust)));
-    let asks = control.clone();
-    let names = Names::new(move |name| asks.try_send(ToControl::Name(name.into())).is_ok());
-    let host = Rc::new(Host {
-        consumers: Consumers::new(registry.clone()),
-        counters,
-        metrics: RefCell::new(metrics),
-        pools: pools.clone(),
-        tls: tls.clone(),
-        metadata: RefCell::default(),
-        control: control.clone(),
-        config: config.clone(),
-        outbound: Rc::new(Outbound::new(names, pools.clone(), tls.clone())),
-        enabled: RefCell::default(),
-        attr: RefCell::new(config.plugin_attr.clone().into()),
-        upstreams: RefCell::default(),
-        now: reactor::now,
-        unix_s: clock::unix_s,
-        shared: Shared::default(),
-    });
-    let upstream = &config.http.upstream;
-    let keep = KeepalivePool {
-        size: upstream.connections,
-        idle_timeout_ms: u32::try_from(upstream.timeout_ms).unwrap_or(u32::MAX),
-        requests: upstream.requests,
-    };
-    let tools = Tools { registry, stream_registry, host: host.clone(), pools, keep, tls };
-    let enabled =
-        config.plugins.iter().map(|list| list.iter().map(|name| name.as_str().into()).collect()).next();
-    let stream_enabled = config.stream_plugins.iter().flatten().map(|name| name.as_str().into()).collect();
-    let live = Live::new(tools, config.router, enabled, stream_enabled);
-    let core = Rc::new(Core::new(live, host, config, control, access, stream_access));
+    let Parts { index, gateway, listeners, udp, quic, mail, cores, generation, applied, sites } = parts;
+    let core = Rc::new(gateway.start());
     let shard = Rc::new(accept::Shard::new(index, core, cores, applied, sites));
-    let mut taps = Vec::new();
-    for (at, listening) in listeners.into_iter().enumerate() {
-        match Listener::from_std(listening.socket) {
-            Ok(listener) => {
-                let (local, begins) = (listening.local, listening.begins);
-                let listener = RefCell::new(Some(Rc::new(listener)));
-                taps.push(Rc::new(accept::Tap { at, listener, local, begins }));
-            }
-            Err(error) => log::error!("core {index} cannot listen on {}: {error}", listening.local),
-        }
-    }
+    let taps = taps(index, listeners);
     let (of_streams, of_quic) = udp.into_iter().partition(|socket| {
         socket.local_addr().is_ok_and(|address| shard.core.config.streams.udp.contains(&address))
     });
     let endpoints = quic::endpoints(&shard, of_quic, &quic, generation);
     reactor::spawn(housekeeping(shard.clone()));
     answer_mail(&shard, mail, &taps, &endpoints, of_streams).await;
+}
+
+impl GatewayParts {
+    /// The gateway, without an object yet.
+    fn start(self) -> Core {
+        let GatewayParts { config, registry, metrics, control, .. } = self;
+        let (pools, tls) = (Rc::new(Pools::new()), Rc::new(TlsClients::new(self.trust)));
+        let asks = control.clone();
+        let names = Names::new(move |name| asks.try_send(ToControl::Name(name.into())).is_ok());
+        let host = Rc::new(Host {
+            consumers: Consumers::new(registry.clone()),
+            counters: self.counters,
+            metrics: RefCell::new(metrics),
+            pools: pools.clone(),
+            tls: tls.clone(),
+            metadata: RefCell::default(),
+            control: control.clone(),
+            config: config.clone(),
+            outbound: Rc::new(Outbound::new(names, pools.clone(), tls.clone())),
+            enabled: RefCell::default(),
+            attr: RefCell::new(config.plugin_attr.clone().into()),
+            upstreams: RefCell::default(),
+            now: reactor::now,
+            unix_s: clock::unix_s,
+            shared: Shared::default(),
+        });
+        let keep = keepalive(&config);
+        let tools =
+            Tools { registry, stream_registry: self.stream_registry, host: host.clone(), pools, keep, tls };
+        let listed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
+        let enabled = config.plugins.as_deref().map(listed);
+        let stream_enabled = listed(config.stream_plugins.as_deref().unwrap_or_default());
+        let live = Live::new(tools, config.router, enabled, stream_enabled);
+        Core::new(live, host, config, control, self.access, self.stream_access)
+    }
+}
+
+/// How connections of upstreams that say nothing of it are kept.
+fn keepalive(config: &Config) -> KeepalivePool {
+    let upstream = &config.http.upstream;
+    KeepalivePool {
+        size: upstream.connections,
+        idle_timeout_ms: u32::try_from(upstream.timeout_ms).unwrap_or(u32::MAX),
+        requests: upstream.requests,
+    }
+}
+
+/// The listening sockets at work; nothing is accepted yet.
+fn taps(core: usize, listeners: Vec<accept::Listening>) -> Vec<Rc<accept::Tap>> {
+    let mut taps = Vec::new();
+    for (at, accept::Listening { socket, local, begins }) in listeners.into_iter().enumerate() {
+        match Listener::from_std(socket) {
+            Ok(listener) => {
+                let listener = RefCell::new(Some(Rc::new(listener)));
+                taps.push(Rc::new(accept::Tap { at, listener, local, begins }));
+            }
+            Err(error) => log::error!("core {core} cannot listen on {local}: {error}"),
+        }
+    }
+    taps
 }
 
 /// Mail, until the core is told to drain and has.

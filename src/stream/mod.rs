@@ -20,7 +20,8 @@ use crate::live::LiveUpstream;
 use crate::live::streams::StreamPlan;
 use crate::plugin::Phase;
 use crate::reactor;
-use crate::telemetry::metrics::{STREAM_ACTIVE, STREAM_BANDWIDTH, SeriesId};
+use crate::telemetry::families::{STREAM_ACTIVE, STREAM_BANDWIDTH};
+use crate::telemetry::metrics::SeriesId;
 use crate::transport::Stream;
 
 /// The listener that a session came by.

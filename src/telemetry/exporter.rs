@@ -6,7 +6,8 @@ use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::metrics::{FamilyId, Kind, Metrics, Page, Shape, Shown};
+use super::families::{FamilyId, Kind};
+use super::metrics::{Metrics, Page, Shape, Shown};
 
 /// What control knows about the node at the time of a scrape.
 #[derive(Debug, Default)]
@@ -352,7 +353,7 @@ fn escaped(out: &mut String, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS};
+    use super::super::families::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS};
     use super::*;
 
     fn node() -> Node<'static> {

@@ -13,67 +13,8 @@ use std::time::Instant;
 use serde_json::Value;
 use smallvec::SmallVec;
 
+use super::families::{Buckets, FAMILIES, Family, FamilyId, Kind, LATENCY_BUCKETS_MS, Told};
 use crate::limits;
-
-/// A group of series under one name.
-#[derive(Debug, PartialEq)]
-pub struct Family {
-    /// Its name, without the prefix.
-    pub name: &'static str,
-    /// The HELP text.
-    pub help: &'static str,
-    /// Counter, gauge or histogram.
-    pub kind: Kind,
-    /// Upper bounds of a histogram's buckets, ascending.
-    pub buckets: Box<[f64]>,
-    /// Label names, the extra ones behind the built-in ones.
-    pub labels: Vec<String>,
-    /// Variables of the extra labels (`plugin_attr.prometheus.metrics.<name>.extra_labels`), without `$`.
-    pub extra: Vec<String>,
-    /// Series unused for so long are not shown; 0 shows them for ever.
-    pub expire_ms: u64,
-}
-
-/// What a family's numbers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// One number that grows.
-    Counter,
-    /// One number that also shrinks.
-    Gauge,
-    /// Numbers of values below each bucket's bound, and their sum.
-    Histogram,
-}
-
-/// Which family: an index into the families of a [`Shape`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FamilyId(u16);
-
-/// `http_status`
-pub const HTTP_STATUS: FamilyId = FamilyId(0);
-/// `http_latency`, milliseconds
-pub const HTTP_LATENCY: FamilyId = FamilyId(1);
-/// `bandwidth`, bytes
-pub const BANDWIDTH: FamilyId = FamilyId(2);
-/// `stream_connection_total`
-pub const STREAM_CONNECTIONS: FamilyId = FamilyId(3);
-/// `stream_active_connections`
-pub const STREAM_ACTIVE: FamilyId = FamilyId(4);
-/// `stream_status`
-pub const STREAM_STATUS: FamilyId = FamilyId(5);
-/// `stream_bandwidth`, bytes
-pub const STREAM_BANDWIDTH: FamilyId = FamilyId(6);
-/// `redis_commands_total`
-pub const REDIS_COMMANDS: FamilyId = FamilyId(7);
-/// `redis_commands_latency_seconds`
-pub const REDIS_LATENCY: FamilyId = FamilyId(8);
-
-/// APISIX's buckets of the latency of Redis commands, s (apisix/stream/xrpc/protocols/redis/metrics.lua).
-const REDIS_BUCKETS_S: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
-
-/// APISIX's latency buckets, ms (apisix/plugins/prometheus/exporter.lua).
-pub const LATENCY_BUCKETS_MS: [f64; 15] =
-    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 30000.0, 60000.0];
 
 /// A number with one writer.
 #[derive(Debug, Default)]
@@ -219,87 +160,25 @@ impl Shape {
         let mut buckets = buckets.unwrap_or(&LATENCY_BUCKETS_MS).to_vec();
         buckets.sort_by(f64::total_cmp);
         buckets.dedup();
-        let family = |name, help, kind, buckets: &[f64], labels: &str| {
-            let extra = extra_labels(metrics, name);
-            let builtin = labels.split(' ').map(str::to_owned);
-            let expire = metrics.and_then(|m| m.get(name)?.get("expire")?.as_f64()).unwrap_or(0.0);
+        let family = |told: &Told| {
+            let extra = extra_labels(metrics, told.name);
+            let builtin = told.labels.split(' ').map(str::to_owned);
+            let expire = metrics.and_then(|m| m.get(told.name)?.get("expire")?.as_f64()).unwrap_or(0.0);
             Family {
-                name,
-                help,
-                kind,
-                buckets: buckets.into(),
+                name: told.name,
+                help: told.help,
+                kind: told.kind,
+                buckets: match told.buckets {
+                    Buckets::None => Box::default(),
+                    Buckets::Configured => buckets.as_slice().into(),
+                    Buckets::Fixed(fixed) => fixed.into(),
+                },
                 labels: builtin.chain(extra.iter().map(|(label, _)| label.clone())).collect(),
                 extra: extra.into_iter().map(|(_, variable)| variable).collect(),
                 expire_ms: (expire.max(0.0) * 1000.0) as u64,
             }
         };
-        let families = vec![
-            family(
-                "http_status",
-                "HTTP status codes per service in APISIX",
-                Kind::Counter,
-                &[],
-                "code route matched_uri matched_host service consumer node request_type request_llm_model \
-                 llm_model response_source",
-            ),
-            family(
-                "http_latency",
-                "HTTP request latency in milliseconds per service in APISIX",
-                Kind::Histogram,
-                &buckets,
-                "type route service consumer node request_type request_llm_model llm_model",
-            ),
-            family(
-                "bandwidth",
-                "Total bandwidth in bytes consumed per service in APISIX",
-                Kind::Counter,
-                &[],
-                "type route service consumer node request_type request_llm_model llm_model",
-            ),
-            family(
-                "stream_connection_total",
-                "Total number of connections handled per stream route in APISIX",
-                Kind::Counter,
-                &[],
-                "route",
-            ),
-            family(
-                "stream_active_connections",
-                "Number of stream sessions currently being proxied per listening address",
-                Kind::Gauge,
-                &[],
-                "listen_addr",
-            ),
-            family(
-                "stream_status",
-                "Stream sessions per termination status in APISIX",
-                Kind::Counter,
-                &[],
-                "code listen_addr node",
-            ),
-            family(
-                "stream_bandwidth",
-                "Total bandwidth in bytes proxied by the stream subsystem in APISIX",
-                Kind::Counter,
-                &[],
-                "listen_addr type side",
-            ),
-            family(
-                "redis_commands_total",
-                "Total number of requests for a specific Redis command",
-                Kind::Counter,
-                &[],
-                "route command",
-            ),
-            family(
-                "redis_commands_latency_seconds",
-                "Latency of requests for a specific Redis command",
-                Kind::Histogram,
-                &REDIS_BUCKETS_S,
-                "route command",
-            ),
-        ];
-        Shape { prefix: prefix.to_owned(), families }
+        Shape { prefix: prefix.to_owned(), families: FAMILIES.iter().map(family).collect() }
     }
 
     /// The family of an id.

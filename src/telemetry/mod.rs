@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod exporter;
+pub mod families;
 pub mod file;
 pub mod format;
 pub mod lines;

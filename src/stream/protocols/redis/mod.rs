@@ -20,7 +20,8 @@ use self::reply::Reply;
 use crate::limits;
 use crate::live::streams::Subordinate;
 use crate::stream::xrpc::{Broken, Call, Calls, Pass, Protocol, Session, Spec, Verdict, Wants};
-use crate::telemetry::metrics::{CoreMetrics, REDIS_COMMANDS, REDIS_LATENCY};
+use crate::telemetry::families::{REDIS_COMMANDS, REDIS_LATENCY};
+use crate::telemetry::metrics::CoreMetrics;
 
 /// The protocol.
 pub const SPEC: Spec = Spec {
