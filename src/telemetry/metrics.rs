@@ -445,6 +445,7 @@ fn same(stored: &[Box<str>], labels: &[&[u8]]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::families::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS};
     use super::*;
 
     const LATENCY: [&[u8]; 8] = [b"request", b"1", b"", b"", b"", b"traditional_http", b"", b""];
