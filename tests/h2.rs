@@ -13,17 +13,6 @@ use common::*;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request as Head, Response as Answer, StatusCode};
 
-/// Runs `work` with a client of its own, another implementation of nothing: the h2 crate as a client.
-fn with_client<T>(port: u16, work: impl AsyncFnOnce(SendRequest<Bytes>) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let (client, connection) = h2::client::handshake(tcp).await.unwrap();
-        tokio::spawn(async move { drop(connection.await) });
-        tokio::time::timeout(PATIENCE, work(client)).await.expect("an end within patience")
-    })
-}
-
 fn request(method: &str, path: &str) -> http::request::Builder {
     Head::builder().method(method).uri(format!("http://gate.test{path}"))
 }
@@ -118,7 +107,7 @@ fn a_request_becomes_one_of_http_1() {
     on_both_drivers(|driver| {
         let upstream = Upstream::mirror();
         let gateway = Gateway::to(driver, upstream.port);
-        with_client(gateway.port(), async |client| {
+        with_h2(gateway.port(), async |client| {
             let head = request("PUT", "/a/b?c=d")
                 .header("cookie", "a=1")
                 .header("x-order", "1")
@@ -154,7 +143,7 @@ fn trailers_pass_both_ways() {
             }
         });
         let gateway = Gateway::to(driver, upstream.port);
-        with_client(gateway.port(), async |client| {
+        with_h2(gateway.port(), async |client| {
             let mut trailers = HeaderMap::new();
             trailers.insert("x-up", "1".parse().unwrap());
             let head = request("POST", "/").body(()).unwrap();
@@ -176,7 +165,7 @@ fn an_answer_that_breaks_off_is_never_whole() {
             conn.close();
         });
         let gateway = Gateway::to(driver, upstream.port);
-        with_client(gateway.port(), async |client| {
+        with_h2(gateway.port(), async |client| {
             let head = request("GET", "/").body(()).unwrap();
             let error = ask(&client, head, &[], None).await.unwrap_err();
             assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR));
@@ -200,7 +189,7 @@ fn a_slow_reader_slows_the_upstream_and_costs_little_memory() {
         });
         let gateway = Gateway::to(driver, upstream.port);
         let before = gateway.peak_kib();
-        with_client(gateway.port(), async |client| {
+        with_h2(gateway.port(), async |client| {
             let mut client = client.ready().await.unwrap();
             let (answer, _) = client.send_request(request("GET", "/").body(()).unwrap(), true).unwrap();
             let mut body = answer.await.unwrap().into_body();
@@ -227,7 +216,7 @@ fn a_client_that_resets_its_stream_is_logged_and_its_upstream_released() {
             conn.remember(&request);
         });
         let gateway = Gateway::to(driver, upstream.port);
-        with_client(gateway.port(), async |client| {
+        with_h2(gateway.port(), async |client| {
             let mut client = client.ready().await.unwrap();
             let (answer, mut stream) =
                 client.send_request(request("GET", "/gone").body(()).unwrap(), true).unwrap();
@@ -255,7 +244,7 @@ fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
         let mut gateway = Gateway::to(driver, upstream.port);
         let port = gateway.port();
         let asked = thread::spawn(move || {
-            with_client(port, async |client| {
+            with_h2(port, async |client| {
                 let head = request("GET", "/").body(()).unwrap();
                 ask(&client, head, &[], None).await.map(|(answer, body, _)| (answer.status(), body))
             })
@@ -581,7 +570,7 @@ fn idle_connections_and_open_header_blocks_end_in_time() {
         let mut raw = Raw::connect(gateway.port());
         raw.send(&frame(HEADERS, 1, 1, GET));
         assert_eq!(raw.goaway(), 0, "a block that does not end");
-        with_client(gateway.port(), async |client| {
+        with_h2(gateway.port(), async |client| {
             for n in 1.. {
                 let asked = ask(&client, request("GET", "/").body(()).unwrap(), &[], None).await;
                 if asked.is_err() {

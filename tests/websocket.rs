@@ -28,17 +28,13 @@ fn routes(upstream: u16, more: &str) -> String {
 
 /// Runs `work` with a connection whose server has said that it takes extended CONNECT.
 fn with_client<T>(port: u16, work: impl AsyncFnOnce(SendRequest<Bytes>) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let (client, connection) = h2::client::handshake(tcp).await.unwrap();
-        tokio::spawn(async move { drop(connection.await) });
+    with_h2(port, async |client| {
         let began = Instant::now();
         while !client.is_extended_connect_protocol_enabled() {
             assert!(began.elapsed() < PATIENCE, "SETTINGS_ENABLE_CONNECT_PROTOCOL");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        tokio::time::timeout(2 * PATIENCE, work(client)).await.expect("an end within patience")
+        work(client).await
     })
 }
 

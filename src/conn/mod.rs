@@ -5,13 +5,19 @@ mod deadline;
 pub mod h1;
 pub mod h2;
 pub mod h3;
+mod outgoing;
 pub mod proxy_header;
+mod road;
+mod streams;
 pub mod switched;
 pub mod tunnel;
 
 pub use switched::Switched;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::exchange::{BodyPiece, Client, Exchange, Facts};
 use crate::limits;
@@ -84,6 +90,16 @@ pub struct Settings {
     pub head: RequestLimits,
     /// `apisix.enable_http2`
     pub http2: bool,
+}
+
+/// Runs a part of an exchange in a box of its own, which is gone with it. `None`: it panicked, which harms no other
+/// connection or stream.
+fn caught<T>(part: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+    let mut part: Pin<Box<_>> = Box::pin(part);
+    std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| part.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
 }
 
 /// nginx's lingering close: our end is closed, and what the client still sends is read and dropped for

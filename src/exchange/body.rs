@@ -80,7 +80,7 @@ pub struct H1Body {
     /// What was read ahead, to be read again.
     again: Option<Chunk>,
     /// Bytes of body so far.
-    pub bytes: u64,
+    bytes: u64,
 }
 
 impl H1Body {
@@ -234,8 +234,8 @@ impl Body {
                 }
                 _ => None,
             },
-            Body::H2(body) => body.known_length(),
-            Body::H3(body) => body.known_length(),
+            Body::H2(body) => body.arriving.known_length(),
+            Body::H3(body) => body.arriving.known_length(),
         }
     }
 
@@ -261,12 +261,22 @@ impl Body {
         }
     }
 
+    /// Bytes of it that have arrived so far; 0 of one in memory.
+    pub fn arrived_bytes(&self) -> u64 {
+        match self {
+            Body::H1(body) => body.bytes,
+            Body::H2(body) => body.arriving.bytes,
+            Body::H3(body) => body.arriving.bytes,
+            Body::Empty | Body::Buffered(_) => 0,
+        }
+    }
+
     /// Trailer fields, once the end is reached.
     pub fn trailers(&self) -> Option<&Headers> {
         match self {
             Body::H1(body) => body.trailers(),
-            Body::H2(body) => body.trailers(),
-            Body::H3(body) => body.trailers(),
+            Body::H2(body) => body.arriving.trailers(),
+            Body::H3(body) => body.arriving.trailers(),
             Body::Empty | Body::Buffered(_) => None,
         }
     }
@@ -308,8 +318,8 @@ impl Body {
             Body::Empty => {}
             Body::Buffered(chunks) => again.into_iter().for_each(|again| chunks.push_front(again)),
             Body::H1(body) => body.again = again,
-            Body::H2(body) => body.read_again(again),
-            Body::H3(body) => body.read_again(again),
+            Body::H2(body) => body.arriving.again = again,
+            Body::H3(body) => body.arriving.again = again,
         }
     }
 
@@ -334,8 +344,8 @@ impl Body {
     pub fn replace(&mut self, bytes: Vec<u8>) {
         match self {
             Body::H1(body) => body.again = Some(Chunk::from_vec(bytes)),
-            Body::H2(body) => body.read_again(Some(Chunk::from_vec(bytes))),
-            Body::H3(body) => body.read_again(Some(Chunk::from_vec(bytes))),
+            Body::H2(body) => body.arriving.again = Some(Chunk::from_vec(bytes)),
+            Body::H3(body) => body.arriving.again = Some(Chunk::from_vec(bytes)),
             Body::Empty | Body::Buffered(_) => *self = Body::from_vec(bytes),
         }
     }
@@ -344,8 +354,8 @@ impl Body {
     pub fn limit(&mut self, max_bytes: u64) {
         match self {
             Body::H1(body) => body.max_bytes = max_bytes,
-            Body::H2(body) => body.max_bytes = max_bytes,
-            Body::H3(body) => body.max_bytes = max_bytes,
+            Body::H2(body) => body.arriving.max_bytes = max_bytes,
+            Body::H3(body) => body.arriving.max_bytes = max_bytes,
             Body::Empty | Body::Buffered(_) => {}
         }
     }

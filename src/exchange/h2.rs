@@ -1,21 +1,17 @@
 //! What an exchange knows of HTTP/2: the body of a message on a stream, and the way to answer on one.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Buf;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 
+use super::arriving::Arriving;
 use super::{Body, BodyError, Side};
-use crate::limits;
-use crate::reactor::{self, Chunk, Sleep};
-use crate::wire::Name;
-use crate::wire::headers::Headers;
-use crate::wire::http::chunked::may_be_trailer;
+use crate::reactor::Chunk;
 
 /// A piece of a body on its way into DATA frames.
 pub struct Data(pub Chunk);
@@ -71,42 +67,18 @@ pub struct H2Body {
     taken: usize,
     /// All data has come; trailers may follow.
     data_ended: bool,
-    done: bool,
-    /// What `Content-Length` has promised and is still to come; the h2 crate holds the sender to it.
-    left: Option<u64>,
     side: Side,
-    /// Time between two reads, ms; 0 is none.
-    timeout_ms: u32,
-    timer: Option<Sleep>,
     /// The client waits for `100 Continue` before it sends.
     expects_continue: Option<Rc<Responder>>,
-    trailers: Option<Headers>,
-    /// What was read ahead, to be read again.
-    again: Option<Chunk>,
-    /// Longest body accepted; 0 is any.
-    pub max_bytes: u64,
-    /// Bytes of body so far.
-    pub bytes: u64,
+    /// How much has come; the h2 crate holds the sender to the length that was announced.
+    pub arriving: Arriving,
 }
 
 impl H2Body {
-    /// The body behind a head that has announced `length`, if it did.
+    /// The body behind a head that has announced `length`, if it did. `timeout_ms` is between two reads; 0 is none.
     pub fn new(stream: RecvStream, length: Option<u64>, side: Side, timeout_ms: u32) -> Self {
-        H2Body {
-            stream,
-            taken: 0,
-            data_ended: false,
-            done: false,
-            left: length,
-            side,
-            timeout_ms,
-            timer: None,
-            expects_continue: None,
-            trailers: None,
-            again: None,
-            max_bytes: 0,
-            bytes: 0,
-        }
+        let arriving = Arriving::new(length, timeout_ms);
+        H2Body { stream, taken: 0, data_ended: false, side, expects_continue: None, arriving }
     }
 
     /// The client asked for `100 Continue`: sent when the body is first wanted.
@@ -120,25 +92,12 @@ impl H2Body {
         self.side
     }
 
-    pub(super) fn known_length(&self) -> Option<u64> {
-        let again = self.again.as_ref().map_or(0, |again| again.len() as u64);
-        if self.done { Some(again) } else { self.left.map(|left| again + left) }
-    }
-
     pub(super) fn is_done(&self) -> bool {
-        self.again.is_none() && (self.done || self.stream.is_end_stream())
-    }
-
-    pub(super) fn trailers(&self) -> Option<&Headers> {
-        self.trailers.as_ref()
-    }
-
-    pub(super) fn read_again(&mut self, again: Option<Chunk>) {
-        self.again = again;
+        self.arriving.again.is_none() && (self.arriving.done || self.stream.is_end_stream())
     }
 
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
-        if let Some(piece) = self.again.take() {
+        if let Some(piece) = self.arriving.again.take() {
             return Poll::Ready(Ok(Some(piece)));
         }
         if self.taken > 0 {
@@ -149,28 +108,25 @@ impl H2Body {
             match self.stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
                 Poll::Ready(Some(Ok(data))) => {
-                    self.timer = None;
                     self.taken = data.len();
-                    self.bytes += data.len() as u64;
-                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-                    if self.max_bytes != 0 && self.bytes > self.max_bytes {
-                        return Poll::Ready(Err(BodyError::TooLarge));
-                    }
-                    return Poll::Ready(Ok(Some(Chunk::from_bytes(data))));
+                    let counted = self.arriving.count(data.len());
+                    return Poll::Ready(counted.map(|()| Some(Chunk::from_bytes(data))));
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(BodyError::Closed)),
                 Poll::Ready(None) => self.data_ended = true,
                 Poll::Pending => return self.poll_late(cx),
             }
         }
-        if self.done {
+        if self.arriving.done {
             return Poll::Ready(Ok(None));
         }
         match self.stream.poll_trailers(cx) {
             Poll::Ready(Ok(trailers)) => {
-                self.timer = None;
-                self.done = true;
-                self.trailers = trailers.map(|map| fields(&map)).transpose()?;
+                self.arriving.done = true;
+                if let Some(map) = trailers {
+                    let fields = map.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+                    self.arriving.take_trailers(fields)?;
+                }
                 Poll::Ready(Ok(None))
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(BodyError::Closed)),
@@ -178,18 +134,11 @@ impl H2Body {
         }
     }
 
-    /// Nothing has come: for too long?
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
         if let Some(responder) = self.expects_continue.take() {
             responder.send_continue();
         }
-        if self.timeout_ms == 0 {
-            return Poll::Pending;
-        }
-        let timeout_ms = u64::from(self.timeout_ms);
-        let timer = self.timer.get_or_insert_with(|| reactor::sleep_until(reactor::now_ms() + timeout_ms));
-        ready!(Pin::new(timer).poll(cx));
-        Poll::Ready(Err(BodyError::Timeout))
+        self.arriving.poll_late(cx).map(Err)
     }
 }
 
@@ -293,21 +242,4 @@ impl Drop for Call {
             drop(upload.stop());
         }
     }
-}
-
-/// Trailer fields as all versions keep them. Those are dropped that would change how the message is read
-/// (RFC 9110 section 6.5.1).
-fn fields(map: &HeaderMap) -> Result<Headers, BodyError> {
-    let mut headers = Headers::default();
-    let mut bytes = 0;
-    for (name, value) in map {
-        bytes += name.as_str().len() + value.len();
-        if bytes > limits::TRAILERS {
-            return Err(BodyError::Malformed);
-        }
-        if may_be_trailer(Name::of(name.as_str().as_bytes())) {
-            headers.add(name.as_str().as_bytes(), value.as_bytes());
-        }
-    }
-    Ok(headers)
 }

@@ -1,23 +1,20 @@
 //! What an exchange knows of HTTP/3: the request on a stream, head and body, and the way to answer on it.
 
 use std::cell::Cell;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
+use super::arriving::Arriving;
 use super::{Body, BodyError};
 use crate::limits;
-use crate::reactor::{self, Chunk, Sleep};
+use crate::reactor::Chunk;
 use crate::transport::quic::{Connection, StreamId, Unwritten};
-use crate::wire::Name;
 use crate::wire::h3::Code;
 use crate::wire::h3::frame::{self, FrameReader, Item};
 use crate::wire::h3::qpack::{self, Broken, FieldSection};
 use crate::wire::h3::request::{are_trailers, fields};
-use crate::wire::headers::Headers;
-use crate::wire::http::chunked::may_be_trailer;
 
 /// One stream of a client: what both halves of it need.
 pub struct Stream {
@@ -213,41 +210,19 @@ impl RequestReader {
         }
     }
 
-    /// The body behind the head, which has announced `length`, if it did.
+    /// The body behind the head, which has announced `length`, if it did. `timeout_ms` is between two reads; 0 is none.
     pub fn into_body(self, length: Option<u64>, timeout_ms: u32) -> H3Body {
-        H3Body {
-            reader: self,
-            done: false,
-            left: length,
-            timeout_ms,
-            timer: None,
-            expects_continue: false,
-            trailers: None,
-            again: None,
-            max_bytes: 0,
-            bytes: 0,
-        }
+        H3Body { reader: self, expects_continue: false, arriving: Arriving::new(length, timeout_ms) }
     }
 }
 
 /// A body that arrives on a stream. The client may send more as it is read.
 pub struct H3Body {
     reader: RequestReader,
-    done: bool,
-    /// What `Content-Length` has promised and is still to come.
-    left: Option<u64>,
-    /// Time between two reads, ms; 0 is none.
-    timeout_ms: u32,
-    timer: Option<Sleep>,
     /// The client waits for `100 Continue` before it sends.
     expects_continue: bool,
-    trailers: Option<Headers>,
-    /// What was read ahead, to be read again.
-    again: Option<Chunk>,
-    /// Longest body accepted; 0 is any.
-    pub max_bytes: u64,
-    /// Bytes of body so far.
-    pub bytes: u64,
+    /// How much has come.
+    pub arriving: Arriving,
 }
 
 impl H3Body {
@@ -263,10 +238,10 @@ impl H3Body {
     /// As reading it.
     pub fn settle(mut self) -> Result<Body, BodyError> {
         match self.poll_piece(&mut Context::from_waker(std::task::Waker::noop())) {
-            Poll::Ready(Ok(None)) if self.trailers.is_none() => return Ok(Body::Empty),
+            Poll::Ready(Ok(None)) if self.arriving.trailers().is_none() => return Ok(Body::Empty),
             Poll::Ready(Ok(piece)) => {
-                self.bytes -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
-                self.again = piece;
+                self.arriving.bytes -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                self.arriving.again = piece;
             }
             Poll::Ready(Err(error)) => return Err(error),
             Poll::Pending => {}
@@ -274,63 +249,42 @@ impl H3Body {
         Ok(Body::H3(Box::new(self)))
     }
 
-    pub(super) fn known_length(&self) -> Option<u64> {
-        let again = self.again.as_ref().map_or(0, |again| again.len() as u64);
-        if self.done { Some(again) } else { self.left.map(|left| again + left) }
-    }
-
     pub(super) fn is_done(&self) -> bool {
-        self.again.is_none() && self.done
-    }
-
-    pub(super) fn trailers(&self) -> Option<&Headers> {
-        self.trailers.as_ref()
-    }
-
-    pub(super) fn read_again(&mut self, again: Option<Chunk>) {
-        self.again = again;
+        self.arriving.again.is_none() && self.arriving.done
     }
 
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
-        if let Some(piece) = self.again.take() {
+        if let Some(piece) = self.arriving.again.take() {
             return Poll::Ready(Ok(Some(piece)));
         }
-        while !self.done {
+        while !self.arriving.done {
             let part = match self.reader.poll_part(cx) {
                 Poll::Ready(part) => part.map_err(|broke| self.broke(broke))?,
                 Poll::Pending => return self.poll_late(cx),
             };
-            self.timer = None;
             match part {
                 Part::Data(data) if data.is_empty() => {}
                 Part::Data(data) => return Poll::Ready(self.counted(data).map(Some)),
                 Part::Section(section) if !are_trailers(&section) => {
                     return Poll::Ready(Err(self.broke(Broke::Message)));
                 }
-                Part::Section(section) => self.trailers = Some(trailer_fields(&section)?),
+                Part::Section(section) => self.arriving.take_trailers(fields(&section))?,
                 // a body is as long as was said (section 4.1.2)
-                Part::End if self.left.is_some_and(|left| left > 0) => {
+                Part::End if self.arriving.is_short() => {
                     return Poll::Ready(Err(self.broke(Broke::Message)));
                 }
-                Part::End => self.done = true,
+                Part::End => self.arriving.done = true,
             }
         }
         Poll::Ready(Ok(None))
     }
 
     fn counted(&mut self, data: Bytes) -> Result<Chunk, BodyError> {
-        let length = data.len() as u64;
-        if let Some(left) = &mut self.left {
-            match left.checked_sub(length) {
-                Some(less) => *left = less,
-                None => return Err(self.broke(Broke::Message)),
-            }
+        match self.arriving.count(data.len()) {
+            Ok(()) => Ok(Chunk::from_bytes(data)),
+            Err(BodyError::Malformed) => Err(self.broke(Broke::Message)),
+            Err(error) => Err(error),
         }
-        self.bytes += length;
-        if self.max_bytes != 0 && self.bytes > self.max_bytes {
-            return Err(BodyError::TooLarge);
-        }
-        Ok(Chunk::from_bytes(data))
     }
 
     fn broke(&mut self, broke: Broke) -> BodyError {
@@ -341,33 +295,10 @@ impl H3Body {
         BodyError::Malformed
     }
 
-    /// Nothing has come: for too long?
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, BodyError>> {
         if std::mem::take(&mut self.expects_continue) {
             self.reader.stream.send_continue();
         }
-        if self.timeout_ms == 0 {
-            return Poll::Pending;
-        }
-        let timeout_ms = u64::from(self.timeout_ms);
-        let timer = self.timer.get_or_insert_with(|| reactor::sleep_until(reactor::now_ms() + timeout_ms));
-        ready!(Pin::new(timer).poll(cx));
-        Poll::Ready(Err(BodyError::Timeout))
+        self.arriving.poll_late(cx).map(Err)
     }
-}
-
-/// Trailer fields as all versions keep them; see [`may_be_trailer`].
-fn trailer_fields(section: &FieldSection) -> Result<Headers, BodyError> {
-    let mut headers = Headers::default();
-    let mut bytes = 0;
-    for (name, value) in fields(section) {
-        bytes += name.len() + value.len();
-        if bytes > limits::TRAILERS {
-            return Err(BodyError::Malformed);
-        }
-        if may_be_trailer(Name::of(name)) {
-            headers.add(name, value);
-        }
-    }
-    Ok(headers)
 }

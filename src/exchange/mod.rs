@@ -3,6 +3,7 @@
 //! An [`Exchange`] is taken from a per-core store when a head has arrived and given back after the log
 //! phase; its buffers keep their capacity, so a plain request allocates nothing for it.
 
+pub mod arriving;
 pub mod body;
 pub mod body_vars;
 pub mod choice;

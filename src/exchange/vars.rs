@@ -319,13 +319,7 @@ impl Exchange {
 
     /// Bytes of the request, head and body: `$request_length`.
     pub fn request_length(&self) -> u64 {
-        let body = match &self.req.body {
-            super::Body::H1(body) => body.bytes,
-            super::Body::H2(body) => body.bytes,
-            super::Body::H3(body) => body.bytes,
-            super::Body::Empty | super::Body::Buffered(_) => 0,
-        };
-        self.req.head_bytes as u64 + body
+        self.req.head_bytes as u64 + self.req.body.arrived_bytes()
     }
 
     /// The answer's status, 499 where the client left before it: `$status`.

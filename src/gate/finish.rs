@@ -53,11 +53,7 @@ fn release_upstream(ex: &mut Exchange) {
     let (mut latency_ms, mut node) = (0, 0);
     if let Some(attempt) = ex.upstream.current() {
         attempt.response_ms = Some((now_ms - attempt.began_ms) as u32);
-        match &ex.resp.body {
-            Body::H1(body) => attempt.bytes += body.bytes,
-            Body::H2(body) => attempt.bytes += body.bytes,
-            Body::Empty | Body::Buffered(_) | Body::H3(_) => {}
-        }
+        attempt.bytes += ex.resp.body.arrived_bytes();
         (latency_ms, node) = ((now_ms - attempt.began_ms) as u32, attempt.node);
     }
     if let Some(lease) = lease

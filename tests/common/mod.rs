@@ -4,6 +4,7 @@
 
 mod client;
 mod gateway;
+mod h2_client;
 mod kafka;
 pub mod pubsub;
 mod pki;
@@ -12,6 +13,7 @@ mod upstream;
 
 pub use client::{Client, Response, ask, get, request};
 pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
+pub use h2_client::with_h2;
 pub use kafka::Kafka;
 pub use pki::Pki;
 pub use servers::{Etcd, Nginx};

@@ -5,19 +5,16 @@
 //! wait in it, and is moved whole into its box: waits that are rare on this road have boxes of their own.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use super::answer;
-use crate::conn::{Gate, Switched, h2, linger};
+use crate::conn::{Gate, Switched, caught, h2, linger, road};
 use crate::exchange::body::H1Body;
 use crate::exchange::{Body, Client, Exchange, Facts, Side};
 use crate::limits;
 use crate::reactor::{self, Chunk};
 use crate::transport::Stream;
-use crate::wire::Name;
 use crate::wire::http::{self, Framing, Progress, Reject};
 
 /// What becomes of the connection after an exchange.
@@ -81,18 +78,6 @@ async fn first_bytes<G: Gate>(gate: &G, stream: &Stream, served: u32) -> Option<
         received => received.map(Result::ok),
     });
     received.await.filter(|chunk| !chunk.is_empty())
-}
-
-/// Runs a part of the exchange in a box of its own, which is gone with it. `None`: it panicked, which harms no other
-/// connection.
-fn caught(part: impl Future<Output = Next>) -> impl Future<Output = Option<Next>> {
-    let mut part: Pin<Box<_>> = Box::pin(part);
-    std::future::poll_fn(move |cx| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| part.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        }
-    })
 }
 
 /// Behind a panic: 500, if nothing was answered.
@@ -205,21 +190,14 @@ fn attach_body<G: Gate>(
     rest: Option<Chunk>,
 ) -> Result<(), Reject> {
     let settings = gate.settings();
-    let framing = http::request_framing(&ex.req.head)?;
-    if let Framing::Length(length) = framing
-        && settings.max_body_bytes != 0
-        && length > settings.max_body_bytes
-    {
-        return Err(Reject::new(413, "client intended to send too large body"));
-    }
+    let framing = road::body_framing(&ex.req.head, settings)?;
     if matches!(framing, Framing::None | Framing::Length(0)) {
         if let Some(rest) = rest {
             stream.unrecv(rest);
         }
         return Ok(());
     }
-    let expects = ex.req.head.version == 11
-        && ex.req.head.headers.get(Name::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+    let expects = ex.req.head.version == 11 && road::expects_continue(&ex.req.head);
     let body = H1Body::new(stream.clone(), framing, rest, Side::Client, settings.body_ms)
         .expects_continue(expects)
         .at_most(settings.max_body_bytes);

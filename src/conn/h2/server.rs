@@ -1,10 +1,9 @@
 //! The life of a client's connection: its streams begin here, each as a task of its own, and its end is decided here:
 //! idle too long, served enough, the gateway drains, or the client misbehaves.
 
-use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use h2::Reason;
@@ -12,11 +11,13 @@ use h2::server::{Builder, Connection, Handshake};
 
 use super::duplex::{Duplex, Wire};
 use super::{Event, stream};
+use crate::conn::deadline::Deadline;
+use crate::conn::streams::Streams;
 use crate::conn::{Gate, Settings, linger};
 use crate::exchange::Facts;
 use crate::exchange::h2::Data;
 use crate::limits;
-use crate::reactor::{self, Sleep};
+use crate::reactor;
 use crate::transport::Stream;
 use crate::wire::frames::{Fault, FrameWatch};
 
@@ -25,14 +26,12 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
     gate.saw(Event::Connection);
     let wire = Wire::new(FrameWatch::of_client(reactor::now_ms()));
     let duplex = Duplex::new(stream.clone(), wire.clone(), gate.settings().send_ms);
-    let streams = Rc::new(Streams::default());
-    streams.idle_since_ms.set(reactor::now_ms());
+    let streams = Streams::new(reactor::now_ms());
     let mut serving = Serving {
         handshake: Some(builder(gate.settings()).handshake(duplex)),
         h2: None,
-        served: 0,
         goodbye: None,
-        timer: None,
+        deadline: Deadline::default(),
         streams: streams.clone(),
         wire,
         gate: gate.clone(),
@@ -69,56 +68,6 @@ fn builder(settings: &Settings) -> Builder {
     builder
 }
 
-/// The streams of a connection that are under way, counted.
-#[derive(Default)]
-pub(super) struct Streams {
-    open: Cell<u32>,
-    /// When the last of them ended, while there is none.
-    idle_since_ms: Cell<u64>,
-    /// Reset by their client before the answer's end.
-    resets: Cell<u32>,
-    /// Who waits for the last to end.
-    waits: RefCell<Option<Waker>>,
-}
-
-impl Streams {
-    fn poll_none(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.open.get() == 0 {
-            return Poll::Ready(());
-        }
-        *self.waits.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-/// One stream under way: counted from its beginning to its end, however it ends.
-pub(super) struct Open(Rc<Streams>);
-
-impl Open {
-    fn new(streams: &Rc<Streams>) -> Self {
-        streams.open.set(streams.open.get() + 1);
-        Open(streams.clone())
-    }
-
-    /// Its client has reset it.
-    pub(super) fn reset(&self) {
-        self.0.resets.set(self.0.resets.get() + 1);
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() > 0 {
-            return;
-        }
-        self.0.idle_since_ms.set(reactor::now_ms());
-        if let Some(waker) = self.0.waits.take() {
-            waker.wake();
-        }
-    }
-}
-
 /// How a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
@@ -131,12 +80,9 @@ enum End {
 struct Serving<G> {
     handshake: Option<Handshake<Duplex, Data>>,
     h2: Option<Connection<Duplex, Data>>,
-    /// Streams that have begun.
-    served: u32,
     /// No more streams will begin: since when, and whether those under way go on.
     goodbye: Option<(u64, End)>,
-    /// Wakes the connection at this time, or later than needed: then it is set anew.
-    timer: Option<(u64, Sleep)>,
+    deadline: Deadline,
     streams: Rc<Streams>,
     wire: Rc<Wire>,
     gate: Rc<G>,
@@ -200,19 +146,16 @@ impl<G: Gate> Serving<G> {
     /// A stream begins.
     fn begin(&mut self, request: http::Request<h2::RecvStream>, respond: h2::server::SendResponse<Data>) {
         self.gate.saw(Event::Stream);
-        self.served += 1;
-        let open = Open::new(&self.streams);
+        let open = self.streams.begin();
         reactor::spawn(stream::serve(self.gate.clone(), self.facts.clone(), request, respond, open));
-        if self.served >= self.gate.settings().keepalive_requests {
+        if self.streams.begun() >= self.gate.settings().keepalive_requests {
             self.say_goodbye();
         }
     }
 
     /// What is wrong with what the client sends, beside what the h2 crate sees.
     fn fault(&self) -> Option<Fault> {
-        let resets = self.streams.resets.get();
-        let resets_too_often = resets > limits::H2_CLIENT_RESETS && resets > self.served / 2;
-        self.wire.fault().or(resets_too_often.then_some(Fault::Flood("resets")))
+        self.wire.fault().or(self.streams.are_reset_too_often().then_some(Fault::Flood("resets")))
     }
 
     fn end_with(&mut self, fault: Fault) {
@@ -251,42 +194,23 @@ impl<G: Gate> Serving<G> {
     /// Looks at the times; ready when the connection is to be dropped as it is.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            let now_ms = reactor::now_ms();
             let _ = self.streams.poll_none(cx);
-            let Some(at_ms) = self.deadline_ms() else { return Poll::Pending };
-            if at_ms <= now_ms {
-                if self.goodbye.is_some() || self.h2.is_none() {
-                    return Poll::Ready(End::Linger);
-                }
-                self.break_off(Reason::NO_ERROR);
-                cx.waker().wake_by_ref();
-                continue;
+            self.deadline.at_ms = self.deadline_ms();
+            ready!(self.deadline.poll(cx));
+            if self.goodbye.is_some() || self.h2.is_none() {
+                return Poll::Ready(End::Linger);
             }
-            if self.timer.as_ref().is_none_or(|(set_ms, _)| *set_ms > at_ms) {
-                self.timer = Some((at_ms, reactor::sleep_until(at_ms)));
-            }
-            let Some((_, timer)) = &mut self.timer else { return Poll::Pending };
-            ready!(Pin::new(timer).poll(cx));
-            self.timer = None;
+            self.break_off(Reason::NO_ERROR);
+            cx.waker().wake_by_ref();
         }
     }
 
-    /// When the connection ends if nothing happens; `None` while a stream is open.
+    /// When the connection ends if nothing happens.
     fn deadline_ms(&self) -> Option<u64> {
-        let Settings { keepalive_ms, header_ms, .. } = self.gate.settings();
-        if self.goodbye.is_none()
-            && let Some(since_ms) = self.wire.block_since_ms()
-        {
-            return Some(since_ms + u64::from(*header_ms));
+        let settings = self.gate.settings();
+        match (self.goodbye, self.wire.block_since_ms()) {
+            (None, Some(since_ms)) => Some(since_ms + u64::from(settings.header_ms)),
+            (goodbye, _) => self.streams.deadline_ms(goodbye.map(|(since_ms, _)| since_ms), settings),
         }
-        if self.streams.open.get() > 0 {
-            return None;
-        }
-        let idle_since_ms = self.streams.idle_since_ms.get();
-        Some(match self.goodbye {
-            Some((since_ms, _)) => since_ms.max(idle_since_ms) + limits::H2_GOODBYE_MS,
-            None if self.served == 0 => idle_since_ms + u64::from(*header_ms),
-            None => idle_since_ms + u64::from(*keepalive_ms),
-        })
     }
 }

@@ -4,88 +4,47 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::stream::Ended;
 use crate::conn::Gate;
-use crate::conn::h2::answer::announced_length;
+use crate::conn::outgoing::{self, Cut, Ended, Outgoing};
+use crate::exchange::Exchange;
 use crate::exchange::h3::Stream;
-use crate::exchange::{BodyPiece, Exchange, Source};
 use crate::reactor::{self, Chunk};
+use crate::wire::Headers;
 use crate::wire::h3::{Code, frame, qpack};
-use crate::wire::http::Method;
-use crate::wire::{Headers, Name};
-
-/// Why an answer was not written to its end.
-enum Cut {
-    /// The client wants no more of it, or is gone.
-    Gone,
-    /// It does not read.
-    Timeout,
-    /// The body broke off, or is not as long as was announced: the client must not take it for whole.
-    Body,
-}
 
 /// Writes `ex.resp`.
 pub(super) async fn write<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) -> Ended {
-    let written = write_all(gate, stream, ex).await;
-    match written {
+    match write_all(gate, stream, ex).await {
         Ok(()) => {
             stream.finish();
             Ended::Answered
         }
-        Err(Cut::Gone) => {
-            stream.reset(Code::RequestCancelled);
-            Ended::Reset
-        }
-        Err(Cut::Body) => {
-            log::error!("an answer was cut off, connection {}", ex.facts.serial);
-            stream.reset(Code::InternalError);
-            Ended::Answered
-        }
-        Err(Cut::Timeout) => {
-            log::info!("client timed out, connection {}", ex.facts.serial);
-            stream.reset(Code::RequestCancelled);
-            Ended::Reset
+        Err(cut) => {
+            stream.reset(if cut == Cut::Body { Code::InternalError } else { Code::RequestCancelled });
+            cut.ended(ex)
         }
     }
 }
 
 /// Writes the head that opens the stream for bytes both ways. False: the client is gone.
-pub(super) async fn switch<G: Gate>(gate: &G, stream: &Stream, ex: &mut Exchange) -> bool {
-    ex.resp.head.headers.remove(Name::ContentLength);
-    ex.resp.head.headers.remove(Name::SecWebsocketAccept);
+pub(super) async fn open<G: Gate>(gate: &G, stream: &Stream, ex: &mut Exchange) -> bool {
     let head = head(ex, None);
     ex.resp.bytes += head.len() as u64;
     send(stream, Chunk::from_vec(head), gate.settings().send_ms).await.is_ok()
 }
 
 async fn write_all<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) -> Result<(), Cut> {
-    let filtered = gate.filters_body(ex);
-    let no_body = ex.req.head.method == Method::Head || matches!(ex.resp.head.status, 100..=199 | 204 | 304);
-    let length = announced_length(ex, no_body, filtered);
-    let mut left = length.as_deref().and_then(|length| std::str::from_utf8(length).ok()?.parse::<u64>().ok());
+    let mut body = Outgoing::new(gate, ex);
     let send_ms = gate.settings().send_ms;
-    let head = head(ex, length.as_deref());
+    let head = head(ex, body.length.as_deref());
     ex.resp.bytes += head.len() as u64;
     send(stream, Chunk::from_vec(head), send_ms).await?;
-    if no_body {
+    if body.forbidden {
         return Ok(());
     }
     loop {
-        let data = next_piece(stream, ex).await?;
-        let mut piece = BodyPiece { last: ex.resp.body.is_done(), data: data.unwrap_or_else(Chunk::empty) };
-        if filtered {
-            gate.filter_body(ex, &mut piece);
-        }
-        let length = piece.data.len() as u64;
-        if let Some(left) = &mut left {
-            *left = left.checked_sub(length).ok_or(Cut::Body)?;
-        }
-        if piece.last && left.is_some_and(|left| left > 0) {
-            return Err(Cut::Body);
-        }
-        ex.resp.body_bytes += length;
-        ex.resp.bytes += length;
-        if length > 0 {
+        let piece = body.next(gate, ex, |cx| stream.poll_gone(cx)).await?;
+        if !piece.data.is_empty() {
             let mut frame = Vec::with_capacity(16);
             frame::begin(frame::DATA, piece.data.len(), &mut frame);
             send(stream, Chunk::from_vec(frame), send_ms).await?;
@@ -121,39 +80,12 @@ async fn send(stream: &Stream, mut bytes: Chunk, send_ms: u32) -> Result<(), Cut
     .await
 }
 
-/// The next piece of the body, unless the client goes first.
-async fn next_piece(stream: &Stream, ex: &mut Exchange) -> Result<Option<Chunk>, Cut> {
-    std::future::poll_fn(|cx| match ex.resp.body.poll_piece(cx) {
-        Poll::Ready(Err(_)) => Poll::Ready(Err(Cut::Body)),
-        Poll::Ready(Ok(piece)) => Poll::Ready(Ok(piece)),
-        Poll::Pending => stream.poll_gone(cx).map(|()| Err(Cut::Gone)),
-    })
-    .await
-}
-
-/// The head as a frame. Fields of one connection are ours (RFC 9114 section 4.2).
+/// The head as a frame.
 fn head(ex: &Exchange, length: Option<&[u8]>) -> Vec<u8> {
     let mut section = Vec::with_capacity(256);
     qpack::begin(&mut section);
     qpack::encode(b":status", itoa::Buffer::new().format(ex.resp.head.status).as_bytes(), &mut section);
-    let headers = &ex.resp.head.headers;
-    // as over HTTP/1.1: an upstream's answer has the upstream's date, or none
-    if ex.resp.source == Source::Gateway && !headers.has(Name::Date) {
-        qpack::encode(b"date", &crate::telemetry::clock::date(), &mut section);
-    }
-    if let Some(value) = headers.get(Name::ContentType) {
-        qpack::encode(b"content-type", value, &mut section);
-    }
-    if let Some(length) = length {
-        qpack::encode(b"content-length", length, &mut section);
-    }
-    for (name, value, id) in headers.iter() {
-        match id {
-            Name::ContentType | Name::ContentLength | Name::Connection | Name::KeepAlive => {}
-            Name::TransferEncoding | Name::ProxyConnection | Name::Upgrade => {}
-            _ => qpack::encode(name, value, &mut section),
-        }
-    }
+    outgoing::fields(ex, length, |name, value| qpack::encode(name, value, &mut section));
     framed(&section)
 }
 

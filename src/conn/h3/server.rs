@@ -1,17 +1,16 @@
 //! The life of a client's connection: its requests begin here, each as a task of its own, and its end is decided here:
 //! idle too long, served enough, the gateway drains, or the client misbehaves.
 
-use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll};
 
 use super::control::Control;
 use super::{Event, stream};
+use crate::conn::deadline::Deadline;
+use crate::conn::streams::Streams;
 use crate::conn::{Gate, Settings};
 use crate::exchange::Facts;
-use crate::limits;
-use crate::reactor::{self, Sleep};
+use crate::reactor;
 use crate::transport::quic::{Connection, Dir, StreamId};
 use crate::wire::h3::Code;
 
@@ -19,15 +18,13 @@ use crate::wire::h3::Code;
 /// what is true of it for a request that begins now: a client may move.
 pub async fn serve<G: Gate>(gate: Rc<G>, connection: Rc<Connection>, mut facts: impl FnMut() -> Rc<Facts>) {
     gate.saw_h3(Event::Connection);
-    let streams = Rc::new(Streams::default());
-    streams.idle_since_ms.set(reactor::now_ms());
+    let streams = Streams::new(reactor::now_ms());
     let mut serving = Serving {
         control: Control::new(connection.clone(), field_bytes(gate.settings())),
         connection: connection.clone(),
-        served: 0,
         next: None,
-        goodbye: None,
-        timer: None,
+        goodbye_ms: None,
+        deadline: Deadline::default(),
         streams: streams.clone(),
         gate,
     };
@@ -41,67 +38,14 @@ pub(super) fn field_bytes(settings: &Settings) -> usize {
     settings.head.head_bytes.saturating_mul(2)
 }
 
-/// The streams of a connection that are under way, counted.
-#[derive(Default)]
-pub(super) struct Streams {
-    open: Cell<u32>,
-    /// When the last of them ended, while there is none.
-    idle_since_ms: Cell<u64>,
-    /// Reset by their client before the answer's end.
-    resets: Cell<u32>,
-    /// Who waits for the last to end.
-    waits: RefCell<Option<Waker>>,
-}
-
-impl Streams {
-    fn poll_none(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.open.get() == 0 {
-            return Poll::Ready(());
-        }
-        *self.waits.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-/// One stream under way: counted from its beginning to its end, however it ends.
-pub(super) struct Open(Rc<Streams>);
-
-impl Open {
-    fn new(streams: &Rc<Streams>) -> Self {
-        streams.open.set(streams.open.get() + 1);
-        Open(streams.clone())
-    }
-
-    /// Its client has reset it.
-    pub(super) fn reset(&self) {
-        self.0.resets.set(self.0.resets.get() + 1);
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() > 0 {
-            return;
-        }
-        self.0.idle_since_ms.set(reactor::now_ms());
-        if let Some(waker) = self.0.waits.take() {
-            waker.wake();
-        }
-    }
-}
-
 struct Serving<G> {
     connection: Rc<Connection>,
     control: Control,
-    /// Streams that have begun.
-    served: u32,
     /// The one behind the last that has begun.
     next: Option<StreamId>,
     /// No more streams will begin: since when.
-    goodbye: Option<u64>,
-    /// Wakes the connection at this time, or earlier than needed: then it is set anew.
-    timer: Option<(u64, Sleep)>,
+    goodbye_ms: Option<u64>,
+    deadline: Deadline,
     streams: Rc<Streams>,
     gate: Rc<G>,
 }
@@ -114,7 +58,7 @@ impl<G: Gate> Serving<G> {
                 log::info!("HTTP/3 connection of {} ended: {}", self.connection.peer(), lost.0);
                 return Poll::Ready(Code::NoError);
             }
-            if self.gate.is_draining() || self.served >= self.gate.settings().keepalive_requests {
+            if self.gate.is_draining() || self.streams.begun() >= self.gate.settings().keepalive_requests {
                 self.say_goodbye();
             }
             if let Err(code) = self.control.poll(cx) {
@@ -124,12 +68,12 @@ impl<G: Gate> Serving<G> {
                 id.into_iter().for_each(|id| self.begin(id, facts));
                 continue;
             }
-            let resets = self.streams.resets.get();
-            if resets > limits::H2_CLIENT_RESETS && resets > self.served / 2 {
+            if self.streams.are_reset_too_often() {
                 return self.violated(Code::ExcessiveLoad);
             }
-            ready!(self.poll_overdue(cx));
-            return Poll::Ready(Code::NoError);
+            let _ = self.streams.poll_none(cx);
+            self.deadline.at_ms = self.streams.deadline_ms(self.goodbye_ms, self.gate.settings());
+            return self.deadline.poll(cx).map(|()| Code::NoError);
         }
     }
 
@@ -141,15 +85,14 @@ impl<G: Gate> Serving<G> {
 
     /// A request begins, unless the client has been told that no more do.
     fn begin(&mut self, id: StreamId, facts: &mut impl FnMut() -> Rc<Facts>) {
-        if self.goodbye.is_some() {
+        if self.goodbye_ms.is_some() {
             self.connection.reset(id, Code::RequestRejected as u64);
             self.connection.stop(id, Code::RequestRejected as u64);
             return;
         }
         self.gate.saw_h3(Event::Stream);
-        self.served += 1;
         self.next = Some(StreamId::new(id.initiator(), id.dir(), id.index() + 1));
-        let open = Open::new(&self.streams);
+        let open = self.streams.begin();
         let stream = crate::exchange::h3::Stream::new(self.connection.clone(), id);
         // until the handshake is done, what comes may be a replay (RFC 8470)
         let early = !self.connection.is_connected();
@@ -158,41 +101,10 @@ impl<G: Gate> Serving<G> {
 
     /// GOAWAY: the requests under way go on, those that come from now on are rejected, and may be sent elsewhere.
     fn say_goodbye(&mut self) {
-        if self.goodbye.is_none() {
-            self.goodbye = Some(reactor::now_ms());
+        if self.goodbye_ms.is_none() {
+            self.goodbye_ms = Some(reactor::now_ms());
             let first = || StreamId::new(quinn_proto::Side::Client, Dir::Bi, 0);
             self.control.say_goodbye(self.next.unwrap_or_else(first));
         }
-    }
-
-    /// Looks at the times; ready when the connection is to be closed.
-    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let _ = self.streams.poll_none(cx);
-            let Some(at_ms) = self.deadline_ms() else { return Poll::Pending };
-            if at_ms <= reactor::now_ms() {
-                return Poll::Ready(());
-            }
-            if self.timer.as_ref().is_none_or(|(set_ms, _)| *set_ms > at_ms) {
-                self.timer = Some((at_ms, reactor::sleep_until(at_ms)));
-            }
-            let Some((_, timer)) = &mut self.timer else { return Poll::Pending };
-            ready!(Pin::new(timer).poll(cx));
-            self.timer = None;
-        }
-    }
-
-    /// When the connection ends if nothing happens; `None` while a stream is open.
-    fn deadline_ms(&self) -> Option<u64> {
-        let Settings { keepalive_ms, header_ms, .. } = self.gate.settings();
-        if self.streams.open.get() > 0 {
-            return None;
-        }
-        let idle_since_ms = self.streams.idle_since_ms.get();
-        Some(match self.goodbye {
-            Some(since_ms) => since_ms.max(idle_since_ms) + limits::H2_GOODBYE_MS,
-            None if self.served == 0 => idle_since_ms + u64::from(*header_ms),
-            None => idle_since_ms + u64::from(*keepalive_ms),
-        })
     }
 }

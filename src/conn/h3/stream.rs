@@ -1,14 +1,15 @@
-//! The road of one request: the same exchange and the same gate as a request of HTTP/1.1.
+//! One stream: how its request is read and answered. Its road is [`road`].
 
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use super::channel::Channel;
-use super::server::{Open, field_bytes};
+use super::server::field_bytes;
 use super::{Event, answer};
-use crate::conn::switched::settle_connect;
+use crate::conn::outgoing::Ended;
+use crate::conn::road::{self, Asked, Refused};
+use crate::conn::streams::Open;
 use crate::conn::{Gate, Switched};
 use crate::exchange::h3::{Broke, RequestReader, Stream};
 use crate::exchange::{Body, BodyError, Client, Exchange, Facts};
@@ -16,16 +17,7 @@ use crate::reactor;
 use crate::wire::Name;
 use crate::wire::h3::qpack::FieldSection;
 use crate::wire::h3::{Code, request};
-use crate::wire::http::{self as h1, Framing, Method, Reject};
-
-/// How a stream has ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ended {
-    /// The answer was given to its end, or broken off by us.
-    Answered,
-    /// The client wanted it no more.
-    Reset,
-}
+use crate::wire::http::{Framing, Method, Reject};
 
 /// The task of one stream.
 /// `early`: the request has come with data that a replay may bring again.
@@ -40,7 +32,7 @@ pub(super) async fn serve<G: Gate>(
     let ended = match read(&*gate, &mut reader).await {
         Ok(section) => {
             let mut ex = gate.take(&facts, Client::H3(stream.clone()));
-            let ended = guarded(&*gate, &stream, &mut ex, Request { section, reader, early }).await;
+            let ended = road::serve(&*gate, &stream, &mut ex, Request { section, reader, early }).await;
             gate.give_back(ex);
             ended
         }
@@ -82,78 +74,50 @@ fn cut(stream: &Stream, broke: Broke) -> Ended {
 }
 
 /// A request whose fields are there.
-struct Request {
+pub(in crate::conn) struct Request {
     section: FieldSection,
     reader: RequestReader,
     early: bool,
 }
 
-/// Runs the exchange; a panic in it answers 500 and harms no other stream.
-async fn guarded<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, request: Request) -> Ended {
-    let ended = {
-        let mut road: Pin<Box<_>> = Box::pin(exchange(gate, stream, ex, request));
-        std::future::poll_fn(move |cx| {
-            match std::panic::catch_unwind(AssertUnwindSafe(|| road.as_mut().poll(cx))) {
-                Ok(poll) => poll.map(Ok),
-                Err(_) => Poll::Ready(Err(())),
-            }
-        })
-        .await
-    };
-    match ended {
-        Ok(ended) => ended,
-        Err(()) => {
-            gate.panicked();
-            log::error!("a panic ended an exchange of connection {}", ex.facts.serial);
-            match ex.resp.bytes {
-                0 => Box::pin(refuse(gate, stream, ex, 500)).await,
-                _ => {
-                    stream.reset(Code::InternalError);
-                    Ended::Answered
-                }
-            }
-        }
-    }
-}
+impl Asked for Rc<Stream> {
+    type Request = Request;
+    type Pipe = Body;
 
-/// One exchange: head, gate, answer, log.
-async fn exchange<G: Gate>(
-    gate: &G,
-    stream: &Rc<Stream>,
-    ex: &mut Exchange,
-    Request { section, reader, early }: Request,
-) -> Ended {
-    let Some(pseudo) = request::pseudo(&section) else { return cut(stream, Broke::Message) };
-    ex.req.connects = pseudo.protocol.is_some();
-    let assembled = ex.req.head.assemble(pseudo, request::fields(&section), &gate.settings().head);
-    drop(section);
-    let mut pipe = Body::Empty;
-    let read = assembled.and_then(|bytes| {
-        ex.req.head_bytes = bytes;
+    fn read<G: Gate>(
+        &self,
+        gate: &G,
+        ex: &mut Exchange,
+        Request { section, reader, early }: Request,
+    ) -> Result<Option<Body>, Refused> {
+        let Some(pseudo) = request::pseudo(&section) else {
+            self.reset(Code::MessageError);
+            return Err(Refused::Stream);
+        };
+        ex.req.connects = pseudo.protocol.is_some();
+        ex.req.head_bytes = ex.req.head.assemble(pseudo, request::fields(&section), &gate.settings().head)?;
         if early {
             admit_early(ex)?;
         }
-        match ex.req.connects {
-            true => pipe = Body::H3(Box::new(reader.into_body(None, 0))),
-            false => attach_body(gate, ex, reader)?,
+        if ex.req.connects {
+            return Ok(Some(Body::H3(Box::new(reader.into_body(None, 0)))));
         }
-        Ok(())
-    });
-    if let Err(reject) = read {
-        log::info!("client sent a bad request: {} from {}", reject.reason, ex.facts.peer);
-        return Box::pin(refuse(gate, stream, ex, reject.page)).await;
+        attach_body(gate, ex, reader)?;
+        Ok(None)
     }
-    gate.handle(ex).await;
-    if ex.req.connects {
-        settle_connect(gate, ex);
+
+    async fn answer<G: Gate>(&self, gate: &G, ex: &mut Exchange) -> Ended {
+        answer::write(gate, self, ex).await
     }
-    let ended = match ex.resp.client_gone {
-        true => Ended::Reset,
-        false if ex.req.connects && ex.resp.upgrade => switch(gate, stream, ex, pipe).await,
-        false => answer::write(gate, stream, ex).await,
-    };
-    gate.finish(ex);
-    ended
+
+    async fn switch<G: Gate>(&self, gate: &G, ex: &mut Exchange, from: Body) -> Option<Switched> {
+        let opened = answer::open(gate, self, ex).await;
+        opened.then(|| Switched::H3(Box::new(Channel::new(self.clone(), from))))
+    }
+
+    fn fail(&self) {
+        self.reset(Code::InternalError);
+    }
 }
 
 /// A request that may be a replay: one that changes nothing goes on, and its upstream is told; of the others the client is
@@ -166,41 +130,19 @@ fn admit_early(ex: &mut Exchange) -> Result<(), Reject> {
     Ok(())
 }
 
-/// The stream becomes a pipe of bytes, whose one half is `from`.
-async fn switch<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, from: Body) -> Ended {
-    if !answer::switch(gate, stream, ex).await {
-        return Ended::Reset;
-    }
-    let client = Switched::H3(Box::new(Channel::new(stream.clone(), from)));
-    Box::pin(gate.switched(ex, client)).await;
-    Ended::Answered
-}
-
 /// Gives the exchange its body.
 fn attach_body<G: Gate>(gate: &G, ex: &mut Exchange, reader: RequestReader) -> Result<(), Reject> {
     let settings = gate.settings();
-    let length = match h1::request_framing(&ex.req.head)? {
+    let length = match road::body_framing(&ex.req.head, settings)? {
         Framing::Length(length) => Some(length),
         _ => ex.req.head.headers.has(Name::ContentLength).then_some(0),
     };
-    if settings.max_body_bytes != 0 && length.is_some_and(|length| length > settings.max_body_bytes) {
-        return Err(Reject::new(413, "client intended to send too large body"));
-    }
-    let expects =
-        ex.req.head.headers.get(Name::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+    let expects = road::expects_continue(&ex.req.head);
     let mut body = reader.into_body(length, settings.body_ms).expects_continue(expects);
-    body.max_bytes = settings.max_body_bytes;
+    body.arriving.max_bytes = settings.max_body_bytes;
     ex.req.body = body.settle().map_err(|error| match error {
-        BodyError::TooLarge => Reject::new(413, "client intended to send too large body"),
+        BodyError::TooLarge => road::too_large(),
         _ => Reject::bad("a body that broke off"),
     })?;
     Ok(())
-}
-
-/// Answers `status` with its built-in page.
-async fn refuse<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, status: u16) -> Ended {
-    gate.refuse(ex, status);
-    let ended = answer::write(gate, stream, ex).await;
-    gate.finish(ex);
-    ended
 }
