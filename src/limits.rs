@@ -289,6 +289,8 @@ pub const REDIS_REPLY: usize = 1 << 20;
 pub const REDIS_WAITING: usize = 16_384;
 /// Keys of limit-count that a core remembers to tell Redis of (`sync_interval`), as many as APISIX.
 pub const DELAYED_KEYS: usize = 10_000;
+/// The same as [`H2_LINK_SMALL_PIECES`] of a client: a window full of gRPC messages of 100 bytes, and half as much again.
+pub const H2_SMALL_PIECES: usize = 2 << 20;
 /// Streams that a peer may have open on one HTTP/2 connection: nginx's `http2_max_concurrent_streams`.
 pub const H2_STREAMS: u32 = 128;
 /// Bytes of one HTTP/2 stream that may be under way to us, and so wait here: 256 KiB give 20 Mbit/s at 100 ms.
@@ -320,6 +322,18 @@ pub const H2_FRAMES_PER_S: usize = 10;
 pub const H2_FRAMES_PER_REQUEST: usize = 8;
 /// Bytes sent to a peer that earn it a frame: a window update may follow each small piece of data.
 pub const H2_BYTES_PER_FRAME: usize = 8;
+/// What the small pieces of all answers that wait on an upstream's connection may cost, as h2 reckons: each what it lacks to 256
+/// bytes. A window full of the smallest gRPC messages (5 bytes) costs 52 MB, so slow clients never use it up; what comes for calls
+/// that were broken off is added for ever ([`H2_LINK_BROKEN_OFF`]). Past it the connection ends, with all its calls.
+pub const H2_LINK_SMALL_PIECES: usize = 64 << 20;
+/// Calls of an upstream's connection that were broken off before their answer's end; then it gets no more. Each has spent what was
+/// on its way of [`H2_LINK_SMALL_PIECES`].
+pub const H2_LINK_BROKEN_OFF: u32 = 256;
+/// Streams begun on an upstream's connection before it has said how many it takes: RFC 9113 asks for 100 at least.
+pub const H2_LINK_FIRST_STREAMS: usize = 100;
+/// Tries that a request has beside its retries, as long as an upstream says that it has not looked at it: connections that go
+/// away one after the other, not a server that refuses all.
+pub const UNSEEN_TRIES: u32 = 5;
 /// HTTP/2 connections of one core to one upstream target; beyond it streams wait for their turn: 64 of 100 streams are
 /// 6,400 requests under way.
 pub const H2_LINKS: usize = 64;

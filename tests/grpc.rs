@@ -1,8 +1,19 @@
-//! gRPC, by the client and server of grpcio: all kinds of call, to upstreams with and without TLS.
+//! gRPC, by the client and server of grpcio: all kinds of call, to upstreams with and without TLS. And what a server may do to the
+//! connection that the calls of many clients share.
 
 mod common;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use bytes::Bytes;
+use common::frames::{DATA, Frames, HEADERS, RST_STREAM, frame};
 use common::*;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, SendStream};
+use http::{HeaderMap, StatusCode};
 
 /// The calls of `grpc_calls.py` over an upstream of `scheme`; `tls` is the upstream's option, `server` what the server is
 /// given of certificates.
@@ -45,5 +56,270 @@ fn an_upstream_may_want_to_know_who_calls() {
         let server: [&dyn ToString; 3] =
             [&pki.path("server.pem"), &pki.path("server.key"), &pki.path("ca.pem")];
         calls(driver, "grpcs", &tls, &server);
+    });
+}
+
+/// One core, so that all calls share its connections; everything goes to one server.
+fn one_core(driver: &'static str, upstream: &Upstream) -> Gateway {
+    let objects = format!(
+        "routes:\n- uri: /*\n  \
+         upstream: {{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{}\": 1}}}}",
+        upstream.port
+    );
+    Setup::new(driver, Source::Yaml(objects)).workers(1).start()
+}
+
+/// Runs `work` with a connection of its own, which ends with it.
+fn with_client<T>(port: u16, window: u32, work: impl AsyncFnOnce(SendRequest<Bytes>) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        let (client, connection) =
+            builder.initial_window_size(window).handshake::<_, Bytes>(tcp).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        tokio::time::timeout(PATIENCE, work(client)).await.expect("an end within patience")
+    })
+}
+
+const WINDOW: u32 = 65_535;
+
+async fn begin(client: &SendRequest<Bytes>) -> (ResponseFuture, SendStream<Bytes>) {
+    let head = http::Request::post("http://gate.test/test.Calls/any").header("content-type", "application/grpc");
+    let mut client = client.clone().ready().await.unwrap();
+    client.send_request(head.body(()).unwrap(), false).unwrap()
+}
+
+/// An answer to its end: its status, body and the status of the call.
+async fn read(answer: ResponseFuture) -> (StatusCode, Vec<u8>, String) {
+    let (head, mut body) = answer.await.unwrap().into_parts();
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece.unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        bytes.extend_from_slice(&piece);
+    }
+    let trailers = body.trailers().await.unwrap();
+    let status = |fields: &HeaderMap| Some(fields.get("grpc-status")?.to_str().unwrap().to_string());
+    let status = trailers.as_ref().and_then(status).or_else(|| status(&head.headers));
+    (head.status, bytes, status.unwrap_or_default())
+}
+
+async fn call(client: &SendRequest<Bytes>, body: &'static [u8]) -> (StatusCode, Vec<u8>, String) {
+    let (answer, mut stream) = begin(client).await;
+    stream.send_data(Bytes::from_static(body), true).unwrap();
+    read(answer).await
+}
+
+fn good(body: &[u8]) -> (StatusCode, Vec<u8>, String) {
+    (StatusCode::OK, body.to_vec(), "0".into())
+}
+
+/// So many small messages of an answer, whatever becomes of them.
+fn small_messages(stream: u32, messages: usize) -> Vec<u8> {
+    frame(DATA, 0, stream, &[7; 105]).repeat(messages)
+}
+
+#[test]
+fn clients_that_leave_harm_no_other_call() {
+    on_both_drivers(|driver| {
+        const LEAVE: usize = 300;
+        let opened = Arc::new(AtomicUsize::new(0));
+        let counted = opened.clone();
+        let upstream = Upstream::start(move |conn| {
+            let Some(mut server) = Frames::accept(conn) else { return };
+            let (mut stays, mut resets) = (None, 0);
+            while let Some(frame) = server.next() {
+                match frame.kind {
+                    HEADERS if conn.number > 0 => drop(server.answer(frame.stream, b"fresh")),
+                    HEADERS => {
+                        opened.fetch_add(1, Ordering::AcqRel);
+                        let first = *stays.get_or_insert(frame.stream);
+                        let _ = first == frame.stream || server.head(frame.stream);
+                    }
+                    RST_STREAM => {
+                        // what was on its way when the client left
+                        server.send(&small_messages(frame.stream, 25));
+                        resets += 1;
+                        if resets == LEAVE {
+                            server.answer(stays.unwrap(), b"stayed");
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        });
+        let gateway = one_core(driver, &upstream);
+        let port = gateway.port();
+        let stays = thread::spawn(move || with_client(port, WINDOW, async |client| call(&client, b"x").await));
+        eventually("the first call", || counted.load(Ordering::Acquire) == 1);
+        for _ in 0..LEAVE / 100 {
+            with_client(port, WINDOW, async |client| {
+                let mut calls = Vec::new();
+                for _ in 0..100 {
+                    calls.push(begin(&client).await);
+                }
+                for (answer, _) in &mut calls {
+                    assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+                }
+            });
+        }
+        assert_eq!(stays.join().unwrap(), good(b"stayed"));
+        // a connection on which so many calls were broken off gets no more
+        assert_eq!(with_client(port, WINDOW, async |client| call(&client, b"x").await), good(b"fresh"));
+        assert_eq!(upstream.connections(), 2);
+    });
+}
+
+#[test]
+fn small_messages_that_wait_for_a_slow_client_harm_no_other_call() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let Some(mut server) = Frames::accept(conn) else { return };
+            while let Some(frame) = server.next() {
+                match (frame.kind, frame.stream) {
+                    (HEADERS, 1..=5) => {
+                        server.head(frame.stream);
+                        server.send(&small_messages(frame.stream, 2_400));
+                    }
+                    (HEADERS, stream) => drop(server.answer(stream, b"quick")),
+                    _ => {}
+                }
+            }
+        });
+        let gateway = one_core(driver, &upstream);
+        with_client(gateway.port(), 1, async |slow| {
+            let mut calls = Vec::new();
+            for _ in 0..3 {
+                let (mut answer, stream) = begin(&slow).await;
+                let head = (&mut answer).await.unwrap();
+                assert_eq!(head.status(), StatusCode::OK);
+                calls.push((head, stream));
+            }
+            let quick = || with_client(gateway.port(), WINDOW, async |client| call(&client, b"x").await);
+            let quick = thread::scope(|scope| scope.spawn(quick).join().unwrap());
+            assert_eq!(quick, good(b"quick"));
+        });
+        assert_eq!(upstream.connections(), 1);
+    });
+}
+
+#[test]
+fn small_messages_that_wait_for_a_slow_server_harm_no_other_call() {
+    on_both_drivers(|driver| {
+        // it gives no window: what it has taken of one call is all that it takes
+        let upstream = Upstream::start(|conn| {
+            let Some(mut server) = Frames::accept(conn) else { return };
+            while let Some(frame) = server.next() {
+                if frame.kind == HEADERS && frame.ends() {
+                    server.answer(frame.stream, b"quick");
+                }
+            }
+        });
+        let gateway = one_core(driver, &upstream);
+        with_client(gateway.port(), WINDOW, async |client| {
+            let mut calls = Vec::new();
+            for _ in 0..4 {
+                let (answer, mut stream) = begin(&client).await;
+                for _ in 0..2_450 {
+                    stream.send_data(Bytes::from_static(&[7; 105]), false).unwrap();
+                }
+                calls.push((answer, stream));
+            }
+            let (answer, mut stream) = begin(&client).await;
+            stream.send_data(Bytes::new(), true).unwrap();
+            assert_eq!(read(answer).await, good(b"quick"));
+        });
+    });
+}
+
+/// Answers each call with its own body.
+fn serve(server: &mut Frames, bodies: &mut HashMap<u32, Vec<u8>>, frame: &frames::Frame) {
+    let body = bodies.entry(frame.stream).or_default();
+    if frame.kind == DATA {
+        body.extend_from_slice(&frame.payload);
+    }
+    if frame.ends() {
+        server.answer(frame.stream, body);
+    }
+}
+
+#[test]
+fn a_server_that_goes_away_with_calls_under_way_loses_none() {
+    on_both_drivers(|driver| {
+        const CALLS: usize = 8;
+        let gone = Arc::new(AtomicBool::new(false));
+        let said = gone.clone();
+        let upstream = Upstream::start(move |conn| {
+            let Some(mut server) = Frames::accept(conn) else { return };
+            let (mut begun, mut bodies) = (0, HashMap::new());
+            while let Some(frame) = server.next() {
+                begun += usize::from(frame.kind == HEADERS);
+                match conn.number {
+                    // all of them have begun, half of them with half a body
+                    0 if begun == CALLS && !gone.load(Ordering::Acquire) => {
+                        server.go_away(0, 0);
+                        gone.store(true, Ordering::Release);
+                    }
+                    0 => {}
+                    // three are refused
+                    1 if begun <= 3 => {
+                        if frame.kind == HEADERS {
+                            let refused = u32::from(Reason::REFUSED_STREAM).to_be_bytes();
+                            server.send(&frames::frame(RST_STREAM, 0, frame.stream, &refused));
+                        }
+                    }
+                    // the next connection is given up at once, and closed
+                    2 => {
+                        server.go_away(0, Reason::ENHANCE_YOUR_CALM.into());
+                        return;
+                    }
+                    _ => serve(&mut server, &mut bodies, &frame),
+                }
+            }
+        });
+        let gateway = one_core(driver, &upstream);
+        with_client(gateway.port(), WINDOW, async |client| {
+            let mut calls = Vec::new();
+            for n in 0..CALLS {
+                let (answer, mut stream) = begin(&client).await;
+                let half = vec![n as u8; 500];
+                stream.send_data(half.into(), n % 2 == 0).unwrap();
+                calls.push((answer, stream));
+            }
+            while !said.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+            for (n, (_, stream)) in calls.iter_mut().enumerate().filter(|(n, _)| n % 2 == 1) {
+                stream.send_data(vec![n as u8; 500].into(), true).unwrap();
+            }
+            for (n, (answer, _)) in calls.into_iter().enumerate() {
+                let size = if n % 2 == 0 { 500 } else { 1000 };
+                assert_eq!(read(answer).await, good(&vec![n as u8; size]), "call {n}");
+            }
+        });
+        assert!(upstream.connections() > 3, "each way to go away was met");
+    });
+}
+
+#[test]
+fn a_server_that_refuses_all_is_given_up() {
+    on_both_drivers(|driver| {
+        let refused = Arc::new(AtomicUsize::new(0));
+        let counted = refused.clone();
+        let upstream = Upstream::start(move |conn| {
+            let Some(mut server) = Frames::accept(conn) else { return };
+            while let Some(frame) = server.next() {
+                if frame.kind == HEADERS {
+                    refused.fetch_add(1, Ordering::AcqRel);
+                    let reason = u32::from(Reason::REFUSED_STREAM).to_be_bytes();
+                    server.send(&frames::frame(RST_STREAM, 0, frame.stream, &reason));
+                }
+            }
+        });
+        let gateway = one_core(driver, &upstream);
+        let (_, _, status) = with_client(gateway.port(), WINDOW, async |client| call(&client, b"x").await);
+        assert_eq!(status, "14", "UNAVAILABLE");
+        assert_eq!(counted.load(Ordering::Acquire), 6, "once, and five more");
     });
 }

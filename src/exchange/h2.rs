@@ -148,6 +148,8 @@ pub struct Upload {
     body: RefCell<Body>,
     state: Cell<UploadState>,
     waker: RefCell<Option<Waker>>,
+    /// What was taken of the body, while it may have to be sent again.
+    taken: RefCell<Option<Vec<u8>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -159,9 +161,30 @@ enum UploadState {
 }
 
 impl Upload {
-    /// Of this body.
-    pub fn new(body: Body) -> Self {
-        Upload { body: RefCell::new(body), state: Cell::new(UploadState::Runs), waker: RefCell::default() }
+    /// Of this body. What is taken of it is kept behind `taken`, up to [`limits::REPLAY_BODY`] bytes.
+    pub fn new(body: Body, taken: Option<Vec<u8>>) -> Self {
+        Upload {
+            body: RefCell::new(body),
+            state: Cell::new(UploadState::Runs),
+            waker: RefCell::default(),
+            taken: RefCell::new(taken),
+        }
+    }
+
+    /// A piece was taken of the body.
+    pub fn remember(&self, piece: &[u8]) {
+        let mut taken = self.taken.borrow_mut();
+        if let Some(bytes) = &mut *taken {
+            match bytes.len() + piece.len() <= limits::REPLAY_BODY {
+                true => bytes.extend_from_slice(piece),
+                false => *taken = None,
+            }
+        }
+    }
+
+    /// The request is answered, and never sent again.
+    pub fn forget(&self) {
+        self.taken.take();
     }
 
     /// The body, for one look or one poll.
@@ -212,27 +235,56 @@ pub struct Call {
     pub open: Open,
 }
 
-/// Counts a stream of a connection from its beginning to its end, however it ends.
-pub struct Open(Rc<Cell<u32>>);
+/// The calls of a connection.
+#[derive(Default)]
+pub struct Calls {
+    open: Cell<u32>,
+    broken_off: Cell<u32>,
+}
+
+impl Calls {
+    /// Those under way.
+    pub fn open(&self) -> u32 {
+        self.open.get()
+    }
+
+    /// Those that have ended before their answer did.
+    pub fn broken_off(&self) -> u32 {
+        self.broken_off.get()
+    }
+}
+
+/// Counts a call of a connection from its beginning to its end, however it ends.
+pub struct Open {
+    calls: Rc<Calls>,
+    whole: bool,
+}
 
 impl Open {
     /// One more.
-    pub fn new(streams: &Rc<Cell<u32>>) -> Self {
-        streams.set(streams.get() + 1);
-        Open(streams.clone())
+    pub fn new(calls: &Rc<Calls>) -> Self {
+        calls.open.set(calls.open.get() + 1);
+        Open { calls: calls.clone(), whole: false }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.calls.open.set(self.calls.open.get() - 1);
+        self.calls.broken_off.set(self.calls.broken_off.get() + u32::from(!self.whole));
     }
 }
 
 impl Call {
-    /// Nothing more is sent. What is left of the body is given back.
-    pub fn end(mut self) -> Option<Body> {
+    /// Nothing more is sent. What is left of the body is given back. `whole`: the answer was received to its end.
+    pub fn end(mut self, whole: bool) -> Option<Body> {
+        self.open.whole = whole;
         self.upload.take().map(|upload| upload.stop())
+    }
+
+    /// There is no answer. What is left of the body, and all that was taken of it if that was kept.
+    pub fn take_back(mut self) -> Option<(Body, Option<Vec<u8>>)> {
+        self.upload.take().map(|upload| (upload.stop(), upload.taken.take()))
     }
 }
 

@@ -1,7 +1,6 @@
 //! After the answer: the upstream connection, the log phase, the access log.
 
 use super::{Access, Core, passive, taking_part};
-use crate::exchange::h2::Call;
 use crate::exchange::{Body, Exchange, Vars};
 use crate::live::{LiveUpstream, Plan};
 use crate::plugin::Phase;
@@ -46,7 +45,8 @@ fn release_upstream(ex: &mut Exchange) {
     if lease.is_none() && call.is_none() {
         return;
     }
-    if let Some(body) = call.and_then(Call::end) {
+    let whole = ex.resp.answered && ex.resp.body.is_done();
+    if let Some(body) = call.and_then(|call| call.end(whole)) {
         ex.req.body = body;
     }
     let now_ms = reactor::now_ms();

@@ -224,7 +224,8 @@ pub(super) enum Missed {
 /// A try that fails before anything is sent.
 pub(super) fn not_sent(ex: &Exchange, held: &Held) -> Try {
     let non_idempotent = matches!(ex.out_method(), Method::Post | Method::Lock | Method::Patch);
-    Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable: held.whole }
+    let replayable = held.whole;
+    Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable, unseen: false }
 }
 
 /// One try on one node, from the connection to the head of the answer.
@@ -303,7 +304,7 @@ pub(super) fn no_answer(error: NoAnswer, picked: &Picked, state: Try) -> Missed 
             Missed::Try(Try { failure: Failure::InvalidHead, ..state })
         }
         NoAnswer::Broken(error) => {
-            if !state.reused {
+            if !state.reused && !state.unseen {
                 log::error!("upstream prematurely closed connection: {error}, upstream {}", picked.addr);
             }
             Missed::Try(state)

@@ -6,6 +6,7 @@
 //! repeated once a byte of them was sent, unless `non_idempotent` is set.
 
 use crate::config::Proxy;
+use crate::limits;
 use crate::model::Upstream;
 
 /// Why a try brought no answer.
@@ -34,12 +35,14 @@ pub struct Try {
     pub non_idempotent: bool,
     /// The whole body so far is still held and can be sent again.
     pub replayable: bool,
+    /// The node has said that it has not looked at the request, or its connection took no more.
+    pub unseen: bool,
 }
 
 /// What to do after a failed try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// The same node once more on a new connection. The node does not count as tried.
+    /// The same node once more on another connection. The node does not count as tried.
     SameNode,
     /// Another node; if none is left, 502.
     NextNode,
@@ -54,6 +57,7 @@ pub enum Decision {
 pub struct Retries<'a> {
     rules: &'a Proxy,
     left: u32,
+    unseen_left: u32,
     /// APISIX's: past it the answer is 502.
     deadline_ms: Option<u64>,
     /// nginx's: past it the answer is what the last failure asks for.
@@ -79,6 +83,7 @@ impl<'a> Retries<'a> {
         Retries {
             rules,
             left,
+            unseen_left: limits::UNSEEN_TRIES,
             deadline_ms: (left > 0 && retry_ms > 0).then(|| now_ms + retry_ms),
             next_deadline_ms: (next_ms > 0).then(|| now_ms + next_ms),
         }
@@ -96,8 +101,10 @@ impl<'a> Retries<'a> {
         let once = failed.sent && (!failed.replayable || (failed.non_idempotent && !on.non_idempotent));
         // nginx gives a try back when a kept connection turns out closed
         let stale = failed.reused && failed.failure == Failure::Error;
+        let unseen = failed.unseen && self.unseen_left > 0;
+        self.unseen_left -= u32::from(unseen);
         let late = self.next_deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
-        if !listed || once || late || (self.left == 0 && !stale) {
+        if !listed || once || late || (self.left == 0 && !stale && !unseen) {
             return match failed.failure {
                 Failure::Status(_) => Decision::Pass,
                 _ => Decision::GiveUp(status),
@@ -106,7 +113,7 @@ impl<'a> Retries<'a> {
         if self.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms) {
             return Decision::GiveUp(502);
         }
-        if stale {
+        if stale || unseen {
             return Decision::SameNode;
         }
         self.left -= 1;
@@ -129,7 +136,7 @@ mod tests {
     }
 
     const CONNECT: Try =
-        Try { failure: Error, reused: false, sent: false, non_idempotent: false, replayable: true };
+        Try { failure: Error, reused: false, sent: false, non_idempotent: false, replayable: true, unseen: false };
 
     #[test]
     fn the_default_is_one_try_a_node() {
@@ -207,6 +214,18 @@ mod tests {
         assert_eq!(one.after(Try { reused: true, sent: true, ..CONNECT }, 0), SameNode);
         assert_eq!(one.after(CONNECT, 0), NextNode);
         assert_eq!(one.after(CONNECT, 0), GiveUp(502));
+    }
+
+    #[test]
+    fn what_no_node_has_looked_at_costs_no_try_for_some_time() {
+        let unseen = Try { unseen: true, non_idempotent: true, ..CONNECT };
+        let mut one = retries(None, 0, 1);
+        for _ in 0..limits::UNSEEN_TRIES {
+            assert_eq!(one.after(unseen, 0), SameNode);
+        }
+        assert_eq!(one.after(unseen, 0), GiveUp(502), "a node that refuses all is one that fails");
+        let gone = Try { sent: true, replayable: false, ..unseen };
+        assert_eq!(retries(None, 0, 1).after(gone, 0), GiveUp(502), "its body is gone");
     }
 
     #[test]

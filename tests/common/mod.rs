@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)] // each file of tests/ uses its part
 
 mod client;
+pub mod frames;
 mod gateway;
 mod h2_client;
 mod kafka;

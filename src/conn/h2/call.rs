@@ -35,6 +35,8 @@ pub struct Begun<'a> {
     pub bytes: &'a [u8],
     /// They are all of it.
     pub ended: bool,
+    /// They are all that was taken of it so far: if the request is not answered it may be sent again.
+    pub again: bool,
 }
 
 /// A request that is not answered yet.
@@ -63,11 +65,11 @@ pub async fn ask(
     send_ms: u32,
 ) -> Result<Asked, Missed> {
     let head = head(ex, kind, &begun)
-        .ok_or(Missed::Upstream(NoAnswer::Invalid("no valid :authority or :path"), true))?;
-    let mut sender = sender.ready().await.map_err(missed)?;
+        .ok_or(Missed::Upstream(NoAnswer::Invalid("no valid :authority or :path"), false))?;
+    let mut sender = sender.ready().await.map_err(unsent)?;
     let trailers = ex.req.body.trailers().is_some_and(|fields| !fields.is_empty());
     let bare = begun.ended && begun.bytes.is_empty() && !trailers;
-    let (response, mut stream) = sender.send_request(head, bare).map_err(missed)?;
+    let (response, mut stream) = sender.send_request(head, bare).map_err(unsent)?;
     if bare {
         return Ok(Asked { response, _stream: Some(stream), upload: None, open });
     }
@@ -81,7 +83,8 @@ pub async fn ask(
         }
         return Ok(Asked { response, _stream: Some(stream), upload: None, open });
     }
-    let running = Rc::new(Upload::new(std::mem::take(&mut ex.req.body)));
+    let again = begun.again.then(Vec::new);
+    let running = Rc::new(Upload::new(std::mem::take(&mut ex.req.body), again));
     upload::begin(&running, stream, send_ms);
     Ok(Asked { response, _stream: None, upload: Some(running), open })
 }
@@ -109,6 +112,9 @@ pub async fn answer(asked: Asked, ex: &mut Exchange, read_ms: u32) -> Result<(),
             return Err(failure.map_or(missed, Missed::Body));
         }
     };
+    if let Some(upload) = upload {
+        upload.forget();
+    }
     let (parts, body) = response.into_parts();
     let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
     ex.resp.head.assemble(parts.status.as_u16(), fields);
@@ -175,9 +181,14 @@ fn length(ex: &Exchange, begun: &Begun<'_>) -> Option<u64> {
     }
 }
 
-/// What went wrong, and whether the upstream has seen the request (RFC 9113 section 8.7).
+/// The connection opens no stream: nothing was sent.
+fn unsent(error: h2::Error) -> Missed {
+    Missed::Upstream(NoAnswer::Broken(io::Error::other(error)), true)
+}
+
+/// What went wrong, and whether the upstream has seen the request. It has not if it refuses the stream, or goes away and names one
+/// that was before it as the last, whatever its reason (RFC 9113 sections 6.8 and 8.7).
 fn missed(error: h2::Error) -> Missed {
-    let unseen = error.reason() == Some(Reason::REFUSED_STREAM)
-        || (error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR));
+    let unseen = error.reason() == Some(Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote());
     Missed::Upstream(NoAnswer::Broken(io::Error::other(error)), unseen)
 }

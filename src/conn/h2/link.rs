@@ -11,7 +11,7 @@ use std::time::Duration;
 use h2::client::{Builder, Connection, SendRequest};
 
 use super::duplex::{Duplex, Wire};
-use crate::exchange::h2::{Data, Open};
+use crate::exchange::h2::{Calls, Data, Open};
 use crate::limits;
 use crate::model::KeepalivePool;
 use crate::reactor::{self, Sleep};
@@ -41,8 +41,7 @@ struct Place {
 pub struct Link {
     /// Gone when the connection takes no more streams.
     sender: RefCell<Option<SendRequest<Data>>>,
-    /// Streams under way.
-    open: Rc<Cell<u32>>,
+    calls: Rc<Calls>,
     /// Streams that it has carried.
     served: Cell<u32>,
     rules: KeepalivePool,
@@ -57,8 +56,8 @@ pub struct Linked {
 }
 
 impl Links {
-    /// A connection to `target` that takes one more stream, made if there is none. `fresh`: one that is there already
-    /// has failed.
+    /// A connection to `target` that takes one more stream, made if there is none. Whoever has failed on one tells by
+    /// [`Link::retire`], or it has ended.
     ///
     /// # Errors
     /// As [`connect`].
@@ -66,13 +65,12 @@ impl Links {
         &self,
         target: &Target,
         rules: KeepalivePool,
-        fresh: bool,
         connect_ms: u32,
         send_ms: u32,
     ) -> io::Result<Linked> {
         let place = self.place(target);
         let mut seen = place.tried.get();
-        if !fresh && let Some(link) = place.usable() {
+        if let Some(link) = place.usable() {
             return Ok(Linked { link, reused: true });
         }
         loop {
@@ -166,7 +164,7 @@ impl Link {
         if self.served.get() >= self.rules.requests {
             self.retire();
         }
-        sender.map(|sender| (sender, Open::new(&self.open)))
+        sender.map(|sender| (sender, Open::new(&self.calls)))
     }
 
     /// No more streams; it ends with the last of those under way.
@@ -174,7 +172,11 @@ impl Link {
         self.sender.take();
     }
 
+    /// It takes more streams.
     fn is_open(&self) -> bool {
+        if self.calls.broken_off() >= limits::H2_LINK_BROKEN_OFF {
+            self.retire();
+        }
         self.sender.borrow().is_some()
     }
 
@@ -182,11 +184,11 @@ impl Link {
         self.sender
             .borrow()
             .as_ref()
-            .is_some_and(|sender| (self.open.get() as usize) < sender.current_max_send_streams())
+            .is_some_and(|sender| (self.calls.open() as usize) < sender.current_max_send_streams())
     }
 
     fn is_idle(&self) -> bool {
-        self.open.get() == 0
+        self.calls.open() == 0
     }
 }
 
@@ -198,7 +200,7 @@ async fn make(target: &Target, rules: KeepalivePool, connect_ms: u32, send_ms: u
     let (sender, connection) = builder().handshake(duplex).await.map_err(io::Error::other)?;
     let link = Rc::new(Link {
         sender: RefCell::new(Some(sender)),
-        open: Rc::default(),
+        calls: Rc::default(),
         served: Cell::new(0),
         rules,
     });
@@ -217,13 +219,13 @@ fn builder() -> Builder {
         .max_frame_size(limits::H2_FRAME)
         .max_header_list_size(limits::RESPONSE_HEAD as u32)
         .header_table_size(limits::H2_HEADER_TABLE)
-        .initial_max_send_streams(limits::H2_STREAMS as usize)
+        .initial_max_send_streams(limits::H2_LINK_FIRST_STREAMS)
         .max_send_buffer_size(limits::H2_SEND_BUFFER)
         .max_concurrent_reset_streams(limits::H2_LINK_REMEMBERED_RESETS)
         .reset_stream_duration(Duration::from_millis(limits::H2_REMEMBERED_MS))
         // a client that leaves resets all its calls, whose answers come all the same: no reason to end those of others
         .max_local_error_reset_streams(None)
-        .data_frame_budget(limits::H2_CONNECTION_WINDOW as usize / 2);
+        .data_frame_budget(limits::H2_LINK_SMALL_PIECES);
     builder
 }
 
@@ -247,17 +249,21 @@ impl Running {
         match Pin::new(&mut self.connection).poll(cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(()),
             Poll::Ready(Err(error)) => {
-                log::info!("HTTP/2 connection to an upstream ended: {error}");
+                let level = if error.is_library() { log::Level::Error } else { log::Level::Info };
+                log::log!(level, "HTTP/2 connection to upstream {} ended: {error}", self.peer());
                 return Poll::Ready(());
             }
             Poll::Pending => {}
         }
         if let Some(fault) = self.wire.fault() {
-            let peer = self.stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-            log::error!("HTTP/2 connection to upstream {peer} closed: {fault:?}");
+            log::error!("HTTP/2 connection to upstream {} closed: {fault:?}", self.peer());
             return Poll::Ready(());
         }
         self.poll_idle(cx)
+    }
+
+    fn peer(&self) -> String {
+        self.stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default()
     }
 
     /// Retires the link when it was idle for `keepalive_pool.idle_timeout`; the connection then ends by itself.

@@ -64,7 +64,7 @@ fn builder(settings: &Settings) -> Builder {
         .reset_stream_duration(Duration::from_millis(limits::H2_REMEMBERED_MS))
         .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)
         .max_local_error_reset_streams(Some(limits::H2_OWN_RESETS))
-        .data_frame_budget(limits::H2_CONNECTION_WINDOW as usize / 2);
+        .data_frame_budget(limits::H2_SMALL_PIECES);
     builder
 }
 

@@ -39,6 +39,7 @@ async fn run(upload: &Upload, mut stream: SendStream<Data>, send_ms: u32) {
         let sent = match piece {
             None => return,
             Some(Ok(Some(data))) => {
+                upload.remember(&data);
                 let ends = ends_here(&upload.body());
                 pipe::send(&mut stream, data, ends, send_ms).await.map(|()| ends)
             }
