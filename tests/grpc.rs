@@ -85,7 +85,8 @@ fn with_client<T>(port: u16, window: u32, work: impl AsyncFnOnce(SendRequest<Byt
 const WINDOW: u32 = 65_535;
 
 async fn begin(client: &SendRequest<Bytes>) -> (ResponseFuture, SendStream<Bytes>) {
-    let head = http::Request::post("http://gate.test/test.Calls/any").header("content-type", "application/grpc");
+    let head =
+        http::Request::post("http://gate.test/test.Calls/any").header("content-type", "application/grpc");
     let mut client = client.clone().ready().await.unwrap();
     client.send_request(head.body(()).unwrap(), false).unwrap()
 }
@@ -151,7 +152,8 @@ fn clients_that_leave_harm_no_other_call() {
         });
         let gateway = one_core(driver, &upstream);
         let port = gateway.port();
-        let stays = thread::spawn(move || with_client(port, WINDOW, async |client| call(&client, b"x").await));
+        let stays =
+            thread::spawn(move || with_client(port, WINDOW, async |client| call(&client, b"x").await));
         eventually("the first call", || counted.load(Ordering::Acquire) == 1);
         for _ in 0..LEAVE / 100 {
             with_client(port, WINDOW, async |client| {

@@ -44,7 +44,11 @@ pub(super) async fn attempt(
     state.replayable = held.whole && held.ended;
     state.sent = true;
     ex.proxied = true;
-    let begun = Begun { bytes: &held.bytes, ended: held.ended, again: held.whole && held.bytes.len() < limits::REPLAY_BODY };
+    let begun = Begun {
+        bytes: &held.bytes,
+        ended: held.ended,
+        again: held.whole && held.bytes.len() < limits::REPLAY_BODY,
+    };
     let kind = match upstream.conf.scheme {
         Scheme::Grpc => Kind::Grpc,
         Scheme::Grpcs => Kind::Grpcs,

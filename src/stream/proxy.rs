@@ -104,7 +104,14 @@ async fn connected(
         upstream.finished(picked.node, None, reactor::now_ms());
         passive::failed(core, upstream, picked.node, failure);
         tried.insert(picked.node);
-        let failed = Try { failure, reused: false, sent: false, non_idempotent: false, replayable: true, unseen: false };
+        let failed = Try {
+            failure,
+            reused: false,
+            sent: false,
+            non_idempotent: false,
+            replayable: true,
+            unseen: false,
+        };
         if retries.after(failed, reactor::now_ms()) != Decision::NextNode {
             return Err(NO_UPSTREAM);
         }

@@ -135,8 +135,14 @@ mod tests {
         Retries::new(&upstream, const { &NGINX }, nodes, 1000)
     }
 
-    const CONNECT: Try =
-        Try { failure: Error, reused: false, sent: false, non_idempotent: false, replayable: true, unseen: false };
+    const CONNECT: Try = Try {
+        failure: Error,
+        reused: false,
+        sent: false,
+        non_idempotent: false,
+        replayable: true,
+        unseen: false,
+    };
 
     #[test]
     fn the_default_is_one_try_a_node() {
