@@ -21,7 +21,8 @@ use crate::transport::site::{Site, cipher_name};
 use crate::transport::tls::Agreed;
 use crate::wire::client_hello::{self, Hello};
 
-/// `unrecognized_name` (RFC 6066 section 3) and `internal_error`.
+/// `unexpected_message` (RFC 8446 section 6), `unrecognized_name` (RFC 6066 section 3) and `internal_error`.
+const UNEXPECTED_MESSAGE: u8 = 10;
 const UNRECOGNIZED_NAME: u8 = 112;
 const INTERNAL_ERROR: u8 = 80;
 
@@ -39,6 +40,7 @@ pub fn choose_by(choose: Choose) {
 }
 
 /// What a handshake has come to.
+#[derive(Clone)]
 pub struct Handshake {
     /// Who serves.
     pub site: Arc<Site>,
@@ -117,6 +119,8 @@ enum State {
     /// The ClientHello as far as it has come, and our transport parameters.
     Hello(Vec<u8>, Vec<u8>),
     Chosen(Box<Chosen>),
+    /// The handshake is over: what rustls has kept for it is given back, kilobytes of each connection.
+    Done(Box<Done>),
 }
 
 struct Chosen {
@@ -128,11 +132,16 @@ struct Chosen {
     told: bool,
 }
 
+struct Done {
+    handshake: Handshake,
+    next: Option<Secrets>,
+}
+
 impl TlsSession {
     fn chosen(&self) -> Option<&Chosen> {
         match &self.state {
             State::Chosen(chosen) => Some(chosen),
-            State::Hello(..) => None,
+            State::Hello(..) | State::Done(_) => None,
         }
     }
 }
@@ -164,6 +173,21 @@ impl Chosen {
         let known = self.tls.alpn_protocol().is_some() || !self.tls.is_handshaking();
         Ok(known && !std::mem::replace(&mut self.told, true))
     }
+
+    fn handshake(&self) -> Handshake {
+        let agreed = Agreed {
+            version: "TLSv1.3",
+            cipher: self.tls.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
+            resumed: self.tls.handshake_kind() == Some(HandshakeKind::Resumed),
+        };
+        let certificates = self.tls.peer_certificates().unwrap_or_default().iter();
+        Handshake {
+            site: self.site.clone(),
+            sni: self.sni.clone(),
+            agreed,
+            certificates: certificates.map(|certificate| certificate.clone().into_owned()).collect(),
+        }
+    }
 }
 
 impl Session for TlsSession {
@@ -172,20 +196,11 @@ impl Session for TlsSession {
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        let chosen = self.chosen().filter(|chosen| chosen.told)?;
-        let tls = &chosen.tls;
-        let agreed = Agreed {
-            version: "TLSv1.3",
-            cipher: tls.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
-            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
-        };
-        let certificates = tls.peer_certificates().unwrap_or_default().iter();
-        Some(Box::new(Handshake {
-            site: chosen.site.clone(),
-            sni: chosen.sni.clone(),
-            agreed,
-            certificates: certificates.map(|certificate| certificate.clone().into_owned()).collect(),
-        }))
+        match &self.state {
+            State::Chosen(chosen) if chosen.told => Some(Box::new(chosen.handshake())),
+            State::Done(done) => Some(Box::new(done.handshake.clone())),
+            State::Hello(..) | State::Chosen(_) => None,
+        }
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
@@ -202,12 +217,18 @@ impl Session for TlsSession {
     }
 
     fn is_handshaking(&self) -> bool {
-        self.chosen().is_none_or(|chosen| chosen.tls.is_handshaking())
+        match &self.state {
+            State::Hello(..) => true,
+            State::Chosen(chosen) => chosen.tls.is_handshaking(),
+            State::Done(_) => false,
+        }
     }
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
         let (gathered, parameters) = match &mut self.state {
             State::Chosen(chosen) => return chosen.read(buf),
+            // a client has nothing more to say (RFC 9001 sections 4.4 and 6)
+            State::Done(_) => return Err(alert(UNEXPECTED_MESSAGE, "a message behind the handshake")),
             State::Hello(gathered, parameters) => (gathered, parameters),
         };
         gathered.extend_from_slice(buf);
@@ -230,7 +251,15 @@ impl Session for TlsSession {
 
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
         let State::Chosen(chosen) = &mut self.state else { return None };
-        Some(keys(match chosen.tls.write_hs(buf)? {
+        let Some(change) = chosen.tls.write_hs(buf) else {
+            // the tickets have gone out before
+            if buf.is_empty() && !chosen.tls.is_handshaking() {
+                let (handshake, next) = (chosen.handshake(), chosen.next.take());
+                self.state = State::Done(Box::new(Done { handshake, next }));
+            }
+            return None;
+        };
+        Some(keys(match change {
             KeyChange::Handshake { keys } => keys,
             KeyChange::OneRtt { keys, next } => {
                 chosen.next = Some(next);
@@ -240,8 +269,12 @@ impl Session for TlsSession {
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        let State::Chosen(chosen) = &mut self.state else { return None };
-        let keys = chosen.next.as_mut()?.next_packet_keys();
+        let next = match &mut self.state {
+            State::Hello(..) => None,
+            State::Chosen(chosen) => chosen.next.as_mut(),
+            State::Done(done) => done.next.as_mut(),
+        };
+        let keys = next?.next_packet_keys();
         Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
     }
 
