@@ -12,7 +12,7 @@ use crate::conn::{Gate, h3};
 use crate::exchange::Facts;
 use crate::limits;
 use crate::mail::{Cores, Datagram, ToCore};
-use crate::reactor::{self, UdpBatch, UdpSocket};
+use crate::reactor::{self, SendError, UdpBatch, UdpSocket};
 use crate::transport::quic::id::{ConnectionIds, Owner};
 use crate::transport::quic::{Connection, Endpoint, Handshake, QuicKeys, Seen, Served, choose_by, endpoint};
 use crate::wire::h3::Code;
@@ -85,17 +85,21 @@ impl Served for OfShard {
         reactor::spawn(connected(Live::new(&self.shard), connection));
     }
 
-    fn pass_on(&self, owner: Owner, datagram: Datagram) {
+    fn pass_on(&self, owner: Owner, datagram: Datagram) -> bool {
         // what is older than the elder is passed on by it, if it is still there
         let cores = match owner.generation == self.own.generation {
             true => Some(&self.shard.cores),
             false => self.elder.as_ref(),
         };
-        let passed = cores.is_some_and(|cores| {
-            let core = usize::from(owner.core);
-            core < cores.count() && cores.mail(core).try_send(ToCore::Datagram(Box::new(datagram))).is_ok()
-        });
-        self.saw(if passed { Seen::Passed } else { Seen::Dropped });
+        let core = usize::from(owner.core);
+        let Some(cores) = cores.filter(|cores| core < cores.count()) else { return false };
+        let seen = match cores.mail(core).try_send(ToCore::Datagram(Box::new(datagram))) {
+            Ok(()) => Seen::Passed,
+            Err(SendError::Full(_)) => Seen::Dropped,
+            Err(SendError::Closed(_)) => return false,
+        };
+        self.saw(seen);
+        true
     }
 
     fn saw(&self, event: Seen) {

@@ -31,8 +31,8 @@ pub trait Served {
     /// A connection begins; its handshake is not done.
     fn begins(&self, connection: Rc<Connection>);
 
-    /// A datagram is another core's.
-    fn pass_on(&self, owner: Owner, datagram: Datagram);
+    /// A datagram is another core's. False: that core is gone, and its connections with it.
+    fn pass_on(&self, owner: Owner, datagram: Datagram) -> bool;
 
     /// Something is counted.
     fn saw(&self, event: Seen);
@@ -193,11 +193,13 @@ impl Endpoint {
         let mut bytes = BytesMut::from(received.bytes);
         while !bytes.is_empty() {
             let datagram = bytes.split_to(received.each.min(bytes.len()));
+            // of a connection whose core is gone, the client is told so: any core can, with a stateless reset
             if let Some(owner) = self.ids.stranger(&datagram) {
                 let Received { from, to, ecn, .. } = received;
                 let bytes = datagram.to_vec();
-                self.served.pass_on(owner, Datagram { endpoint: self.local, bytes, from, to, ecn });
-                continue;
+                if self.served.pass_on(owner, Datagram { endpoint: self.local, bytes, from, to, ecn }) {
+                    continue;
+                }
             }
             // Bytes of the network have made a panic: they, and not the others, have lost.
             if catch_unwind(AssertUnwindSafe(|| self.datagram(datagram, &received))).is_err() {
