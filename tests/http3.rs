@@ -1,4 +1,4 @@
-//! HTTP/3 as clients see it (RFC 9114, RFC 9000): aioquic, in tests/clients/http3.py, and ngtcp2's gtlsclient.
+//! HTTP/3 as clients see it (RFC 9114, RFC 9000): aioquic, in tests/clients/http3.py, ngtcp2's gtlsclient, a browser.
 
 mod common;
 
@@ -258,7 +258,36 @@ fn in_a_crowd_clients_prove_their_address_first() {
         let upstream = Upstream::answering(ok("served"));
         let (gateway, _pki) = gateway(driver, upstream.port, 1);
         play(&gateway, "crowd", &["300"]);
-        assert!(counter(&gateway, "quic_retries_total") >= 1);
+        let retries = counter(&gateway, "quic_retries_total");
+        assert!(retries >= 1);
+        // those that began stay for a while: another client is asked, too
+        let said = gtlsclient(&gateway, &[]);
+        assert_eq!(said.matches("[:status: 200]").count(), 1, "{said}");
+        assert!(counter(&gateway, "quic_retries_total") > retries, "{said}");
+    });
+}
+
+/// A datagram of a connection that is gone is answered so that its client believes it, and nobody else gains by it.
+#[test]
+fn what_belongs_to_no_connection_is_reset_without_state() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "forgotten", &[]);
+    });
+}
+
+/// A reload ends the cores; those in place of them share their keys.
+#[test]
+fn what_belongs_to_a_core_that_is_gone_is_reset_without_state() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        let mut client = aioquic(&gateway, "orphaned", &[]);
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "answered");
+        gateway.signal("HUP");
+        finished(client);
     });
 }
 
@@ -307,4 +336,82 @@ fn another_client_and_what_it_is_told_over_tcp() {
         assert!(told.contains(&format!("alt-svc: h3=\":{port}\"; ma=86400")), "{told}");
         assert!(!gateway.get("/").head.to_lowercase().contains("alt-svc"), "nothing to upgrade to");
     });
+}
+
+#[test]
+fn another_client_brings_early_data_once() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, pki) = gateway(driver, upstream.port, 1);
+        let session = format!("--session-file={}", pki.path("session"));
+        let parameters = format!("--tp-file={}", pki.path("parameters"));
+        for early in [None, Some("1")] {
+            let said = gtlsclient(&gateway, &[&session, &parameters]);
+            assert_eq!(said.matches("[:status: 200]").count(), 1, "{said}");
+            assert_eq!(upstream.last().header("early-data"), early, "{said}");
+        }
+    });
+}
+
+const IMAGES: usize = 12;
+
+/// A page whose images count themselves, each of 100 KB; it says how it and they have come.
+fn page(target: &str) -> String {
+    let (kind, body) = if target == "/" {
+        let images: String = (0..IMAGES).map(|n| format!("<img src='/{n}.svg'>")).collect();
+        let script = "addEventListener('load', () => {
+            const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')];
+            const shown = [...document.images].filter(image => image.naturalWidth == 7).length;
+            const came = all.map(one => new URL(one.name).pathname + ' by ' + one.nextHopProtocol);
+            document.body.textContent = `${shown} shown, ${came.sort().join(', ')}.`;
+        })";
+        ("text/html", format!("<!doctype html><body>{images}<script>{script}</script></body>"))
+    } else {
+        let filler = "x".repeat(100_000);
+        let image = "<svg xmlns='http://www.w3.org/2000/svg' width='7' height='7'>";
+        ("image/svg+xml", format!("{image}<!--{filler}--></svg>"))
+    };
+    format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn a_browser_shows_a_page_with_its_images() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                if conn.send(page(&request.target)).is_err() {
+                    return;
+                }
+            }
+        });
+        let (gateway, pki) = gateway(driver, upstream.port, 1);
+        let shown = chromium(&gateway, &pki);
+        let mut expected: Vec<_> = (0..IMAGES).map(|n| format!("/{n}.svg by h3")).collect();
+        expected.push("/ by h3".into());
+        expected.sort();
+        assert!(shown.contains(&format!("{IMAGES} shown, {}.", expected.join(", "))), "{shown}");
+    });
+}
+
+/// The document that a browser has made of `https://a.test/`, asked for by HTTP/3 from the start.
+#[track_caller]
+fn chromium(gateway: &Gateway, pki: &Pki) -> String {
+    let hash = "openssl x509 -in \"$0\" -pubkey -noout | openssl pkey -pubin -outform der \
+                | openssl dgst -sha256 -binary | openssl base64";
+    let hash = Command::new("sh").args(["-c", hash, &pki.path("a.pem")]).output().unwrap();
+    let port = gateway.ports.proxied;
+    let output = Command::new("timeout")
+        .args(["60", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .args(["--disable-dev-shm-usage", "--enable-quic", "--host-resolver-rules=MAP a.test 127.0.0.1"])
+        .arg(format!("--user-data-dir={}", pki.path("browser")))
+        .arg(format!("--origin-to-force-quic-on=a.test:{port}"))
+        .arg(format!("--ignore-certificate-errors-spki-list={}", String::from_utf8_lossy(&hash.stdout).trim()))
+        .args(["--dump-dom", &format!("https://a.test:{port}/")])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
 }

@@ -4,6 +4,7 @@ It ends with 0 if all is as the scenario expects it; what a test has to know mea
 """
 
 import asyncio
+import os
 import socket
 import ssl
 import sys
@@ -328,6 +329,61 @@ async def crowd(half_open):
     sender.close()
 
 
+class Stray:
+    """Datagrams with a short header that look like those of a connection that `client` had."""
+
+    def __init__(self, client):
+        peer = client._quic._peer_cid
+        self.id, self.token = peer.cid, peer.stateless_reset_token
+        assert len(self.token) == 16
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.connect(("127.0.0.1", PORT))
+        self.socket.setblocking(False)
+
+    async def answer(self, length):
+        """What comes back within a moment; nothing: b""."""
+        self.socket.send((b"\x41" + self.id + os.urandom(length))[:length])
+        try:
+            return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.socket, 2048), 0.05)
+        except asyncio.TimeoutError:
+            return b""
+
+    async def reset(self, length):
+        """A stateless reset (RFC 9000 section 10.3), which is asked for until it comes."""
+        async with asyncio.timeout(PATIENCE):
+            while not (got := await self.answer(length)):
+                pass
+        assert got.endswith(self.token) and got[0] & 0xC0 == 0x40, got
+        assert len(got) < length, (len(got), length)
+        return got
+
+
+async def forgotten():
+    """The connection has ended: its client may hear so by the token that it was given, and never by more than it sent."""
+    async with Connected() as client:
+        assert (await client.answer()).status == 200
+        stray = Stray(client)
+        assert await stray.answer(100) == b"", "the connection is there"
+    for length in (1200, 100, 43, 22, 100):
+        await stray.reset(length)
+    # A reset in answer to the smallest of all would be as long: two ends could go on for ever.
+    for _ in range(5):
+        assert await stray.answer(21) == b""
+    stray.id = os.urandom(len(stray.id))
+    for _ in range(5):
+        assert await stray.answer(100) == b"", "an ID that the gateway never gave"
+
+
+async def orphaned():
+    """The core has ended, after it said so."""
+    async with Connected() as client:
+        assert (await client.answer()).status == 200
+        stray = Stray(client)
+        print("answered", flush=True)
+        await asyncio.wait_for(client.closed, PATIENCE)
+    await stray.reset(100)
+
+
 def varint(value):
     for length, mark in ((1, 0), (2, 0x40), (4, 0x80), (8, 0xC0)):
         if value < 1 << (8 * length - 2):
@@ -516,7 +572,7 @@ async def websocket():
 
 SCENARIOS = {
     work.__name__: work
-    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, websocket)
+    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, websocket, forgotten, orphaned)
 }
 if __name__ == "__main__":
     asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))
