@@ -1,6 +1,7 @@
 //! HTTP/2 (RFC 9113): the server role towards clients, the client role towards upstreams. The `h2` crate speaks the
 //! protocol; here are its way to our streams ([`duplex`]), the life of a connection ([`server`], [`link`]), the road of
-//! one stream ([`stream`], [`call`]) and what passes over it ([`answer`], [`upload`], [`channel`]).
+//! one stream ([`stream`], [`call`]) and what passes over it ([`answer`], [`upload`], [`channel`]). What HTTP/3 does alike is
+//! beside this room.
 
 pub mod answer;
 pub mod call;
