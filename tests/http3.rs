@@ -406,7 +406,10 @@ fn chromium(gateway: &Gateway, pki: &Pki) -> String {
         .args(["--disable-dev-shm-usage", "--enable-quic", "--host-resolver-rules=MAP a.test 127.0.0.1"])
         .arg(format!("--user-data-dir={}", pki.path("browser")))
         .arg(format!("--origin-to-force-quic-on=a.test:{port}"))
-        .arg(format!("--ignore-certificate-errors-spki-list={}", String::from_utf8_lossy(&hash.stdout).trim()))
+        .arg(format!(
+            "--ignore-certificate-errors-spki-list={}",
+            String::from_utf8_lossy(&hash.stdout).trim()
+        ))
         .args(["--dump-dom", &format!("https://a.test:{port}/")])
         .stdin(Stdio::null())
         .output()
