@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 
 use super::arriving::Arriving;
 use super::{Body, BodyError, Side};
+use crate::limits;
 use crate::reactor::Chunk;
 
 /// A piece of a body on its way into DATA frames.
