@@ -476,6 +476,26 @@ pub const RPC_HEAD: usize = 64 << 10;
 /// answers first. redis-benchmark's longest pipelines have some thousand.
 pub const RPC_CALLS: usize = 16 << 10;
 
+/// Connections that the sessions of a core share towards one node: one suffices for a server with one thread, the second
+/// serves while a slow client holds up the first.
+pub const LANES: usize = 2;
+
+/// The same while all of them are held up.
+pub const LANES_HELD_UP: usize = 8;
+
+/// Bytes that wait on a shared connection for an upstream to take them; clients that have more wait.
+pub const LANE_QUEUE_BYTES: usize = 256 << 10;
+
+/// Answers of a shared connection that wait for one client, bytes: about what a piece in flight takes. When a client has
+/// more to come, its connection waits, and others on it.
+pub const LANE_INBOX_BYTES: usize = 64 << 10;
+
+/// A client that takes nothing for so long while others on its connection wait is cut off, ms.
+pub const LANE_HELD_UP_MS: u64 = 1_000;
+
+/// A shared connection that no session uses is closed after this time, ms.
+pub const LANE_IDLE_MS: u64 = 60_000;
+
 /// A line of a Redis client: an inline command, or a count. As in redis-server (PROTO_INLINE_MAX_SIZE).
 pub const REDIS_LINE: usize = 64 << 10;
 
@@ -493,6 +513,9 @@ pub const REDIS_LOGGED_VALUE: usize = 128;
 
 /// Bytes of `$redis_cmd_line` in all: a command may have a million values.
 pub const REDIS_LOGGED_LINE: usize = 4 << 10;
+
+/// A command that has not come whole in so many bytes does not share a connection: others would wait for its end.
+pub const REDIS_SHARED_BYTES: usize = 16 << 10;
 
 /// How deep a reply of Redis may nest: COMMAND DOCS, the deepest, has under 10 levels.
 pub const REDIS_DEPTH: usize = 64;

@@ -5,42 +5,11 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::*;
 use serde_json::{Value, json};
-
-/// redis-server, ended with the test.
-struct Redis {
-    port: u16,
-    child: Child,
-}
-
-impl Redis {
-    fn start() -> Redis {
-        let port = free_port();
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir", "/tmp"])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed (tests/run does it)");
-        let redis = Redis { port, child };
-        eventually("redis-server", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        redis
-    }
-
-    fn upstream(&self) -> Value {
-        json!({"type": "none", "nodes": {format!("127.0.0.1:{}", self.port): 1}})
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A gateway with the Admin API, the protocols, and a listener on `ports.proxied`.
 fn gateway(driver: &'static str) -> Gateway {
@@ -53,12 +22,6 @@ fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
-}
-
-/// What redis-cli says.
-fn cli(port: u16, arguments: &[&str]) -> String {
-    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
 /// Sends bytes and reads until there are as many as expected, or the end.
@@ -87,8 +50,8 @@ fn redis_is_served_as_if_nobody_stood_between() {
             [json!({"name": "redis"}), json!({"name": "redis", "logger": logger, "metric": {"enable": true}})]
         {
             gateway.put("/stream_routes/1", &json!({"upstream": redis.upstream(), "protocol": protocol}));
-            assert_eq!(cli(port, &["set", "a", "1"]), "OK");
-            assert_eq!(cli(port, &["get", "a"]), "1");
+            assert_eq!(redis_cli(port, &["set", "a", "1"]), "OK");
+            assert_eq!(redis_cli(port, &["get", "a"]), "1");
             python("redis_dialogue.py", &[&port]);
             let benchmark = Command::new("redis-benchmark")
                 .args([
@@ -141,7 +104,7 @@ fn commands_are_delayed_and_logged() {
         let port = gateway.ports.proxied;
         let timed = |arguments: &[&str]| {
             let began = Instant::now();
-            let said = cli(port, arguments);
+            let said = redis_cli(port, arguments);
             (said, began.elapsed())
         };
         assert!(timed(&["set", "a", "1"]).1 < Duration::from_millis(250));

@@ -211,7 +211,7 @@ class House:
         program = self.options.ringway or self.cargo(".", "ringway", ("--bin", "ringway"))
         directory = data or os.path.join(self.directory, f"{name}-{time.monotonic_ns()}")
         os.makedirs(directory, exist_ok=True)
-        ports = {key: machine.free_port() for key in ("PORT", "TLS", "TCP", "RPC", "ADMIN", "CONTROL", "METRICS")}
+        ports = {key: machine.free_port() for key in ("PORT", "TLS", "TCP", "RPC", "SHARED", "ADMIN", "CONTROL", "METRICS")}
         values = {"KEY": ADMIN_KEY, "WORKERS": workers, "ACCESS_LOG": "false"}
         config = machine.write_template("ringway.yaml", directory, **ports, **values)
         process = machine.start([*under, program, "run", "-c", config], cores, self.log(name), environment)
@@ -223,7 +223,7 @@ class House:
             with open(self.log(name)) as log:
                 raise RuntimeError(f"{error}: {log.read()[-2000:]}") from None
         gateway.data, gateway.tls_port = directory, ports["TLS"]
-        gateway.tcp_port, gateway.rpc_port = ports["TCP"], ports["RPC"]
+        gateway.tcp_port, gateway.rpc_port, gateway.shared_port = ports["TCP"], ports["RPC"], ports["SHARED"]
         self.running.append(gateway)
         return gateway
 

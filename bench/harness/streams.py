@@ -50,8 +50,15 @@ def started(house, names):
     gateway = house.start("ringway")
     gateway.put("stream_routes/1", {"server_port": gateway.tcp_port, "upstream": upstream})
     route = {"server_port": gateway.rpc_port, "upstream": upstream, "protocol": {"name": "redis"}}
-    gateway.put("stream_routes/2?wait=5000", route)
-    doors = {"ringway-tcp": Door(gateway, gateway.tcp_port), "ringway-redis": Door(gateway, gateway.rpc_port)}
+    gateway.put("stream_routes/2", route)
+    protocol = {"name": "redis", "conf": {"multiplex": True}}
+    shared = {"server_port": gateway.shared_port, "upstream": upstream, "protocol": protocol}
+    gateway.put("stream_routes/3?wait=5000", shared)
+    doors = {
+        "ringway-tcp": Door(gateway, gateway.tcp_port),
+        "ringway-redis": Door(gateway, gateway.rpc_port),
+        "ringway-multiplex": Door(gateway, gateway.shared_port),
+    }
     for name in names:
         peer = house.start(name)
         doors[name] = Door(peer, peer.port)

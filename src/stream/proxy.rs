@@ -5,6 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::xrpc::lane::Lane;
+use super::xrpc::lanes::{Found, Lanes, Opening, Place};
 use super::{Listened, NO_UPSTREAM, Refused};
 use crate::config::{NextUpstream, Proxy};
 use crate::exchange::Exchange;
@@ -52,6 +54,33 @@ pub async fn reach(
     own: &Destination,
     listened: Listened,
 ) -> Result<Reached, Refused> {
+    match reach_shared(core, ex, own, listened, None).await? {
+        Shared::Alone(reached) => Ok(reached),
+        Shared::Lane { .. } => Err(NO_UPSTREAM),
+    }
+}
+
+/// What [`reach_shared`] has found.
+pub enum Shared {
+    /// A connection that others use, too.
+    Lane {
+        /// The connection.
+        lane: Rc<Lane>,
+        /// As [`Reached::idle_ms`].
+        idle_ms: u64,
+    },
+    /// All that there may be are held up: here is one for this session alone.
+    Alone(Reached),
+}
+
+/// As [`reach`], with a connection among `lanes` if there are any. A node is picked for each session all the same.
+pub async fn reach_shared(
+    core: &Core,
+    ex: &mut Exchange,
+    own: &Destination,
+    listened: Listened,
+    lanes: Option<&Lanes>,
+) -> Result<Shared, Refused> {
     let upstream =
         resolved(core, ex.out.upstream.as_ref(), own).await.map_err(|reply| Refused(reply.status))?;
     announce(core, &upstream);
@@ -60,23 +89,41 @@ pub async fn reach(
         Some(own) => (own.connect_ms, u64::from(own.read_ms.max(own.send_ms))),
         None => (u32::try_from(streams.connect_timeout_ms).unwrap_or(u32::MAX), streams.timeout_ms),
     };
-    let stream = Rc::new(connected(core, ex, &upstream, connect_ms).await?);
+    let connected = connected(core, ex, &upstream, connect_ms, lanes).await?;
     ex.live_upstream = Some(upstream);
+    let stream = match connected {
+        Connected::Lane(lane) => return Ok(Shared::Lane { lane, idle_ms }),
+        Connected::New(stream, opening) => {
+            let stream = Rc::new(stream);
+            match opening.and_then(|opening| opening.opened(stream.clone(), idle_ms)) {
+                Some(lane) => return Ok(Shared::Lane { lane, idle_ms }),
+                None => stream,
+            }
+        }
+    };
     if listened.proxy_protocol_to_upstream {
         let source = SocketAddr::new(ex.remote_addr, ex.remote_port);
         let mut header = reactor::take_buffer();
         encode_v1(&mut header, Some(Addresses { source, destination: ex.facts.local }));
         stream.send(header);
     }
-    Ok(Reached { stream, idle_ms })
+    Ok(Shared::Alone(Reached { stream, idle_ms }))
 }
 
-async fn connected(
+enum Connected<'a> {
+    /// Somebody else has connected before.
+    Lane(Rc<Lane>),
+    /// A new connection, which others may share if it is opened as a lane.
+    New(Stream, Option<Opening<'a>>),
+}
+
+async fn connected<'a>(
     core: &Core,
     ex: &mut Exchange,
     upstream: &LiveUpstream,
     connect_ms: u32,
-) -> Result<Stream, Refused> {
+    lanes: Option<&'a Lanes>,
+) -> Result<Connected<'a>, Refused> {
     let mut tried = NodeSet::new();
     let mut retries = Retries::new(&upstream.conf, &EVERY_FAILURE, upstream.nodes.len(), reactor::now_ms());
     loop {
@@ -87,12 +134,21 @@ async fn connected(
         ex.upstream.begin(picked.addr, picked.node, reactor::now_ms());
         ex.out.node_host = upstream.nodes.get(picked.node).map(|node| node.name.clone());
         upstream.started(picked.node);
-        let error = match Box::pin(connect(&target(ex, upstream, &picked), connect_ms)).await {
+        let target = target(ex, upstream, &picked);
+        let opening = match lanes {
+            None => None,
+            Some(lanes) => match lanes.find(&Place::of(&target)).await {
+                Found::Lane(lane) => return Ok(Connected::Lane(lane)),
+                Found::Open(opening) => Some(opening),
+                Found::Full => None,
+            },
+        };
+        let error = match Box::pin(connect(&target, connect_ms)).await {
             Ok(stream) => {
                 if let Some(attempt) = ex.upstream.current() {
                     attempt.connect_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
                 }
-                return Ok(stream);
+                return Ok(Connected::New(stream, opening));
             }
             Err(error) => error,
         };

@@ -17,7 +17,7 @@ pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
 pub use h2_client::with_h2;
 pub use kafka::Kafka;
 pub use pki::Pki;
-pub use servers::{Etcd, Nginx};
+pub use servers::{Etcd, Nginx, Redis, redis_cli};
 pub use upstream::{Conn, Request, Upstream, ok};
 
 use std::net::{Ipv4Addr, TcpStream};

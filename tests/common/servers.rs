@@ -241,3 +241,42 @@ impl Drop for Etcd {
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
+
+/// redis-server, ended with the test.
+pub struct Redis {
+    pub port: u16,
+    child: Child,
+}
+
+impl Redis {
+    /// Without a file, on a free port.
+    pub fn start() -> Redis {
+        let port = free_port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir", "/tmp"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (tests/run does it)");
+        let redis = Redis { port, child };
+        wait_for(port);
+        redis
+    }
+
+    /// An upstream with it alone.
+    pub fn upstream(&self) -> Value {
+        json!({"type": "none", "nodes": {format!("127.0.0.1:{}", self.port): 1}})
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What redis-cli says.
+pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}

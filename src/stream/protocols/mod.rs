@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use super::xrpc::lanes::Lanes;
 use super::xrpc::{Protocol, Spec};
 use crate::gate::Core;
 use crate::live::streams::StreamPlan;
@@ -21,8 +22,16 @@ pub const ALL: &[&Spec] = &[
     &redis::SPEC,
 ];
 
-/// A protocol with a route's configuration, where the route keeps it.
-struct Compiled(Option<Rc<dyn Protocol>>);
+/// What the sessions of a route share on one core.
+pub struct Served {
+    /// The protocol with the route's configuration.
+    pub protocol: Rc<dyn Protocol>,
+    /// Shared connections.
+    pub lanes: Lanes,
+}
+
+/// Where the route keeps it.
+struct Compiled(Option<Rc<Served>>);
 
 /// Checks `protocol.conf`; the error is that of its JSON Schema.
 ///
@@ -37,13 +46,14 @@ pub fn check(enabled: &[String], name: &str, conf: Option<&mut Value>) -> Result
 }
 
 /// The protocol of a route, compiled when the first client comes. `None`: it cannot be served, which has been logged.
-pub fn of(core: &Core, plan: &StreamPlan) -> Option<Rc<dyn Protocol>> {
+pub fn of(core: &Core, plan: &StreamPlan) -> Option<Rc<Served>> {
     let compiled = plan.compiled.get_or_init(|| {
         let built = build(&core.config.streams.protocols, plan);
         let id = &plan.route.id;
         let built =
             built.map_err(|error| log::error!("the protocol of stream route {id} is not served: {error}"));
-        Rc::new(Compiled(built.ok())) as Rc<dyn Any>
+        let served = built.map(|protocol| Served { lanes: Lanes::new(protocol.clone()), protocol });
+        Rc::new(Compiled(served.map(Rc::new).ok())) as Rc<dyn Any>
     });
     compiled.downcast_ref::<Compiled>()?.0.clone()
 }

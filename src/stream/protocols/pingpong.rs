@@ -8,7 +8,7 @@
 use std::rc::Rc;
 
 use crate::live::streams::Subordinate;
-use crate::stream::xrpc::{Broken, Call, Calls, Pass, Protocol, Session, Spec, Verdict, Wants};
+use crate::stream::xrpc::{Broken, Call, Calls, Pass, Protocol, Session, Spec, To, Verdict, Wants};
 
 /// The protocol.
 pub const SPEC: Spec = Spec {
@@ -51,7 +51,7 @@ struct PingPong {
 
 impl Protocol for PingPong {
     fn open(&self, _: Wants) -> Box<dyn Session> {
-        Box::new(Connection { delays: self.delays.clone(), body: 0, to: None, bodies: Vec::new() })
+        Box::new(Connection { delays: self.delays.clone(), body: 0, to: To::Own, bodies: Vec::new() })
     }
 }
 
@@ -60,7 +60,7 @@ struct Connection {
     /// Bytes of the client's message that have not come.
     body: usize,
     /// Where they go.
-    to: Option<usize>,
+    to: To,
     /// Bytes of each upstream's message that have not come, and its call.
     bodies: Vec<(usize, u64)>,
 }
@@ -89,19 +89,19 @@ impl Session for Connection {
         }
         let Some((kind, id, body)) = head(bytes)? else { return Ok(Verdict::More) };
         if kind == HEARTBEAT {
-            return Ok(Verdict::Answer { bytes: HEAD, answer: bytes[..HEAD].to_vec() });
+            return Ok(Verdict::Answer { bytes: HEAD, answer: bytes[..HEAD].to_vec(), last: false });
         }
         let named = if kind == FOR_SERVICE { 4 } else { 0 };
         if bytes.len() < HEAD + named {
             return Ok(Verdict::More);
         }
-        self.to = None;
+        self.to = To::Own;
         if kind == FOR_SERVICE {
             let service = &bytes[HEAD..HEAD + named];
             let service = service.split(|byte| *byte == 0).next().unwrap_or_default();
             let is_meant =
                 |route: &Subordinate| route.conf["service"].as_str().map(str::as_bytes) == Some(service);
-            self.to = routes.iter().position(is_meant);
+            self.to = routes.iter().position(is_meant).map_or(To::Own, To::Route);
         }
         if !calls.has(id) {
             let mut call = Call::new(id, &[kind], calls.now);
@@ -121,7 +121,7 @@ impl Session for Connection {
         if self.bodies[link].0 == 0 {
             let Some((kind, id, body)) = head(bytes)? else { return Ok(Verdict::More) };
             if kind == HEARTBEAT {
-                return Ok(Verdict::Answer { bytes: HEAD, answer: bytes[..HEAD].to_vec() });
+                return Ok(Verdict::Answer { bytes: HEAD, answer: bytes[..HEAD].to_vec(), last: false });
             }
             let named = if kind == FOR_SERVICE { 4 } else { 0 };
             if bytes.len() < HEAD + named {
@@ -164,7 +164,7 @@ mod tests {
                         assert!(bytes > 0 && bytes <= rest.len(), "it goes on");
                         rest = &rest[bytes..];
                     }
-                    Ok(Verdict::More) | Err(_) => break,
+                    Ok(Verdict::More | Verdict::Settle) | Err(_) => break,
                 }
             }
             let _ = session.upstream_bytes(0, b"pp", &mut calls);

@@ -40,17 +40,24 @@ pub struct Calls {
     pub now: Instant,
     open: VecDeque<Call>,
     ended: Vec<Call>,
+    begun: u64,
 }
 
 impl Calls {
     /// None yet.
     pub fn new(wants: Wants, now: Instant) -> Calls {
-        Calls { wants, now, open: VecDeque::new(), ended: Vec::new() }
+        Calls { wants, now, open: VecDeque::new(), ended: Vec::new(), begun: 0 }
     }
 
     /// A call has begun.
     pub fn begin(&mut self, call: Call) {
+        self.begun += 1;
         self.open.push_back(call);
+    }
+
+    /// How many have begun in all.
+    pub fn begun(&self) -> u64 {
+        self.begun
     }
 
     /// The oldest call under way.

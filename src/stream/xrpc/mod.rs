@@ -1,8 +1,12 @@
 //! xRPC: protocols of layer 7 other than HTTP over a session of layer 4 (apisix/stream/xrpc). A [`Protocol`] is a folder
 //! of `stream/protocols/`; it looks at the bytes of both sides and says which calls begin and end in them. Here they are
-//! moved ([`session`]), routed to subordinate routes, delayed, timed and logged ([`calls`]).
+//! moved ([`session`]), routed to subordinate routes, delayed, timed and logged ([`calls`]). Calls of many clients may share
+//! connections ([`lane`]).
 
 pub mod calls;
+pub mod lane;
+pub mod lanes;
+mod link;
 pub mod session;
 
 use std::rc::Rc;
@@ -29,8 +33,29 @@ pub trait Protocol {
     /// A client has connected.
     fn open(&self, wants: Wants) -> Box<dyn Session>;
 
+    /// Calls of many clients may share connections, where answers come in the order of their calls: what tells the answers
+    /// of one connection apart. `None`: each client has connections of its own.
+    fn shares(&self) -> Option<Box<dyn Answers>> {
+        None
+    }
+
     /// Counts a call that has ended after `seconds`, where `protocol.metric.enable` asks for it.
     fn count(&self, _metrics: &mut CoreMetrics, _route: &[u8], _call: &Call, _seconds: f64) {}
+}
+
+/// Answers on a connection that is shared, each of which belongs to one call.
+pub trait Answers {
+    /// Reads on from `at` to the end of an answer: true, and `at` stands behind it. False: all bytes were read.
+    ///
+    /// # Errors
+    /// They are none of this protocol.
+    fn read(&mut self, bytes: &[u8], at: &mut usize) -> Result<bool, Broken>;
+
+    /// No answer is half read.
+    fn is_between(&self) -> bool;
+
+    /// The answer to a call whose connection was lost.
+    fn lost(&self) -> &'static [u8];
 }
 
 /// What a route wants to know of calls. A protocol need not find out what nobody asks for.
@@ -75,13 +100,30 @@ pub enum Verdict {
     Pass(Pass),
     /// Nothing can be said before more have come. At most [`crate::limits::RPC_HEAD`] are kept for that.
     More,
+    /// From the client: they wait until all calls under way are answered, and are shown again.
+    Settle,
     /// The sender gets an answer from here, and the other side nothing.
     Answer {
         /// So many are answered.
         bytes: usize,
         /// The answer.
         answer: Vec<u8>,
+        /// The session ends with it.
+        last: bool,
     },
+}
+
+/// Where bytes of a client go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum To {
+    /// To the upstream of the session's route, over a connection of the session's own.
+    #[default]
+    Own,
+    /// To the same upstream, over a connection that is shared: whole calls, each of which will have one answer. Only for
+    /// protocols that share.
+    Shared,
+    /// To the upstream of this subordinate route, by its place in the list.
+    Route(usize),
 }
 
 /// Bytes that go on.
@@ -91,8 +133,8 @@ pub struct Pass {
     pub bytes: usize,
     /// A message ends with them: bytes of another upstream may follow.
     pub whole: bool,
-    /// From the client: to the upstream of this subordinate route, by its place in the list; else to the route's own.
-    pub to: Option<usize>,
+    /// From the client: where they go.
+    pub to: To,
     /// A fault is injected: the bytes from here on wait so long, ms.
     pub late: Option<(usize, u32)>,
 }

@@ -8,7 +8,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Broken, Call, Calls, Pass, Protocol, Session, Verdict, Wants};
+use super::link::{Link, Of, Unsent, Wire, send};
+use super::{Broken, Call, Calls, Pass, Session, To, Verdict, Wants};
 use crate::conn::Gate;
 use crate::exchange::{Client, Exchange};
 use crate::gate::Core;
@@ -16,32 +17,16 @@ use crate::limits;
 use crate::live::LiveUpstream;
 use crate::live::streams::{StreamPlan, Subordinate};
 use crate::reactor::{self, Chunk};
-use crate::stream::{GAVE_UP, Listened, NO_UPSTREAM, Refused, protocols, proxy};
+use crate::stream::protocols::{self, Served};
+use crate::stream::{GAVE_UP, Listened, NO_UPSTREAM, Refused, proxy};
 use crate::transport::Stream;
-
-/// A connection to an upstream.
-struct Link {
-    /// The subordinate route it is of; `None`: the session's own.
-    of: Option<Rc<StreamPlan>>,
-    stream: Rc<Stream>,
-    idle_ms: u64,
-    upstream: Option<Rc<LiveUpstream>>,
-    node: usize,
-}
-
-/// Its node has one connection less.
-impl Drop for Link {
-    fn drop(&mut self) {
-        if let Some(upstream) = &self.upstream {
-            upstream.finished(self.node, None, reactor::now_ms());
-        }
-    }
-}
 
 /// How a session ended.
 enum End {
-    /// The client is done, and has sent its end on.
+    /// The client is done, and its end has been sent on.
     ClientDone,
+    /// The protocol has said its last word.
+    Goodbye,
     /// An upstream has closed.
     UpstreamDone,
     Client(io::Error),
@@ -59,12 +44,16 @@ struct Shared<'a> {
     client: &'a Stream,
     plan: &'a Rc<StreamPlan>,
     listened: Listened,
-    protocol: &'a dyn Protocol,
+    served: &'a Served,
+    /// Calls may go over shared connections.
+    shares: Cell<bool>,
     /// Calls are counted in metrics.
     counts: bool,
     session: RefCell<Box<dyn Session>>,
     calls: RefCell<Calls>,
     links: RefCell<Vec<Rc<Link>>>,
+    /// The last calls went over a shared connection.
+    last_shared: Cell<bool>,
     /// The subordinate routes, and the version of the configuration that they are of.
     routes: RefCell<(Option<u64>, Rc<[Subordinate]>)>,
     /// When something moved last, ms of the core's clock.
@@ -83,22 +72,26 @@ pub async fn run(
     plan: &Rc<StreamPlan>,
     listened: Listened,
 ) -> Result<(), Refused> {
-    let Some(protocol) = protocols::of(core, plan) else { return Err(GAVE_UP) };
+    let Some(served) = protocols::of(core, plan) else { return Err(GAVE_UP) };
     let metrics = plan.route.value.protocol.as_ref().is_some_and(|protocol| protocol.metrics)
         && core.live.borrow().enables_stream_plugin("prometheus");
     let logs = !plan.loggers.is_empty();
     let wants = Wants { calls: logs || metrics, variables: logs };
+    // a PROXY header makes a connection one client's
+    let shares = served.protocol.shares().is_some() && !listened.proxy_protocol_to_upstream;
     let shared = Shared {
         core,
         ex: RefCell::new(ex),
         client,
         plan,
         listened,
-        session: RefCell::new(protocol.open(wants)),
-        protocol: &*protocol,
+        session: RefCell::new(served.protocol.open(wants)),
+        served: &served,
+        shares: Cell::new(shares),
         counts: metrics,
         calls: RefCell::new(Calls::new(wants, reactor::now())),
         links: RefCell::default(),
+        last_shared: Cell::new(false),
         routes: RefCell::new((None, Rc::new([]))),
         moved_ms: Cell::new(reactor::now_ms()),
         waits: RefCell::default(),
@@ -124,7 +117,11 @@ async fn both(shared: &Shared<'_>) -> End {
         if client_done && shared.links.borrow().is_empty() {
             return Poll::Ready(End::ClientDone);
         }
-        down.as_mut().poll(cx)
+        let ended = down.as_mut().poll(cx);
+        if ended.is_pending() && client_done && shared.is_answered() {
+            return Poll::Ready(End::ClientDone);
+        }
+        ended
     })
     .await
 }
@@ -133,10 +130,17 @@ impl Shared<'_> {
     /// From the client, until it is done.
     async fn up(&self) -> End {
         let mut kept = Vec::new();
+        // no upstream's clock runs for a session that has no connection of its own
+        let has_clock = self.shares.get();
         loop {
+            if has_clock {
+                self.client
+                    .set_recv_deadline(Some(self.moved_ms.get() + self.core.config.streams.timeout_ms));
+            }
             let chunk = match self.client.recv().await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_idle() => continue,
                 Ok(chunk) if chunk.is_empty() => {
-                    self.links.borrow().iter().for_each(|link| link.stream.shutdown_write());
+                    self.links.borrow().iter().for_each(|link| link.shutdown_write());
                     return End::ClientDone;
                 }
                 Ok(chunk) => chunk,
@@ -158,35 +162,68 @@ impl Shared<'_> {
         Poll::Pending
     }
 
+    /// Nothing has moved for too long.
+    fn is_idle(&self) -> bool {
+        self.moved_ms.get() + self.core.config.streams.timeout_ms <= reactor::now_ms()
+    }
+
+    /// A client that will send nothing more has all its answers, and no connection of its own that may bring others.
+    fn is_answered(&self) -> bool {
+        let shared = |link: &Rc<Link>| link.is_over() || matches!(link.of, Of::Shared);
+        self.calls.borrow().is_empty()
+            && self.links.borrow().iter().all(shared)
+            && self.client.queued_bytes() == 0
+    }
+
+    /// Ready when no call is under way.
+    fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.calls.borrow().is_empty() {
+            return Poll::Ready(());
+        }
+        self.waits.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
     /// Shows the protocol what the client has sent, and does as it says.
     async fn take_in(&self, kept: &mut Vec<u8>, chunk: Chunk) -> Result<(), End> {
         let mut chunk = joined(kept, chunk);
         while !chunk.is_empty() {
             poll_fn(|cx| self.poll_room(cx)).await;
             let routes = self.routes();
-            let verdict = {
+            let (verdict, alone, calls) = {
                 let calls = &mut *self.calls.borrow_mut();
                 calls.now = reactor::now();
-                self.session.borrow_mut().client_bytes(&chunk, calls, &routes)
+                let (alone, before) = (calls.is_empty(), calls.begun());
+                let verdict = self.session.borrow_mut().client_bytes(&chunk, calls, &routes);
+                (verdict, alone, (calls.begun() - before) as usize)
             };
             match verdict.map_err(End::ClientBroken)? {
                 Verdict::Pass(Pass { bytes, to, late, .. }) => {
-                    let to = to.and_then(|at| routes.get(at)).map(|route| route.plan.clone());
-                    let link = self.link(to).await?;
+                    let of = match to {
+                        To::Route(at) => {
+                            routes.get(at).map_or(Of::Own, |route| Of::Route(route.plan.clone()))
+                        }
+                        To::Shared if self.shares.get() => Of::Shared,
+                        To::Shared | To::Own => Of::Own,
+                    };
                     let mut piece = chunk.split_to(bytes);
+                    let mut rest = calls;
                     if let Some((from, late_ms)) = late {
-                        send(&link.stream, piece.split_to(from), link.idle_ms)
-                            .await
-                            .map_err(End::Upstream)?;
+                        rest = calls.min(1);
+                        self.pass(&of, piece.split_to(from), calls - rest, alone).await?;
                         reactor::sleep(late_ms).await;
                     }
-                    send(&link.stream, piece, link.idle_ms).await.map_err(End::Upstream)?;
+                    self.pass(&of, piece, rest, alone).await?;
                 }
-                Verdict::Answer { bytes, answer } => {
+                Verdict::Answer { bytes, answer, last } => {
                     chunk.advance(bytes);
                     let idle_ms = self.core.config.streams.timeout_ms;
                     send(self.client, Chunk::from_vec(answer), idle_ms).await.map_err(End::Client)?;
+                    if last {
+                        return Err(End::Goodbye);
+                    }
                 }
+                Verdict::Settle => poll_fn(|cx| self.poll_settled(cx)).await,
                 Verdict::More if chunk.len() > limits::RPC_HEAD => {
                     return Err(End::ClientBroken(Broken("a head that does not end".to_owned())));
                 }
@@ -200,6 +237,18 @@ impl Shared<'_> {
         Ok(())
     }
 
+    /// Sends bytes with so many calls in them; `alone`: none was under way before.
+    async fn pass(&self, of: &Of, mut piece: Chunk, calls: usize, alone: bool) -> Result<(), End> {
+        while !piece.is_empty() {
+            match self.link(of, alone).await?.send(piece, calls).await {
+                Ok(()) => break,
+                Err(Unsent::Over(unsent)) => piece = unsent,
+                Err(Unsent::Failed(error)) => return Err(End::Upstream(error)),
+            }
+        }
+        Ok(())
+    }
+
     /// From the upstreams, until one closes.
     async fn down(&self) -> End {
         let mut kept: Vec<Vec<u8>> = Vec::new();
@@ -207,6 +256,10 @@ impl Shared<'_> {
         let mut midst = None;
         loop {
             let (at, link, chunk) = match poll_fn(|cx| self.poll_links(cx, midst)).await {
+                Ok((_, link, chunk)) if chunk.is_empty() && self.is_spare(&link) => {
+                    link.over.set(true);
+                    continue;
+                }
                 Ok((_, _, chunk)) if chunk.is_empty() => return End::UpstreamDone,
                 Ok(came) => came,
                 Err(error) => return End::Upstream(error),
@@ -226,14 +279,17 @@ impl Shared<'_> {
                         midst = (!whole).then_some(at);
                         send(self.client, chunk.split_to(bytes), link.idle_ms).await.map_err(End::Client)
                     }
-                    Ok(Verdict::Answer { bytes, answer }) => {
+                    Ok(Verdict::Answer { bytes, answer, .. }) => {
                         chunk.advance(bytes);
-                        send(&link.stream, Chunk::from_vec(answer), link.idle_ms).await.map_err(End::Upstream)
+                        link.send(Chunk::from_vec(answer), 0).await.map_err(|unsent| match unsent {
+                            Unsent::Failed(error) => End::Upstream(error),
+                            Unsent::Over(_) => End::UpstreamDone,
+                        })
                     }
                     Ok(Verdict::More) if chunk.len() > limits::RPC_HEAD => {
                         return End::UpstreamBroken(Broken("a head that does not end".to_owned()));
                     }
-                    Ok(Verdict::More) => {
+                    Ok(Verdict::More | Verdict::Settle) => {
                         kept[at].extend_from_slice(&chunk);
                         break;
                     }
@@ -253,17 +309,22 @@ impl Shared<'_> {
         midst: Option<usize>,
     ) -> Poll<io::Result<(usize, Rc<Link>, Chunk)>> {
         let links = self.links.borrow();
-        for (at, link) in links.iter().enumerate().filter(|(at, _)| midst.is_none_or(|midst| midst == *at)) {
+        let may_come =
+            |(at, link): &(usize, &Rc<Link>)| midst.is_none_or(|midst| midst == *at) && !link.over.get();
+        for (at, link) in links.iter().enumerate().filter(may_come) {
             loop {
-                match link.stream.poll_recv(cx) {
+                match link.poll_recv(cx) {
                     Poll::Ready(Ok(chunk)) => return Poll::Ready(Ok((at, link.clone(), chunk))),
-                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                    Poll::Ready(Err(error))
+                        if error.kind() == io::ErrorKind::TimedOut
+                            && let Wire::Own(stream) = &link.wire =>
+                    {
                         // what the client sends winds the clock up again
                         let until_ms = self.moved_ms.get() + link.idle_ms;
                         if until_ms <= reactor::now_ms() {
                             return Poll::Ready(Err(error));
                         }
-                        link.stream.set_recv_deadline(Some(until_ms));
+                        stream.set_recv_deadline(Some(until_ms));
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => break,
@@ -289,16 +350,34 @@ impl Shared<'_> {
         routes.clone()
     }
 
-    /// The connection for calls of this subordinate route, or of the session's own: there already, or made now.
-    async fn link(&self, of: Option<Rc<StreamPlan>>) -> Result<Rc<Link>, End> {
-        let same = |link: &&Rc<Link>| match (&link.of, &of) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Rc::ptr_eq(a, b),
-            _ => false,
-        };
-        if let Some(link) = self.links.borrow().iter().find(same) {
-            return Ok(link.clone());
+    /// A connection of its own that a session with shared ones uses no more: its end is nobody's.
+    fn is_spare(&self, link: &Link) -> bool {
+        self.last_shared.get() && matches!(link.of, Of::Own)
+    }
+
+    /// The connection for these calls: there already, or made now. `alone`: no call was under way before, so another one
+    /// may do: in place of one that is held up, and one of its own for a session that has held up others.
+    async fn link(&self, of: &Of, alone: bool) -> Result<Rc<Link>, End> {
+        let mut of = of.clone();
+        if alone && matches!(of, Of::Shared) {
+            for link in self.links.borrow().iter() {
+                let Wire::Lane(seat) = &link.wire else { continue };
+                if seat.is_slow() {
+                    self.shares.set(false);
+                    of = Of::Own;
+                }
+                link.over.set(link.over.get() || seat.is_slow() || !seat.is_free());
+            }
         }
+        self.last_shared.set(matches!(of, Of::Shared));
+        let known = self.links.borrow().iter().find(|link| link.of.is(&of) && link.takes_calls()).cloned();
+        match known {
+            Some(link) => Ok(link),
+            None => self.connected(of).await,
+        }
+    }
+
+    async fn connected(&self, of: Of) -> Result<Rc<Link>, End> {
         // an exchange of its own: answers of other links are logged meanwhile
         let mut own = {
             let ex = self.ex.borrow();
@@ -306,21 +385,33 @@ impl Shared<'_> {
             (own.remote_addr, own.remote_port) = (ex.remote_addr, ex.remote_port);
             own.session = Some(Box::default());
             own.set_vars.clone_from(&ex.set_vars);
-            own.out.upstream.clone_from(&ex.out.upstream.clone().filter(|_| of.is_none()));
+            let is_own = !matches!(of, Of::Route(_));
+            own.out.upstream.clone_from(&ex.out.upstream.clone().filter(|_| is_own));
             own
         };
-        let plan = of.as_ref().unwrap_or(self.plan);
-        let reached = Box::pin(proxy::reach(self.core, &mut own, &plan.destination, self.listened)).await;
+        let plan = if let Of::Route(plan) = &of { plan } else { self.plan };
+        let lanes = matches!(of, Of::Shared).then_some(&self.served.lanes);
+        let reached = proxy::reach_shared(self.core, &mut own, &plan.destination, self.listened, lanes);
+        let reached = Box::pin(reached).await;
         let attempts = std::mem::take(&mut own.upstream.attempts);
         let node = attempts.last().map_or(0, |attempt| attempt.node);
         let upstream = own.live_upstream.take().and_then(|up| up.downcast::<LiveUpstream>().ok());
         self.ex.borrow_mut().upstream.attempts.extend(attempts);
         self.core.give_back(own);
-        let proxy::Reached { stream, idle_ms } = reached.map_err(End::Unreached)?;
+        let (wire, idle_ms) = match reached.map_err(End::Unreached)? {
+            proxy::Shared::Lane { lane, idle_ms } => (Wire::Lane(lane.sit()), idle_ms),
+            proxy::Shared::Alone(proxy::Reached { stream, idle_ms }) => {
+                stream.set_recv_deadline(Some(reactor::now_ms() + idle_ms));
+                (Wire::Own(stream), idle_ms)
+            }
+        };
         self.moved_ms.set(reactor::now_ms());
-        stream.set_recv_deadline(Some(reactor::now_ms() + idle_ms));
-        let link = Rc::new(Link { of, stream, idle_ms, upstream, node });
-        self.links.borrow_mut().push(link.clone());
+        let link = Rc::new(Link { of, wire, idle_ms, upstream, node, over: Cell::new(false) });
+        let mut links = self.links.borrow_mut();
+        match links.iter_mut().find(|old| old.is_over()) {
+            Some(old) => *old = link.clone(),
+            None => links.push(link.clone()),
+        }
         Ok(link)
     }
 
@@ -343,7 +434,7 @@ impl Shared<'_> {
         let ex = &mut **self.ex.borrow_mut();
         if self.counts {
             let route = self.plan.route.id.as_bytes();
-            self.protocol.count(&mut self.core.host.metrics.borrow_mut(), route, call, seconds);
+            self.served.protocol.count(&mut self.core.host.metrics.borrow_mut(), route, call, seconds);
         }
         if self.plan.loggers.is_empty() {
             return;
@@ -364,6 +455,7 @@ impl Shared<'_> {
         let mut outcome = Ok(());
         match end {
             End::ClientDone => {}
+            End::Goodbye => self.client.shutdown_write(),
             End::UpstreamDone => self.client.shutdown_write(),
             End::Client(error) => log::info!("a session ended with its client: {error}"),
             End::Upstream(error) => {
@@ -413,16 +505,6 @@ fn joined(kept: &mut Vec<u8>, chunk: Chunk) -> Chunk {
     }
     kept.extend_from_slice(&chunk);
     Chunk::from_vec(std::mem::take(kept))
-}
-
-/// Sends a piece, and waits until it has left.
-async fn send(to: &Stream, piece: Chunk, within_ms: u64) -> io::Result<()> {
-    if piece.is_empty() {
-        return Ok(());
-    }
-    to.set_send_deadline(Some(reactor::now_ms() + within_ms));
-    to.send(piece);
-    to.flush().await
 }
 
 /// A last word; what the client still sends is read and dropped for a moment, so that no reset destroys it.

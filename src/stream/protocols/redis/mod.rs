@@ -1,7 +1,8 @@
 //! Redis, RESP2 and RESP3 (apisix/stream/xrpc/protocols/redis, docs/en/latest/xrpc/redis.md): delays of commands by name
 //! and key, loggers with `$redis_cmd` and `$redis_cmd_line`, metrics by command. One connection for each client, to which
 //! every byte goes as it came: transactions, blocking commands, subscriptions, MONITOR and replication are the server's
-//! affair. Where nobody asks for calls, replies are not looked at.
+//! affair. Where nobody asks for calls, replies are not looked at. With `multiplex` commands of many clients share
+//! connections, and those that need one of their client's own ([`pins`]) get it while they need it.
 //!
 //! The crate `redis-protocol` makes frames of whole messages. Here values of 512 MB pass by without being held, which
 //! takes the decoders of [`command`] and [`reply`].
@@ -9,17 +10,20 @@
 mod command;
 mod faults;
 mod keys;
+mod pins;
 mod reply;
+mod shared;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use self::command::{Arguments, Command};
 use self::faults::Faults;
+use self::pins::{Need, Pins};
 use self::reply::Reply;
 use crate::limits;
 use crate::live::streams::Subordinate;
-use crate::stream::xrpc::{Broken, Call, Calls, Pass, Protocol, Session, Spec, Verdict, Wants};
+use crate::stream::xrpc::{Answers, Broken, Call, Calls, Pass, Protocol, Session, Spec, Verdict, Wants};
 use crate::telemetry::families::{REDIS_COMMANDS, REDIS_LATENCY};
 use crate::telemetry::metrics::CoreMetrics;
 
@@ -41,21 +45,35 @@ pub const SPEC: Spec = Spec {
                     },
                     "required": ["commands", "delay"]
                 }
+            },
+            "multiplex": {
+                "type": "boolean",
+                "description": "commands of many clients share connections"
             }
         }
     }"#,
-    build: |conf| Ok(Rc::new(Redis { faults: Rc::new(Faults::new(conf)) })),
+    build: |conf| {
+        let multiplex = conf["multiplex"] == true;
+        Ok(Rc::new(Redis { faults: Rc::new(Faults::new(conf)), multiplex }))
+    },
 };
 
 /// One route's.
 struct Redis {
     faults: Rc<Faults>,
+    multiplex: bool,
 }
 
 impl Protocol for Redis {
-    fn open(&self, wants: Wants) -> Box<dyn Session> {
+    fn open(&self, mut wants: Wants) -> Box<dyn Session> {
+        // to know when a connection of its own is needed no more
+        wants.calls |= self.multiplex;
         let gather = Gather { faults: self.faults.clone(), wants, ..Gather::default() };
-        Box::new(Connection { gather, ..Connection::default() })
+        Box::new(Connection { gather, multiplex: self.multiplex, ..Connection::default() })
+    }
+
+    fn shares(&self) -> Option<Box<dyn Answers>> {
+        self.multiplex.then(|| Box::new(reply::Decoder::default()) as Box<dyn Answers>)
     }
 
     fn count(&self, metrics: &mut CoreMetrics, route: &[u8], call: &Call, seconds: f64) {
@@ -79,6 +97,8 @@ struct Gather {
     late_ms: Option<u32>,
     /// The second argument of CLIENT REPLY.
     reply: Option<Muted>,
+    /// The connection that it needs.
+    need: Need,
 }
 
 /// CLIENT REPLY.
@@ -98,7 +118,7 @@ impl Arguments for Gather {
         let fault = self.faults.keep(&command.name, command.index, command.count);
         let logged = if self.wants.variables { limits::REDIS_LOGGED_VALUE } else { 0 };
         let mode = if *command.name == *b"client" { limits::REDIS_NAME } else { 0 };
-        fault.max(logged).max(mode)
+        fault.max(logged).max(mode).max(self.need.keep())
     }
 
     fn argument(&mut self, command: &Command) {
@@ -106,6 +126,9 @@ impl Arguments for Gather {
         if *index == 1 {
             (self.late_ms, self.reply) = (None, None);
             self.line.clear();
+            self.need = Need::of(name);
+        } else {
+            self.need.argument(*index, kept);
         }
         if self.wants.variables {
             self.log(*index, if *index == 1 { name } else { kept }, *length);
@@ -148,6 +171,10 @@ enum Awaited {
     Monitor,
     /// So many confirmations of this verb.
     Confirmations(Verb, u32),
+    /// One reply, after which state of the connection is gone.
+    Release,
+    /// The same for all of it: RESET.
+    Reset,
 }
 
 /// A command of subscriptions.
@@ -190,6 +217,12 @@ struct Connection {
     opaque: bool,
     /// What was found behind whole commands, to be told when those are gone.
     broken: Option<Broken>,
+    /// Commands may share a connection.
+    multiplex: bool,
+    /// They do not at present.
+    apart: bool,
+    /// Why.
+    pins: Pins,
 }
 
 impl Session for Connection {
@@ -202,32 +235,14 @@ impl Session for Connection {
         if let Some(broken) = self.broken.take() {
             return Err(broken);
         }
-        let (mut at, mut begin) = (0, 0);
-        while !self.opaque && calls.len() < limits::RPC_CALLS {
-            match self.commands.read(bytes, &mut at, &mut self.gather) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(broken) if begin == 0 => return Err(broken),
-                Err(broken) => {
-                    self.broken = Some(broken);
-                    return Ok(Pass::whole(begin));
-                }
-            }
-            self.command_read(calls);
-            let late_ms =
-                self.gather.late_ms.or_else(|| self.gather.faults.of_any(&self.commands.command.name));
-            if let Some(late_ms) = late_ms {
-                let late = Some((begin, late_ms));
-                return Ok(Verdict::Pass(Pass { bytes: at, whole: true, late, to: None }));
-            }
-            begin = at;
+        if self.multiplex && self.may_share(calls) {
+            return self.shared_bytes(bytes, calls);
         }
-        let bytes = if self.opaque { bytes.len() } else { at };
-        Ok(Verdict::Pass(Pass { bytes, whole: self.commands.is_between(), ..Pass::default() }))
+        self.own_bytes(bytes, calls)
     }
 
     fn upstream_bytes(&mut self, _: usize, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken> {
-        if self.opaque || !calls.wants.calls {
+        if self.opaque || !self.gather.wants.calls {
             return Ok(Pass::whole(bytes.len()));
         }
         let mut at = 0;
@@ -244,10 +259,40 @@ impl Session for Connection {
 }
 
 impl Connection {
+    /// Bytes for a connection of the client's own.
+    fn own_bytes(&mut self, bytes: &[u8], calls: &mut Calls) -> Result<Verdict, Broken> {
+        let (mut at, mut begin) = (0, 0);
+        while !self.opaque && calls.len() < limits::RPC_CALLS {
+            match self.commands.read(bytes, &mut at, &mut self.gather) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(broken) if begin == 0 => return Err(broken),
+                Err(broken) => {
+                    self.broken = Some(broken);
+                    return Ok(Pass::whole(begin));
+                }
+            }
+            self.command_read(calls);
+            if let Some(late_ms) = self.late_ms() {
+                let late = Some((begin, late_ms));
+                return Ok(Verdict::Pass(Pass { bytes: at, whole: true, late, ..Pass::default() }));
+            }
+            begin = at;
+        }
+        let bytes = if self.opaque { bytes.len() } else { at };
+        Ok(Verdict::Pass(Pass { bytes, whole: self.commands.is_between(), ..Pass::default() }))
+    }
+
+    /// The delay of the command that was read, ms.
+    fn late_ms(&self) -> Option<u32> {
+        self.gather.late_ms.or_else(|| self.gather.faults.of_any(&self.commands.command.name))
+    }
+
     /// A whole command is on its way.
     fn command_read(&mut self, calls: &mut Calls) {
         let Command { name, count, .. } = &self.commands.command;
         self.opaque = matches!(&name[..], b"sync" | b"psync");
+        self.pins.sent(self.gather.need);
         let (asked, before) = (self.gather.reply, self.muted);
         let silent = match (asked, before) {
             (Some(Muted::On), _) => {
@@ -265,12 +310,12 @@ impl Connection {
             }
             (None, Muted::On) => false,
         };
-        if !calls.wants.calls {
+        if !self.gather.wants.calls {
             return;
         }
         self.sequence += 1;
         let mut call = Call::new(self.sequence, name, calls.now);
-        if calls.wants.variables {
+        if self.gather.wants.variables {
             call.vars.push(("redis_cmd", name.to_vec()));
             call.vars.push(("redis_cmd_line", std::mem::take(&mut self.gather.line)));
         }
@@ -285,6 +330,8 @@ impl Connection {
                 Awaited::Confirmations(verb, if named > 0 { named } else { all.max(1) })
             }
             None if **name == *b"monitor" => Awaited::Monitor,
+            None if self.gather.need == Need::Reset => Awaited::Reset,
+            None if self.gather.need.releases() => Awaited::Release,
             None => Awaited::One,
         });
     }
@@ -302,8 +349,16 @@ impl Connection {
         if reply.kind == b'>' || (is_message && self.subscribes()) || (is_line && self.monitors) {
             return;
         }
-        if self.awaited.pop_front() == Some(Awaited::Monitor) {
-            self.monitors = reply.kind == b'+';
+        let is_error = reply.kind == b'-';
+        match self.awaited.pop_front() {
+            Some(Awaited::Monitor) => self.monitors = !is_error,
+            Some(Awaited::Reset) if !is_error => (self.monitors, self.subscribed) = (false, [0; 3]),
+            Some(Awaited::Reset | Awaited::Release)
+                if is_error && self.apart && !reply.text.starts_with(b"EXECABORT") =>
+            {
+                self.pins.stays();
+            }
+            _ => {}
         }
         calls.end_oldest();
     }

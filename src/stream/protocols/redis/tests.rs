@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::stream::xrpc::To;
 
 struct Dialogue {
     session: Box<dyn Session>,
@@ -125,4 +126,56 @@ fn replication_is_no_dialogue() {
     dialogue.send(b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n");
     assert_eq!(dialogue.answer(b"+FULLRESYNC x 0\r\n$5\r\nREDIS\0\0garbage"), ["psync ? -1"]);
     dialogue.send(b"whatever \xff");
+}
+
+/// What becomes of bytes of a client of a route with `multiplex`: how many, and where they go.
+fn shared(dialogue: &mut Dialogue, bytes: &[u8]) -> Result<Verdict, Broken> {
+    dialogue.session.client_bytes(bytes, &mut dialogue.calls, &[])
+}
+
+fn passed(bytes: usize, to: To) -> Result<Verdict, Broken> {
+    Ok(Verdict::Pass(Pass { bytes, whole: true, to, late: None }))
+}
+
+#[test]
+fn commands_share_until_one_needs_a_connection_of_its_own() {
+    let mut dialogue = Dialogue::new(&json!({"multiplex": true}));
+    let bytes = b"GET a\r\nGET b\r\nMULTI\r\nEXEC\r\n";
+    assert_eq!(shared(&mut dialogue, bytes), passed(14, To::Shared));
+    assert_eq!(shared(&mut dialogue, &bytes[14..]), Ok(Verdict::Settle));
+    assert_eq!(dialogue.answer(b"$-1\r\n$-1\r\n").len(), 2);
+    assert_eq!(shared(&mut dialogue, &bytes[14..]), passed(13, To::Own));
+    assert_eq!(shared(&mut dialogue, b"GET c\r\n"), passed(7, To::Own), "in its turn");
+    assert_eq!(dialogue.answer(b"+OK\r\n*0\r\n$-1\r\n").len(), 3);
+    assert_eq!(shared(&mut dialogue, b"GET c\r\n"), passed(7, To::Shared));
+    dialogue.answer(b"$-1\r\n");
+    // a DISCARD that fails leaves the transaction open
+    assert_eq!(shared(&mut dialogue, b"MULTI\r\nDISCARD x\r\n"), passed(18, To::Own));
+    dialogue.answer(b"+OK\r\n-ERR wrong number of arguments\r\n");
+    assert_eq!(shared(&mut dialogue, b"GET c\r\n"), passed(7, To::Own));
+}
+
+#[test]
+fn what_is_half_read_waits_or_goes_alone() {
+    let mut dialogue = Dialogue::new(&json!({"multiplex": true}));
+    let bytes = b"GET a\r\n*2\r\n$3\r\nGET\r\n$1\r\nb\r\n";
+    for cut in 8..bytes.len() - 1 {
+        assert_eq!(shared(&mut dialogue, &bytes[..cut]), passed(7, To::Shared), "{cut}");
+        assert_eq!(shared(&mut dialogue, &bytes[7..cut]), Ok(Verdict::More), "{cut}");
+    }
+    assert_eq!(shared(&mut dialogue, &bytes[7..]), passed(bytes.len() - 7, To::Shared));
+    let begun = dialogue.calls.len();
+    dialogue.answer(&b"+OK\r\n".repeat(begun));
+    let big =
+        [&b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$99999\r\n"[..], &[b'x'; limits::REDIS_SHARED_BYTES]].concat();
+    let Ok(Verdict::Pass(Pass { bytes, whole: false, to: To::Own, .. })) = shared(&mut dialogue, &big) else {
+        panic!("it streams on a connection of its own");
+    };
+    assert_eq!(bytes, big.len());
+    // broken bytes are told of when all before them is answered
+    let mut dialogue = Dialogue::new(&json!({"multiplex": true}));
+    assert_eq!(shared(&mut dialogue, b"GET a\r\n*1\r\n:1\r\n"), passed(7, To::Shared));
+    assert_eq!(shared(&mut dialogue, b"*1\r\n:1\r\n"), Ok(Verdict::Settle));
+    dialogue.answer(b"$-1\r\n");
+    assert!(shared(&mut dialogue, b"*1\r\n:1\r\n").is_err());
 }

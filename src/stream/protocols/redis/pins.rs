@@ -1,0 +1,226 @@
+//! Which commands leave something behind on their connection, or keep it waiting: with `multiplex` they need one of their
+//! client's own, until what they left is gone.
+
+use crate::limits;
+
+/// What a command needs of its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: it shares one.
+    #[default]
+    Nothing,
+    /// It may wait long, or confirms more than once: the connection is its own while it does.
+    Alone,
+    /// MULTI.
+    Transaction,
+    /// WATCH.
+    Watch,
+    /// EXEC, DISCARD.
+    Unwind,
+    /// UNWATCH.
+    Unwatch,
+    /// The user, the protocol's version, the database, …: until RESET.
+    Session,
+    /// RESET.
+    Reset,
+    /// What RESET does not take away, or is not sure to.
+    ForGood,
+    /// SELECT, XREAD, CLIENT and SCRIPT: it depends on arguments.
+    Database,
+    Stream,
+    Client,
+    Script,
+    /// QUIT ends one client's session.
+    Quit,
+    /// WAIT asks for the replicas of what its own connection has written.
+    Wait,
+}
+
+impl Need {
+    /// Of the command of this name, lower case, as far as the name tells.
+    pub fn of(name: &[u8]) -> Need {
+        match name {
+            b"multi" => Need::Transaction,
+            b"watch" => Need::Watch,
+            b"exec" | b"discard" => Need::Unwind,
+            b"unwatch" => Need::Unwatch,
+            b"auth" | b"hello" => Need::Session,
+            b"reset" => Need::Reset,
+            b"select" => Need::Database,
+            b"xread" | b"xreadgroup" => Need::Stream,
+            b"client" => Need::Client,
+            b"script" => Need::Script,
+            b"quit" => Need::Quit,
+            b"wait" | b"waitaof" => Need::Wait,
+            b"asking" | b"monitor" | b"psync" | b"readonly" | b"readwrite" | b"replconf" | b"sync" => {
+                Need::ForGood
+            }
+            b"blmove" | b"blmpop" | b"blpop" | b"brpop" | b"brpoplpush" | b"bzmpop" | b"bzpopmax"
+            | b"bzpopmin" | b"debug" | b"psubscribe" | b"punsubscribe" | b"shutdown" | b"ssubscribe"
+            | b"subscribe" | b"sunsubscribe" | b"unsubscribe" => Need::Alone,
+            _ => Need::Nothing,
+        }
+    }
+
+    /// Bytes of each argument that tell more.
+    pub fn keep(self) -> usize {
+        match self {
+            Need::Database | Need::Stream | Need::Client | Need::Script => limits::REDIS_NAME,
+            _ => 0,
+        }
+    }
+
+    /// What an argument says; the name is argument 1.
+    pub fn argument(&mut self, index: u64, argument: &[u8]) {
+        let is = |word: &[u8]| argument.eq_ignore_ascii_case(word);
+        *self = match *self {
+            // that of every fresh connection
+            Need::Database if argument == b"0" => Need::Nothing,
+            Need::Database => Need::Session,
+            Need::Stream if is(b"block") => Need::Alone,
+            Need::Stream if is(b"streams") => Need::Nothing,
+            // libraries introduce themselves so; who it was last is what CLIENT LIST shows of a shared connection
+            Need::Client if index == 2 && is(b"setinfo") => Need::Nothing,
+            Need::Client => Need::ForGood,
+            Need::Script if is(b"debug") => Need::ForGood,
+            Need::Script => Need::Nothing,
+            other => other,
+        };
+    }
+
+    /// State is gone when it has succeeded.
+    pub fn releases(self) -> bool {
+        matches!(self, Need::Unwind | Need::Unwatch)
+    }
+
+    /// It can go over a shared connection: EXEC and the like find nothing there.
+    pub fn shares(self) -> bool {
+        matches!(
+            self,
+            Need::Nothing
+                | Need::Unwind
+                | Need::Unwatch
+                | Need::Reset
+                | Need::Database
+                | Need::Stream
+                | Need::Script
+        )
+    }
+}
+
+/// What a client has left behind on its connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pins {
+    transaction: bool,
+    watch: bool,
+    session: bool,
+    for_good: bool,
+}
+
+impl Pins {
+    /// A command was sent.
+    pub fn sent(&mut self, need: Need) {
+        match need {
+            Need::Transaction => self.transaction = true,
+            Need::Watch => self.watch = true,
+            // without MULTI it is an error, and does nothing
+            Need::Unwind if self.transaction => (self.transaction, self.watch) = (false, false),
+            Need::Unwatch => self.watch = false,
+            Need::Session => self.session = true,
+            Need::Reset => (self.transaction, self.watch, self.session) = (false, false, false),
+            Need::ForGood | Need::Client => self.for_good = true,
+            _ => {}
+        }
+    }
+
+    /// What should have taken state away has failed: who knows what is left.
+    pub fn stays(&mut self) {
+        self.for_good = true;
+    }
+
+    /// Nothing is left behind.
+    pub fn is_free(self) -> bool {
+        !(self.transaction || self.watch || self.session || self.for_good)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(command: &str) -> Need {
+        let mut words = command.split(' ');
+        let mut need = Need::of(words.next().unwrap_or_default().as_bytes());
+        (2..).zip(words).for_each(|(index, word)| need.argument(index, word.as_bytes()));
+        need
+    }
+
+    #[test]
+    fn commands_with_state_do_not_share() {
+        for command in [
+            "get a",
+            "set a 1",
+            "ping",
+            "exec",
+            "unwatch",
+            "select 0",
+            "client setinfo lib-name x",
+            "script load x",
+            "xread count 1 streams a 0",
+            "xreadgroup group g c streams block 0",
+            "eval x 0",
+            "json.get a",
+        ] {
+            assert!(need(command).shares(), "{command}");
+        }
+        for command in [
+            "multi",
+            "watch a",
+            "select 1",
+            "select 00",
+            "auth x",
+            "hello 3",
+            "client setname x",
+            "client reply off",
+            "client",
+            "script debug yes",
+            "xread block 0 streams a 0",
+            "xreadgroup group g c count 1 BLOCK 5 streams a >",
+            "blpop a 0",
+            "subscribe a",
+            "unsubscribe",
+            "monitor",
+            "psync ? -1",
+            "quit",
+            "wait 1 0",
+            "asking",
+        ] {
+            assert!(!need(command).shares(), "{command}");
+        }
+    }
+
+    #[test]
+    fn pins_last_until_their_state_is_gone() {
+        let free = |commands: &[&str]| {
+            let mut pins = Pins::default();
+            commands.iter().for_each(|command| pins.sent(need(command)));
+            pins.is_free()
+        };
+        for (commands, is_free) in [
+            (&["get a"][..], true),
+            (&["multi"], false),
+            (&["watch a", "multi", "exec"], true),
+            (&["multi", "discard"], true),
+            (&["watch a", "exec"], false),
+            (&["watch a", "unwatch"], true),
+            (&["select 1"], false),
+            (&["select 1", "select 0"], false),
+            (&["hello 3", "auth x", "multi", "reset"], true),
+            (&["client setname x", "reset"], false),
+            (&["monitor", "reset"], false),
+            (&["blpop a 0"], true),
+        ] {
+            assert_eq!(free(commands), is_free, "{commands:?}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Redis with `multiplex`: commands of many clients over few connections to redis-server, and none of them sees another.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use common::*;
+use serde_json::{Value, json};
+
+/// A gateway with one core and a route to `upstream`.
+fn gateway(driver: &'static str, upstream: Value) -> Gateway {
+    let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
+    let rest = "xrpc: {protocols: [{name: redis}]}\nstream_plugins: [syslog, prometheus]\n";
+    let gateway = Setup::new(driver, Source::Embedded).workers(1).apisix(streams).rest(rest).start();
+    let protocol = json!({"name": "redis", "conf": {"multiplex": true}, "metric": {"enable": true}});
+    gateway.put("/stream_routes/1", &json!({"upstream": upstream, "protocol": protocol}));
+    gateway
+}
+
+/// A client that sees every byte.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client(BufReader::new(stream))
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// Sends lines, and expects these.
+    #[track_caller]
+    fn says(&mut self, commands: &str, replies: &str) {
+        self.send(format!("{commands}\r\n").as_bytes());
+        self.hears(replies);
+    }
+
+    #[track_caller]
+    fn hears(&mut self, replies: &str) {
+        for expected in replies.split(' ').filter(|_| !replies.is_empty()) {
+            assert_eq!(self.line(), expected.replace('_', " "), "of {replies}");
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        if let Err(error) = self.0.read_line(&mut line) {
+            return format!("{error}");
+        }
+        line.trim_end().to_owned()
+    }
+}
+
+/// Connections that redis-server has, but for the one that asks.
+fn connections(redis: &Redis) -> usize {
+    redis_cli(redis.port, &["client", "list"]).lines().count() - 1
+}
+
+#[test]
+fn many_clients_share_few_connections() {
+    on_both_drivers(|driver| {
+        let redis = Redis::start();
+        let gateway = gateway(driver, redis.upstream());
+        let port = gateway.ports.proxied;
+        let mut clients: Vec<Client> = (0..100).map(|_| Client::connect(port)).collect();
+        for round in 0..3 {
+            for (n, client) in clients.iter_mut().enumerate() {
+                client.send(
+                    format!("SET k{n} {n}-{round}\r\nGET k{n}\r\nCLIENT SETINFO lib-name x\r\n").as_bytes(),
+                );
+            }
+            for (n, client) in clients.iter_mut().enumerate() {
+                client.hears(&format!("+OK ${} {n}-{round}", format!("{n}-{round}").len()));
+                let said = client.line();
+                assert!(
+                    said == "+OK" || said.starts_with("-ERR"),
+                    "Redis before 7.2 does not know it: {said}"
+                );
+            }
+        }
+        assert_eq!(connections(&redis), 2);
+        drop(clients);
+        let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+        assert!(
+            metrics.contains("apisix_redis_commands_total{route=\"1\",command=\"get\"} 300"),
+            "{metrics}"
+        );
+    });
+}
+
+#[test]
+fn real_clients_see_no_difference() {
+    on_both_drivers(|driver| {
+        let redis = Redis::start();
+        let gateway = gateway(driver, redis.upstream());
+        let port = gateway.ports.proxied;
+        assert_eq!(redis_cli(port, &["set", "a", "1"]), "OK");
+        assert_eq!(redis_cli(port, &["-n", "3", "get", "a"]), "", "another database");
+        assert_eq!(redis_cli(port, &["-3", "get", "a"]), "1");
+        python("redis_dialogue.py", &[&port]);
+        for pipeline in ["1", "16"] {
+            let done = Command::new("redis-benchmark")
+                .args(["-p", &port.to_string(), "-q", "-n", "3000", "-c", "50", "-P", pipeline])
+                .args(["-t", "ping,set,get,lrange_100,mset"])
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(done.status.success() && told.contains("MSET"), "{told}");
+        }
+        assert!(gateway.peak_kib() < 250 << 10, "{} KiB", gateway.peak_kib());
+    });
+}
+
+#[test]
+fn what_one_leaves_behind_another_does_not_meet() {
+    on_both_drivers(|driver| {
+        let redis = Redis::start();
+        let gateway = gateway(driver, redis.upstream());
+        let port = gateway.ports.proxied;
+        let (mut a, mut b) = (Client::connect(port), Client::connect(port));
+        a.says("SET x 1\r\nMULTI\r\nSET x 2", "+OK +OK +QUEUED");
+        b.says("GET x", "$1 1");
+        a.says("EXEC\r\nGET x", "*1 +OK $1 2");
+        a.says("WATCH x", "+OK");
+        b.says("SET x 3", "+OK");
+        a.says("MULTI\r\nGET x\r\nEXEC", "+OK +QUEUED *-1");
+        a.says("SELECT 5\r\nSET x five", "+OK +OK");
+        b.says("GET x\r\nSELECT 0", "$1 3 +OK");
+        a.says("GET x\r\nRESET\r\nGET x", "$4 five +RESET $1 3");
+        a.says("HELLO 3", "%7");
+        b.says("CONFIG GET maxmemory", "*2 $9 maxmemory $1 0");
+        a.says("RESET", "$6 server $5 redis $7 version");
+        // blocked, and others go on
+        let mut c = Client::connect(port);
+        c.says("SET y 1\r\nBLPOP queue 0\r\nGET y", "+OK");
+        b.says("PING\r\nRPUSH queue job", "+PONG :1");
+        c.hears("*2 $5 queue $3 job $1 1");
+        // subscribed, and back
+        c.says("SUBSCRIBE news\r\nPING", "*3 $9 subscribe $4 news :1 *2 $4 pong $0");
+        c.line();
+        b.says("PUBLISH news hi", ":1");
+        c.hears("*3 $7 message $4 news $2 hi");
+        c.says("UNSUBSCRIBE news\r\nGET y", "*3 $11 unsubscribe $4 news :0 $1 1");
+        b.says("MONITOR", "+OK");
+        c.says("GET y", "$1 1");
+        assert!(b.line().ends_with("\"GET\" \"y\""));
+        c.says("WAIT 0 0", "-ERR_WAIT_is_not_served_where_clients_share_connections");
+        c.says("EXEC\r\nGET y", "-ERR_EXEC_without_MULTI $1 1");
+        c.says("GET y\r\nQUIT", "$1 1 +OK ");
+        assert_eq!(c.line(), "", "closed");
+        // what is no Redis is told so after the answers to what was
+        let mut bad = Client::connect(port);
+        bad.says("GET y\r\n*1\r\n:1", "$1 1 -ERR_Protocol_error:_expected_'$',_got_':' ");
+        // a client that says that it is done gets all its answers
+        let mut done = Client::connect(port);
+        done.send(b"GET y\r\nINCR n\r\n");
+        done.0.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+        done.hears("$1 1 :1 ");
+    });
+}
+
+#[test]
+fn big_values_pass_and_slow_clients_are_cut_off() {
+    on_both_drivers(|driver| {
+        let redis = Redis::start();
+        let gateway = gateway(driver, redis.upstream());
+        let port = gateway.ports.proxied;
+        let big = vec![b'v'; 16 << 20];
+        let mut writer = Client::connect(port);
+        writer.send(format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n${}\r\n", big.len()).as_bytes());
+        let mut other = Client::connect(port);
+        other.says("SET small 1", "+OK");
+        writer.send(&big);
+        writer.send(b"\r\n");
+        writer.hears("+OK");
+        let mut reader = Client::connect(port);
+        reader.says("GET big", &format!("${}", big.len()));
+        let mut read = vec![0; big.len() + 2];
+        reader.0.read_exact(&mut read).unwrap();
+        assert!(read[..big.len()] == big && read.ends_with(b"\r\n"));
+        // one that reads nothing is cut off; all others are served
+        let mut slow: Vec<Client> = (0..4).map(|_| Client::connect(port)).collect();
+        for client in &mut slow {
+            client.send(&b"GET big\r\n".repeat(2));
+        }
+        let mut others: Vec<Client> = (0..8).map(|_| Client::connect(port)).collect();
+        for client in &mut others {
+            client.says("GET small", "$1 1");
+        }
+        gateway.read_until("logs/error.log", "takes its answers too slowly");
+        reader.says("GET small", "$1 1");
+        assert!(gateway.peak_kib() < 250 << 10, "{} KiB", gateway.peak_kib());
+    });
+}
+
+#[test]
+fn who_leaves_takes_his_answers_with_him() {
+    on_both_drivers(|driver| {
+        let redis = Redis::start();
+        let gateway = gateway(driver, redis.upstream());
+        let port = gateway.ports.proxied;
+        let mut stays = Client::connect(port);
+        stays.says(&format!("SET long {}", "x".repeat(5000)), "+OK");
+        for round in 0..20 {
+            let mut leaves = Client::connect(port);
+            leaves.send(&b"GET long\r\nINCR left\r\n".repeat(1 + round * 5));
+            if round % 2 == 0 {
+                let _ = leaves.line();
+            }
+            drop(leaves);
+            stays.says(
+                &format!("ECHO round-{round}"),
+                &format!("${} round-{round}", 6 + round.to_string().len()),
+            );
+        }
+        assert!(connections(&redis) <= 2);
+    });
+}
+
+/// A server that reads commands line by line, and answers `+1`, `+2`, … until it is told `die`: then it closes, without an
+/// answer to that. It counts lines.
+fn mortal() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let count = counted.clone();
+            std::thread::spawn(move || {
+                let mut to = stream.try_clone().unwrap();
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let n = count.fetch_add(1, Ordering::SeqCst) + 1;
+                    match &*line {
+                        "die" => return,
+                        "half" => {
+                            let _ = to.write_all(b"$100\r\nhalf");
+                            return;
+                        }
+                        "hang" => {}
+                        _ => drop(to.write_all(format!("+{n}\r\n").as_bytes())),
+                    }
+                }
+            });
+        }
+    });
+    (port, count)
+}
+
+#[test]
+fn a_connection_that_dies_is_told_and_nothing_is_sent_twice() {
+    on_both_drivers(|driver| {
+        let (server, count) = mortal();
+        let upstream = json!({"type": "none", "nodes": {format!("127.0.0.1:{server}"): 1}, "timeout": {"connect": 5, "send": 1, "read": 1}});
+        let gateway = gateway(driver, upstream);
+        let port = gateway.ports.proxied;
+        let mut client = Client::connect(port);
+        client.says("one", "+1");
+        let lost = "-ERR_the_connection_to_the_server_was_lost,_the_command_may_have_been_carried_out";
+        client.says("two\r\ndie\r\nthree", &format!("+2 {lost} {lost}"));
+        let sent = count.load(Ordering::SeqCst);
+        client.says("again", &format!("+{}", sent + 1));
+        // half an answer cannot be mended
+        client.says("half", "$100");
+        assert_eq!(client.line(), "half", "and the end");
+        assert_eq!(client.line(), "");
+        // a server that says nothing any more
+        let mut waits = Client::connect(port);
+        let began = Instant::now();
+        waits.says("hang", lost);
+        assert!(began.elapsed().as_millis() >= 900, "{:?}", began.elapsed());
+        let sent = count.load(Ordering::SeqCst);
+        waits.says("on", &format!("+{}", sent + 1));
+    });
+}
+
+/// What a client of the dialogue below says and hears, with a model of what Redis knows of its keys.
+struct Talk {
+    client: Client,
+    id: usize,
+    counter: i64,
+    value: Option<String>,
+}
+
+impl Talk {
+    /// One command, or a few that belong together: bytes, and the reply to them.
+    fn next(&mut self, random: &mut fastrand::Rng) -> (String, String) {
+        let id = self.id;
+        let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+        let get = self.value.as_deref().map_or("$-1\r\n".to_owned(), bulk);
+        match random.u8(0..10) {
+            0..=2 => {
+                self.counter += 1;
+                (format!("INCR n{id}\r\n"), format!(":{}\r\n", self.counter))
+            }
+            3 => {
+                let value = "v".repeat(random.usize(1..40_000));
+                let command = format!("*3\r\n$3\r\nSET\r\n{}{}", bulk(&format!("k{id}")), bulk(&value));
+                self.value = Some(value);
+                (command, "+OK\r\n".to_owned())
+            }
+            4 | 5 => (format!("GET k{id}\r\n"), get),
+            6 => {
+                self.counter += 1;
+                let transaction = format!("MULTI\r\nINCR n{id}\r\nGET k{id}\r\nEXEC\r\n");
+                (transaction, format!("+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:{}\r\n{get}", self.counter))
+            }
+            7 => (
+                format!("RPUSH q{id} x\r\nBLPOP q{id} 0\r\n"),
+                format!(":1\r\n*2\r\n{}{}", bulk(&format!("q{id}")), bulk("x")),
+            ),
+            8 => (format!("WATCH k{id}\r\nUNWATCH\r\nNOSUCH\r\n"), "+OK\r\n+OK\r\n-ERR unknown".to_owned()),
+            _ => (format!("SELECT 1\r\nINCR other{id}\r\nRESET\r\n"), "+OK\r\n:".to_owned()),
+        }
+    }
+}
+
+#[test]
+fn twenty_dialogues_cut_anywhere() {
+    on_both_drivers(|driver| {
+        let redis = Redis::start();
+        let gateway = gateway(driver, redis.upstream());
+        let port = gateway.ports.proxied;
+        let mut random = fastrand::Rng::with_seed(23);
+        let mut talks: Vec<Talk> =
+            (0..20).map(|id| Talk { client: Client::connect(port), id, counter: 0, value: None }).collect();
+        for _ in 0..30 {
+            let mut said = Vec::new();
+            for talk in &mut talks {
+                let exchanges: Vec<_> = (0..random.usize(1..8)).map(|_| talk.next(&mut random)).collect();
+                let bytes: String = exchanges.iter().map(|(command, _)| command.as_str()).collect();
+                said.push((bytes, exchanges));
+            }
+            // all at the same time, in pieces
+            let mut at = vec![0; talks.len()];
+            while said.iter().zip(&at).any(|((bytes, _), at)| *at < bytes.len()) {
+                for ((talk, (bytes, _)), at) in talks.iter_mut().zip(&said).zip(&mut at) {
+                    let here = random.usize(1..9000).min(bytes.len() - *at);
+                    talk.client.send(&bytes.as_bytes()[*at..*at + here]);
+                    *at += here;
+                }
+            }
+            for (talk, (_, exchanges)) in talks.iter_mut().zip(said) {
+                for (command, reply) in exchanges {
+                    let mut heard = vec![0; reply.len()];
+                    talk.client.0.read_exact(&mut heard).unwrap();
+                    assert_eq!(
+                        String::from_utf8_lossy(&heard),
+                        reply,
+                        "{}",
+                        &command[..command.len().min(80)]
+                    );
+                    if !reply.ends_with("\r\n") {
+                        talk.client.line();
+                        if command.contains("RESET") {
+                            assert_eq!(talk.client.line(), "+RESET");
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
