@@ -456,6 +456,8 @@ pub const KAFKA_CONNECT_MS: u64 = 5_000;
 pub const KAFKA_CALL_MS: u64 = 10_000;
 /// How long the fetch of a partition with subscribers waits at its broker for a first message, ms.
 pub const KAFKA_TAIL_WAIT_MS: i32 = 500;
+/// A partition with subscribers whose brokers could not be reached for so long is given up, ms: its subscribers are told.
+pub const KAFKA_GONE_MS: u64 = 10 * 60_000;
 /// Pause after a failed try to go on with a partition that has subscribers, ms.
 pub const KAFKA_TAIL_PAUSE_MS: u64 = 500;
 /// A cluster that could not be reached is not asked again for so long, ms: those who wait get the same answer.
@@ -523,6 +525,9 @@ pub const REDIS_DEPTH: usize = 64;
 /// UDP sessions of one core and address, each a socket, a task and about 4 KiB: a flood of forged clients takes 16 MiB
 /// and no more, and clients that are known are served on.
 pub const UDP_SESSIONS: usize = 4096;
+
+/// A session of layer 4 tells metrics of the bytes that have moved at most so often, ms.
+pub const STREAM_METER_MS: u64 = 1_000;
 
 /// Datagrams of one client that wait until its upstream is chosen; more are lost, as datagrams may be.
 pub const UDP_WAITING: usize = 16;

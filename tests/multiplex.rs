@@ -3,23 +3,32 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use common::streams::{self, listening};
 use common::*;
 use serde_json::{Value, json};
 
 /// A gateway with one core and a route to `upstream`.
 fn gateway(driver: &'static str, upstream: Value) -> Gateway {
-    let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
     let rest = "xrpc: {protocols: [{name: redis}]}\nstream_plugins: [syslog, prometheus]\n";
-    let gateway = Setup::new(driver, Source::Embedded).workers(1).apisix(streams).rest(rest).start();
+    let gateway = listening(driver).workers(1).rest(rest).start();
     let protocol = json!({"name": "redis", "conf": {"multiplex": true}, "metric": {"enable": true}});
     gateway.put("/stream_routes/1", &json!({"upstream": upstream, "protocol": protocol}));
     gateway
+}
+
+/// On both drivers, with redis-server behind the gateway and the gateway's port.
+fn with_redis(test: impl Fn(&Redis, &Gateway, u16)) {
+    on_both_drivers(|driver| {
+        let redis = Redis::start();
+        let gateway = gateway(driver, redis.upstream());
+        test(&redis, &gateway, gateway.ports.proxied);
+    });
 }
 
 /// A client that sees every byte.
@@ -27,8 +36,7 @@ struct Client(BufReader<TcpStream>);
 
 impl Client {
     fn connect(port: u16) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let stream = streams::connect(port);
         stream.set_nodelay(true).unwrap();
         Client(BufReader::new(stream))
     }
@@ -67,10 +75,7 @@ fn connections(redis: &Redis) -> usize {
 
 #[test]
 fn many_clients_share_few_connections() {
-    on_both_drivers(|driver| {
-        let redis = Redis::start();
-        let gateway = gateway(driver, redis.upstream());
-        let port = gateway.ports.proxied;
+    with_redis(|redis, gateway, port| {
         let mut clients: Vec<Client> = (0..100).map(|_| Client::connect(port)).collect();
         for round in 0..3 {
             for (n, client) in clients.iter_mut().enumerate() {
@@ -87,7 +92,7 @@ fn many_clients_share_few_connections() {
                 );
             }
         }
-        assert_eq!(connections(&redis), 2);
+        assert_eq!(connections(redis), 2);
         drop(clients);
         let metrics = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
         assert!(
@@ -99,10 +104,7 @@ fn many_clients_share_few_connections() {
 
 #[test]
 fn real_clients_see_no_difference() {
-    on_both_drivers(|driver| {
-        let redis = Redis::start();
-        let gateway = gateway(driver, redis.upstream());
-        let port = gateway.ports.proxied;
+    with_redis(|_, gateway, port| {
         assert_eq!(redis_cli(port, &["set", "a", "1"]), "OK");
         assert_eq!(redis_cli(port, &["-n", "3", "get", "a"]), "", "another database");
         assert_eq!(redis_cli(port, &["-3", "get", "a"]), "1");
@@ -122,10 +124,7 @@ fn real_clients_see_no_difference() {
 
 #[test]
 fn what_one_leaves_behind_another_does_not_meet() {
-    on_both_drivers(|driver| {
-        let redis = Redis::start();
-        let gateway = gateway(driver, redis.upstream());
-        let port = gateway.ports.proxied;
+    with_redis(|_, _, port| {
         let (mut a, mut b) = (Client::connect(port), Client::connect(port));
         a.says("SET x 1\r\nMULTI\r\nSET x 2", "+OK +OK +QUEUED");
         b.says("GET x", "$1 1");
@@ -163,17 +162,14 @@ fn what_one_leaves_behind_another_does_not_meet() {
         // a client that says that it is done gets all its answers
         let mut done = Client::connect(port);
         done.send(b"GET y\r\nINCR n\r\n");
-        done.0.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+        done.0.get_ref().shutdown(Shutdown::Write).unwrap();
         done.hears("$1 1 :1 ");
     });
 }
 
 #[test]
 fn big_values_pass_and_slow_clients_are_cut_off() {
-    on_both_drivers(|driver| {
-        let redis = Redis::start();
-        let gateway = gateway(driver, redis.upstream());
-        let port = gateway.ports.proxied;
+    with_redis(|_, gateway, port| {
         let big = vec![b'v'; 16 << 20];
         let mut writer = Client::connect(port);
         writer.send(format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n${}\r\n", big.len()).as_bytes());
@@ -197,6 +193,13 @@ fn big_values_pass_and_slow_clients_are_cut_off() {
             client.says("GET small", "$1 1");
         }
         gateway.read_until("logs/error.log", "takes its answers too slowly");
+        let heard = slow.iter_mut().map(|client| {
+            let mut all = Vec::new();
+            let _ = client.0.get_ref().shutdown(Shutdown::Write);
+            let _ = client.0.read_to_end(&mut all);
+            all.len()
+        });
+        assert!(heard.collect::<Vec<_>>().iter().any(|bytes| *bytes < 2 * big.len()));
         reader.says("GET small", "$1 1");
         assert!(gateway.peak_kib() < 250 << 10, "{} KiB", gateway.peak_kib());
     });
@@ -204,10 +207,7 @@ fn big_values_pass_and_slow_clients_are_cut_off() {
 
 #[test]
 fn who_leaves_takes_his_answers_with_him() {
-    on_both_drivers(|driver| {
-        let redis = Redis::start();
-        let gateway = gateway(driver, redis.upstream());
-        let port = gateway.ports.proxied;
+    with_redis(|redis, _, port| {
         let mut stays = Client::connect(port);
         stays.says(&format!("SET long {}", "x".repeat(5000)), "+OK");
         for round in 0..20 {
@@ -222,7 +222,7 @@ fn who_leaves_takes_his_answers_with_him() {
                 &format!("${} round-{round}", 6 + round.to_string().len()),
             );
         }
-        assert!(connections(&redis) <= 2);
+        assert!(connections(redis) <= 2);
     });
 }
 
@@ -326,10 +326,7 @@ impl Talk {
 
 #[test]
 fn twenty_dialogues_cut_anywhere() {
-    on_both_drivers(|driver| {
-        let redis = Redis::start();
-        let gateway = gateway(driver, redis.upstream());
-        let port = gateway.ports.proxied;
+    with_redis(|_, _, port| {
         let mut random = fastrand::Rng::with_seed(23);
         let mut talks: Vec<Talk> =
             (0..20).map(|id| Talk { client: Client::connect(port), id, counter: 0, value: None }).collect();

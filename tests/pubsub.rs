@@ -222,6 +222,9 @@ fn logins_and_tls() {
         };
         let plain = || sasl(None, "admin", "admin-secret");
         let verify = |verify: bool| Some(json!({"verify": verify}));
+        let read = |file: &str| std::fs::read_to_string(format!("src/transport/tests/{file}")).unwrap();
+        let certificate =
+            Some(json!({"client_cert": read("client.pem"), "client_key": read("client.key.pem")}));
         let routes = [
             ("plain", route("plain", &[kafka.sasl_port], None, plain()), true),
             ("wrong", route("wrong", &[kafka.sasl_port], None, sasl(None, "admin", "no")), false),
@@ -244,6 +247,8 @@ fn logins_and_tls() {
             ("tls", route("tls", &[kafka.tls_port], verify(false), json!({})), true),
             ("tlsv", route("tlsv", &[kafka.tls_port], verify(true), json!({})), false),
             ("both", route("both", &[kafka.sasl_tls_port], verify(false), plain()), true),
+            ("mtls", route("mtls", &[kafka.mtls_port], certificate, json!({})), true),
+            ("nocert", route("nocert", &[kafka.mtls_port], verify(false), json!({})), false),
         ];
         let objects: Vec<Value> = routes.iter().map(|(_, route, _)| route.clone()).collect();
         let unknown = Gateway::with_yaml(driver, &yaml(&objects));
@@ -365,6 +370,35 @@ fn subscribers_of_a_partition_share_one_fetch() {
 }
 
 #[test]
+fn sessions_and_messages_are_counted() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, &[kafka.port]);
+        let topic = topic(&kafka, "counted", driver);
+        kafka.produce(&topic, 0, "m", 10);
+        let has = |line: &str| {
+            let metrics = || get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+            eventually(line, || metrics().lines().any(|shown| shown.starts_with(line)));
+        };
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        assert_eq!(session.fetch(&topic, 0, 3).map(|messages| messages.len()), Ok(7));
+        let (subscription, _) = session.subscribe(&topic, -2, 1000);
+        let (_, _) = session.subscribe(&topic, -1, 1);
+        session.pushed(subscription, 10);
+        has("apisix_pubsub_active_sessions{route=\"kafka\"} 1");
+        has("apisix_pubsub_active_subscriptions{route=\"kafka\"} 2");
+        has("apisix_pubsub_messages_total{route=\"kafka\",type=\"fetch\"} 7");
+        has("apisix_pubsub_messages_total{route=\"kafka\",type=\"push\"} 10");
+        has(&format!("apisix_pubsub_fetches_total{{system=\"kafka\",topic=\"{topic}\"}} "));
+        session.unsubscribe(subscription);
+        has("apisix_pubsub_active_subscriptions{route=\"kafka\"} 1");
+        drop(session);
+        has("apisix_pubsub_active_subscriptions{route=\"kafka\"} 0");
+        has("apisix_pubsub_active_sessions{route=\"kafka\"} 0");
+    });
+}
+
+#[test]
 fn a_reader_that_stands_still_holds_little_and_stops_nobody() {
     let kafka = Kafka::shared();
     on_both_drivers(|driver| {
@@ -402,10 +436,29 @@ fn a_broker_that_dies_and_returns() {
         session.pushed(subscription, 5);
         let mut caller = PubSub::open(gateway.port(), "/kafka");
         assert_eq!(caller.offset(&topic, 0, -1), Ok(5));
+        // one that is behind, with more to come than one fetch brings
+        let long = format!("behind-{driver}");
+        kafka.create(&long, 1);
+        kafka.produce(&long, 0, &"x".repeat(1000), 3000);
+        let mut behind = PubSub::open(gateway.port(), "/kafka");
+        let (late, _) = behind.subscribe(&long, -2, 10);
+        behind.pushed(late, 10);
         kafka.kill();
         let error = caller.offset(&topic, 0, -1).unwrap_err();
         assert!(error.starts_with("failed to list offset"), "{error}");
         session.is_quiet();
+        behind.credit(late, 10_000);
+        let mut had = 10;
+        let error = loop {
+            match behind.next().answer.expect("an answer") {
+                Answer::KafkaFetch(pushed) => had += pushed.messages.len(),
+                Answer::Error(error) => break error.message,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!((11..3000).contains(&had), "{had}: what was fetched before, and no more");
+        assert!(error.starts_with(&format!("failed to fetch message, topic: {long}")), "{error}");
+        behind.is_quiet();
         kafka.start_again();
         eventually("the broker is used again", || caller.offset(&topic, 0, -1) == Ok(5));
         kafka.produce(&topic, 0, "after", 5);
@@ -414,28 +467,62 @@ fn a_broker_that_dies_and_returns() {
 }
 
 #[test]
-#[ignore = "two brokers take 600 MB: `tests/run --soak`"]
-fn soak_a_new_leader() {
+fn leaders_die_and_others_lead() {
     let first = Kafka::start();
-    let second = first.join();
+    let second = first.join(2);
+    let third = first.join(3);
     on_both_drivers(|driver| {
         let topic = format!("leader-{driver}");
-        eventually("the second node has joined", || {
+        eventually("the others have joined", || {
             std::panic::catch_unwind(|| first.create_led_by_the_second(&topic)).is_ok()
         });
-        first.produce(&topic, 0, "before", 5);
-        let gateway = gateway(driver, &[first.port, second.port]);
+        first.produce(&topic, 0, "one-", 5);
+        let gateway = gateway(driver, &[first.port, second.port, third.port]);
         let mut session = PubSub::open(gateway.port(), "/kafka");
         let (subscription, _) = session.subscribe(&topic, -2, 1000);
         session.pushed(subscription, 5);
         let mut caller = PubSub::open(gateway.port(), "/kafka");
-        assert_eq!(caller.offset(&topic, 0, -1), Ok(5));
-        second.kill();
-        eventually("the first leads", || caller.offset(&topic, 0, -1) == Ok(5));
-        first.produce(&topic, 0, "after", 5);
-        assert_eq!(texts(&session.pushed(subscription, 5))[0], "after1");
-        assert_eq!(caller.fetch(&topic, 0, 5).map(|messages| messages.len()), Ok(5));
-        second.start_again();
+        let mut end = 5;
+        for (dies, word) in [(&second, "two-"), (&third, "three-")] {
+            assert_eq!(caller.offset(&topic, 0, -1), Ok(end));
+            dies.kill();
+            eventually("another one leads", || caller.offset(&topic, 0, -1) == Ok(end));
+            first.produce(&topic, 0, word, 5);
+            assert_eq!(texts(&session.pushed(subscription, 5))[0], format!("{word}1"));
+            assert_eq!(caller.fetch(&topic, 0, end).map(|messages| messages.len()), Ok(5));
+            end += 5;
+            dies.start_again();
+        }
+    });
+}
+
+#[test]
+#[ignore = "46 MB more of jars: `tests/run --soak`"]
+fn soak_kafka_4_is_served_too() {
+    let kafka = Kafka::of(KAFKA_4);
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "four", driver);
+        kafka.produce(&topic, 0, "m", 5);
+        let sasl = json!({"kafka-proxy": {"sasl": {"username": "u512", "password": "p512", "mechanism": "SCRAM-SHA-512"}}});
+        let routes = [
+            route("kafka", &[kafka.port], None, json!({})),
+            route("secured", &[kafka.sasl_tls_port], Some(json!({"verify": false})), sasl),
+        ];
+        let gateway = Gateway::with_yaml(driver, &yaml(&routes));
+        let mut secured = PubSub::open(gateway.port(), "/secured");
+        assert_eq!(secured.offset(&topic, 0, -1), Ok(5));
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        assert_eq!(session.offset(&topic, 0, -2), Ok(0));
+        assert_eq!(session.fetch(&topic, 0, 2).map(|messages| messages.len()), Ok(3));
+        assert!(session.offset("not-exist", 0, -1).unwrap_err().ends_with("err: not found topic"));
+        let (subscription, _) = session.subscribe(&topic, 3, 100);
+        session.pushed(subscription, 2);
+        kafka.produce(&topic, 0, "later-", 3);
+        assert_eq!(texts(&session.pushed(subscription, 3))[2], "later-3");
+        kafka.kill();
+        assert!(secured.offset(&topic, 0, -1).is_err());
+        kafka.start_again();
+        eventually("the broker is used again", || secured.offset(&topic, 0, -1) == Ok(8));
     });
 }
 

@@ -3,64 +3,16 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::Ordering;
 
+use common::streams::{Echo, connect, listening, listening_tls, listening_udp, mirror, said, said_by_tls};
 use common::*;
 use serde_json::{Value, json};
 
-/// An upstream that says its name to whoever connects, then sends back what it gets, until that ends. Then it says bye.
-struct Echo {
-    port: u16,
-    connections: Arc<AtomicUsize>,
-}
-
-impl Echo {
-    fn start(name: &'static str) -> Echo {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let count = connections.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::SeqCst);
-                std::thread::spawn(move || {
-                    let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
-                    let _ = to.write_all(name.as_bytes());
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.write_all(b"bye");
-                });
-            }
-        });
-        Echo { port, connections }
-    }
-
-    fn upstream(&self) -> Value {
-        json!({"type": "roundrobin", "nodes": {format!("127.0.0.1:{}", self.port): 1}})
-    }
-}
-
 /// A gateway with the Admin API and one plain listener on `ports.proxied`; `more` is more of `apisix`.
 fn gateway(driver: &'static str, more: &str) -> Gateway {
-    let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
-    Setup::new(driver, Source::Embedded).apisix(&format!("{streams}{more}")).start()
-}
-
-fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-/// All that comes after `text` was sent and our side was closed. A reset ends it, too.
-fn said(port: u16, text: &str) -> String {
-    let mut stream = connect(port);
-    let _ = stream.write_all(text.as_bytes());
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+    listening(driver).apisix(more).start()
 }
 
 #[test]
@@ -220,10 +172,8 @@ fn proxy_headers_in_and_out() {
 #[test]
 fn sessions_are_logged() {
     on_both_drivers(|driver| {
-        let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
         let format = "$remote_addr $protocol $status $bytes_sent $bytes_received $upstream_addr $upstream_bytes_received";
-        let gateway = Setup::new(driver, Source::Embedded)
-            .apisix(streams)
+        let gateway = listening(driver)
             .nginx(&format!(
                 "stream: {{enable_access_log: true, access_log_buffer: 1, access_log_format: \"{format}\"}}\n"
             ))
@@ -242,12 +192,9 @@ fn sessions_are_logged() {
 /// With all stream plugins; two cores, one listener, one more with TLS on the port that is returned.
 fn with_plugins(driver: &'static str) -> (Gateway, u16) {
     let secured = free_port();
-    let streams = format!(
-        "proxy_mode: http&stream\nstream_proxy: {{tcp: [\"127.0.0.1:$PROXIED\", {{addr: \"127.0.0.1:{secured}\", tls: true}}]}}\n"
-    );
     let list =
         "stream_plugins: [ip-restriction, limit-conn, mqtt-proxy, syslog, traffic-split, prometheus]\n";
-    (Setup::new(driver, Source::Embedded).apisix(&streams).rest(list).start(), secured)
+    (listening_tls(driver, secured).rest(list).start(), secured)
 }
 
 #[test]
@@ -356,24 +303,6 @@ fn mqtt_clients_are_told_by_their_ids() {
     });
 }
 
-/// What comes on a TLS connection that asks for `sni`, after `text` was sent.
-fn said_by_tls(port: u16, sni: &str, text: &str) -> String {
-    use ringway::transport::trust::{self, Trust};
-    let config = trust::client_config(&Trust::Anyone, None, &[b"mqtt"]).unwrap();
-    let name = rustls::pki_types::ServerName::try_from(sni.to_owned()).unwrap();
-    let client = rustls::ClientConnection::new(config, name).unwrap();
-    let mut stream = rustls::StreamOwned::new(client, connect(port));
-    let mut answer = Vec::new();
-    if stream.write_all(text.as_bytes()).is_ok() {
-        stream.conn.send_close_notify();
-        let _ = stream.flush();
-    }
-    if let Err(error) = stream.read_to_end(&mut answer) {
-        println!("{sni}: {error}");
-    }
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
 #[test]
 fn tls_ends_here_and_its_name_chooses() {
     on_both_drivers(|driver| {
@@ -384,41 +313,24 @@ fn tls_ends_here_and_its_name_chooses() {
         gateway.put("/ssls/1", &pair);
         gateway.put("/stream_routes/1", &json!({"sni": "a.test", "upstream": a.upstream()}));
         gateway.put("/stream_routes/2", &json!({"sni": "*.test", "upstream": b.upstream()}));
-        assert_eq!(said_by_tls(secured, "a.test", "x"), "Axbye");
-        assert_eq!(said_by_tls(secured, "c.b.test", "x"), "Bxbye");
-        assert_eq!(said_by_tls(secured, "other.example", "x"), "", "no certificate");
+        assert_eq!(said_by_tls(secured, "a.test", "x", None), "Axbye");
+        assert_eq!(said_by_tls(secured, "c.b.test", "x", None), "Bxbye");
+        assert_eq!(said_by_tls(secured, "other.example", "x", None), "", "no certificate");
         let upstream = json!({"scheme": "tls", "type": "roundrobin", "nodes": {format!("127.0.0.1:{}", nginx.tls_port): 1}});
         gateway.put("/stream_routes/2", &json!({"sni": "*.test", "upstream": upstream}));
-        let answer = said_by_tls(secured, "c.b.test", "GET / HTTP/1.0\r\n\r\n");
+        let answer = said_by_tls(secured, "c.b.test", "GET / HTTP/1.0\r\n\r\n", None);
         assert!(answer.contains("hello from nginx") && answer.contains("Got-Sni: c.b.test"), "{answer}");
         let asked = json!({"cert": read("server.pem"), "key": read("server.key.pem"), "snis": ["a.test", "*.b.test"], "client": {"ca": read("ca.pem")}});
         gateway.put("/ssls/1", &asked);
-        assert_eq!(said_by_tls(secured, "a.test", "x"), "", "a client certificate is asked for");
+        assert_eq!(said_by_tls(secured, "a.test", "x", None), "", "a client certificate is asked for");
     });
-}
-
-/// A server of datagrams that sends back what it gets, its name before it.
-fn mirror(name: &'static str) -> u16 {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        let mut datagram = [0; 2048];
-        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
-            let _ = socket.send_to(&[name.as_bytes(), &datagram[..length]].concat(), from);
-        }
-    });
-    port
 }
 
 #[test]
 fn datagrams_have_sessions_by_client() {
     on_both_drivers(|driver| {
         let udp = free_port();
-        let streams = format!("proxy_mode: http&stream\nstream_proxy: {{udp: [\"127.0.0.1:{udp}\"]}}\n");
-        let gateway = Setup::new(driver, Source::Embedded)
-            .apisix(&streams)
-            .nginx("stream: {enable_access_log: true, access_log_buffer: 1}\n")
-            .start();
+        let gateway = listening_udp(driver, udp).start();
         let (a, b) = (mirror("A"), mirror("B"));
         let nodes = json!({format!("127.0.0.1:{a}"): 1, format!("127.0.0.1:{b}"): 1});
         let timeout = json!({"connect": 1, "send": 0.3, "read": 0.3});

@@ -8,20 +8,14 @@ use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::streams::{connect, listening};
 use common::*;
 use serde_json::{Value, json};
 
 /// A gateway with the Admin API, the protocols, and a listener on `ports.proxied`.
 fn gateway(driver: &'static str) -> Gateway {
-    let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
     let rest = "xrpc: {protocols: [{name: redis}, {name: pingpong}]}\nstream_plugins: [syslog, prometheus]\n";
-    Setup::new(driver, Source::Embedded).apisix(streams).rest(rest).start()
-}
-
-fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
+    listening(driver).rest(rest).start()
 }
 
 /// Sends bytes and reads until there are as many as expected, or the end.

@@ -35,6 +35,17 @@ def held_idle(gateway, options, case, tls_port):
     }
 
 
+def heard(connection, last, number):
+    """What comes until it ends with `last`."""
+    answer = b""
+    while not answer.endswith(last):
+        piece = connection.recv(4096)
+        if not piece:
+            raise RuntimeError(f"connection {number} was closed after {answer[:80]!r}")
+        answer += piece
+    return answer
+
+
 def hold(gateway, count, tls_port=None, keep=False):
     """Opens `count` connections from several loopback addresses, one request on each."""
     held = []
@@ -47,12 +58,7 @@ def hold(gateway, count, tls_port=None, keep=False):
         if tls_port:
             connection = context.wrap_socket(connection, server_hostname="bench.test")
         connection.sendall(request)
-        answer = b""
-        while not answer.endswith(b"body.\n"):
-            piece = connection.recv(4096)
-            if not piece:
-                raise RuntimeError(f"connection {number} was closed after {answer[:80]!r}")
-            answer += piece
+        heard(connection, b"body.\n", number)
         held.append(connection)
         if number % 2000 == 1999:
             machine.say(f"  {number + 1} connections")

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 
-from . import machine
+from . import machine, memory
 
 # Messages of 100 bytes that one session gets, for each CPU-second of the gateway.
 GOAL = 500_000
@@ -71,12 +71,7 @@ def session(gateway, number=0):
         b"GET /kafka HTTP/1.1\r\nHost: bench.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        piece = client.recv(4096)
-        if not piece:
-            raise RuntimeError(f"session {number} was not opened: {head[:80]!r}")
-        head += piece
+    head = memory.heard(client, b"\r\n\r\n", number)
     if not head.startswith(b"HTTP/1.1 101"):
         raise RuntimeError(f"session {number} was not opened: {head[:80]!r}")
     return client

@@ -69,6 +69,7 @@ pub async fn run(client: &Switched, ex: &mut Exchange, send_ms: u32) {
 impl<'a> Pump<'a> {
     /// Between a client, who has `send_ms` to take a piece, and an upstream, who has `idle_ms` for that.
     pub fn new(client: &'a Switched, upstream: &'a Switched, idle_ms: u64, send_ms: u64) -> Self {
+        client.set_recv_deadline(None);
         Pump {
             up: Way::new(client, upstream, idle_ms),
             down: Way::new(upstream, client, send_ms),
@@ -81,29 +82,30 @@ impl<'a> Pump<'a> {
     /// upstream's socket, and what the client sends winds it up again). An end that comes from one side is passed on to
     /// the other, which may go on; once the upstream has closed, the client has that time for each piece, too.
     pub async fn run(&mut self) -> Ended {
-        self.up.from.set_recv_deadline(None);
-        std::future::poll_fn(|cx| {
-            let (up_bytes, down_done) = (self.up.bytes, self.down.done);
-            let polled = self.down.poll(cx, Some(self.idle_ms));
-            if self.down.bytes > 0 {
-                self.first_down_ms.get_or_insert_with(reactor::now_ms);
-            }
-            match polled {
-                Poll::Ready(Err(End::From(error))) => return Poll::Ready(Ended::Upstream(error)),
-                Poll::Ready(Err(End::To(error))) => return Poll::Ready(Ended::Client(error)),
-                _ => {}
-            }
-            self.up.waiting &= self.down.done == down_done;
-            match self.up.poll(cx, self.down.done.then_some(self.idle_ms)) {
-                Poll::Ready(Err(End::From(error))) => return Poll::Ready(Ended::Client(error)),
-                Poll::Ready(Err(End::To(error))) => return Poll::Ready(Ended::Upstream(error)),
-                _ => {}
-            }
-            // what rings meanwhile finds a new deadline
-            self.down.waiting &= self.up.bytes == up_bytes;
-            if self.up.done && self.down.done { Poll::Ready(Ended::Closed) } else { Poll::Pending }
-        })
-        .await
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// See [`Pump::run`].
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let (up_bytes, down_done) = (self.up.bytes, self.down.done);
+        let polled = self.down.poll(cx, Some(self.idle_ms));
+        if self.down.bytes > 0 {
+            self.first_down_ms.get_or_insert_with(reactor::now_ms);
+        }
+        match polled {
+            Poll::Ready(Err(End::From(error))) => return Poll::Ready(Ended::Upstream(error)),
+            Poll::Ready(Err(End::To(error))) => return Poll::Ready(Ended::Client(error)),
+            _ => {}
+        }
+        self.up.waiting &= self.down.done == down_done;
+        match self.up.poll(cx, self.down.done.then_some(self.idle_ms)) {
+            Poll::Ready(Err(End::From(error))) => return Poll::Ready(Ended::Client(error)),
+            Poll::Ready(Err(End::To(error))) => return Poll::Ready(Ended::Upstream(error)),
+            _ => {}
+        }
+        // what rings meanwhile finds a new deadline
+        self.down.waiting &= self.up.bytes == up_bytes;
+        if self.up.done && self.down.done { Poll::Ready(Ended::Closed) } else { Poll::Pending }
     }
 
     /// Bytes that came from the client.

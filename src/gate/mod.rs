@@ -23,6 +23,7 @@ use crate::limits;
 use crate::live::{Live, LiveUpstream, Plan};
 use crate::mail::ToControl;
 use crate::plugin::{Chain, Host, Phase, Phases};
+use crate::pubsub::meter::Meter;
 use crate::pubsub::{self, System, session};
 use crate::reactor;
 use crate::telemetry::format::LogFormat;
@@ -237,9 +238,11 @@ impl Gate for Core {
             return tunnel::run(&client, ex, send_ms).await;
         }
         let upstream = ex.live_upstream.as_ref().and_then(|up| up.downcast_ref::<LiveUpstream>());
-        let system = upstream.and_then(|upstream| System::of(&self.pubsub, upstream, ex));
+        let metrics = self.host.metrics.borrow().metrics().clone();
+        let system = upstream.and_then(|upstream| System::of(&self.pubsub, upstream, ex, &metrics));
         let Some(system) = system else { return };
-        let sent = session::run(&system, &client, send_ms, &|| self.closes_idle()).await;
+        let meter = Meter::new(&self.host, ex);
+        let sent = session::run(&system, &client, send_ms, &meter, &|| self.closes_idle()).await;
         ex.resp.bytes += sent;
         ex.resp.body_bytes += sent;
     }

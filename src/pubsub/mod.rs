@@ -8,6 +8,7 @@
 pub mod feed;
 pub mod handshake;
 pub mod kafka;
+pub mod meter;
 pub mod session;
 pub mod subscription;
 
@@ -20,6 +21,7 @@ use crate::exchange::Exchange;
 use crate::live::LiveUpstream;
 use crate::mail::messaging::{Batch, Outcome};
 use crate::model::Scheme;
+use crate::telemetry::metrics::Metrics;
 use crate::wire::pubsub::{Answer, Command};
 
 use subscription::Subscription;
@@ -52,9 +54,14 @@ pub type Pending = Pin<Box<dyn Future<Output = Outcome<Reply>>>>;
 
 impl System {
     /// That of an upstream; `None` where its scheme is none of a messaging system.
-    pub fn of(hub: &Rc<Hub>, upstream: &LiveUpstream, ex: &Exchange) -> Option<System> {
+    pub fn of(
+        hub: &Rc<Hub>,
+        upstream: &LiveUpstream,
+        ex: &Exchange,
+        metrics: &Arc<Metrics>,
+    ) -> Option<System> {
         match upstream.conf.scheme {
-            Scheme::Kafka => Some(System::Kafka(kafka::Kafka::new(hub, upstream, ex))),
+            Scheme::Kafka => Some(System::Kafka(kafka::Kafka::new(hub, upstream, ex, metrics))),
             _ => None,
         }
     }

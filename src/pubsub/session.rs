@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::meter::{Meter, Subscribed};
 use super::subscription::Subscription;
 use super::{Pending, Reply, System};
 use crate::conn::Switched;
@@ -25,11 +26,12 @@ use crate::wire::websocket::{
 struct Session<'a> {
     client: &'a Switched,
     system: &'a System,
+    meter: &'a Meter,
     reader: Reader,
     /// The command under way, and its sequence.
     pending: Option<(i64, Pending)>,
     /// Each with the sequence of its command.
-    subscriptions: Vec<(i64, Subscription)>,
+    subscriptions: Vec<(i64, Subscription, Subscribed<'a>)>,
     /// Where the search for a subscription with messages begins: none of them comes before its turn.
     turn: usize,
     /// When the client was last heard, ms.
@@ -68,11 +70,18 @@ enum End {
 
 /// Serves the client of a WebSocket until it leaves, or `draining` says that it must. `send_ms` is how long it may take
 /// no bytes. Gives the number of bytes sent.
-pub async fn run(system: &System, client: &Switched, send_ms: u32, draining: &dyn Fn() -> bool) -> u64 {
+pub async fn run(
+    system: &System,
+    client: &Switched,
+    send_ms: u32,
+    meter: &Meter,
+    draining: &dyn Fn() -> bool,
+) -> u64 {
     let now_ms = reactor::now_ms();
     let mut session = Session {
         client,
         system,
+        meter,
         reader: Reader::new(limits::PUBSUB_MESSAGE),
         pending: None,
         subscriptions: Vec::new(),
@@ -191,7 +200,7 @@ impl Session<'_> {
             },
             Command::Unsubscribe(unsubscribe) => match self.place_of(unsubscribe.subscription) {
                 Some(at) => {
-                    let (_, subscription) = self.subscriptions.swap_remove(at);
+                    let (_, subscription, _) = self.subscriptions.swap_remove(at);
                     self.answer(sequence, Answer::Unsubscribe(Offset { offset: subscription.next }));
                 }
                 None => self.error(sequence, "unknown subscription"),
@@ -222,7 +231,7 @@ impl Session<'_> {
 
     /// Where the subscription of this sequence is.
     fn place_of(&self, subscription: i64) -> Option<usize> {
-        self.subscriptions.iter().position(|(sequence, _)| *sequence == subscription)
+        self.subscriptions.iter().position(|(sequence, ..)| *sequence == subscription)
     }
 
     fn done(&mut self, sequence: i64, outcome: Outcome<Reply>) {
@@ -230,11 +239,12 @@ impl Session<'_> {
             Ok(Reply::Answer(answer)) => self.answer(sequence, answer),
             Ok(Reply::Batch(batch)) => {
                 let whole = batch.cut(batch.from, usize::MAX, usize::MAX);
+                self.meter.fetched(whole.count);
                 self.messages(sequence, whole.bytes);
             }
             Ok(Reply::Subscribed(subscription)) => {
                 self.answer(sequence, Answer::KafkaSubscribe(Offset { offset: subscription.next }));
-                self.subscriptions.push((sequence, *subscription));
+                self.subscriptions.push((sequence, *subscription, self.meter.subscription()));
             }
             Err(reason) => self.error(sequence, &reason),
         }
@@ -243,7 +253,10 @@ impl Session<'_> {
     fn push(&mut self, at: usize, outcome: Outcome<Cut>) {
         let sequence = self.subscriptions[at].0;
         match outcome {
-            Ok(cut) => self.messages(sequence, cut.bytes),
+            Ok(cut) => {
+                self.meter.pushed(cut.count);
+                self.messages(sequence, cut.bytes);
+            }
             Err(reason) => {
                 self.subscriptions.swap_remove(at);
                 self.error(sequence, &reason);

@@ -2,11 +2,13 @@
 //! `stream_log_phase`). [`serve`] is the first page to read, [`proxy`] finds and reaches the upstream, [`xrpc`] serves those
 //! that speak one of the [`protocols`].
 
+pub mod meter;
 pub mod protocols;
 pub mod proxy;
 pub mod udp;
 pub mod xrpc;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -20,9 +22,9 @@ use crate::live::LiveUpstream;
 use crate::live::streams::StreamPlan;
 use crate::plugin::Phase;
 use crate::reactor;
-use crate::telemetry::families::{STREAM_ACTIVE, STREAM_BANDWIDTH};
-use crate::telemetry::metrics::SeriesId;
 use crate::transport::Stream;
+
+use meter::{Meter, Moved};
 
 /// The listener that a session came by.
 #[derive(Clone, Copy, Debug)]
@@ -47,40 +49,14 @@ pub async fn serve(core: Rc<Core>, stream: Rc<Stream>, facts: Rc<Facts>, listene
     let mut ex = core.take(&facts, Client::Raw(stream.clone()));
     ex.session =
         Some(Box::new(Session { protocol: "TCP", listener: Some(listened.address), ..Session::default() }));
-    let _active = Active::new(&core, listened);
+    let meter = Meter::new(&core, listened);
     believe_balancer(&core, &mut ex);
-    let outcome = Box::pin(road(&core, &mut ex, &stream, listened)).await;
+    let outcome = Box::pin(road(&core, &mut ex, &stream, listened, &meter)).await;
     ex.resp.head.status = outcome.err().map_or(200, |Refused(status)| status);
     drop(stream);
     finish(&core, &mut ex);
+    meter.tell(Moved::of(&ex));
     core.give_back(ex);
-}
-
-/// Counts a session as active from its begin to its end, however it ends, while the operator has the metrics of layer 4.
-struct Active {
-    core: Rc<Core>,
-    series: Option<SeriesId>,
-}
-
-impl Active {
-    fn new(core: &Rc<Core>, listened: Listened) -> Active {
-        let counts = core.live.borrow().enables_stream_plugin("prometheus");
-        let mut metrics = core.host.metrics.borrow_mut();
-        let listener = listened.address.to_string();
-        let series = counts.then(|| metrics.series(STREAM_ACTIVE, &[listener.as_bytes()])).flatten();
-        if let Some(series) = series {
-            metrics.add(series, 1);
-        }
-        Active { core: core.clone(), series }
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        if let Some(series) = self.series {
-            self.core.host.metrics.borrow().take_one(series);
-        }
-    }
 }
 
 /// The phases, top to bottom. `Err`: the session is closed.
@@ -89,6 +65,7 @@ async fn road(
     ex: &mut Exchange,
     stream: &Rc<Stream>,
     listened: Listened,
+    meter: &Meter,
 ) -> Result<(), Refused> {
     verify_client(core, ex)?;
     let plan = match_route(core, ex)?;
@@ -99,10 +76,10 @@ async fn road(
     }
     preread(core, ex, &plan).await?;
     if plan.route.value.protocol.is_some() {
-        return Box::pin(xrpc::session::run(core, ex, stream, &plan, listened)).await;
+        return Box::pin(xrpc::session::run(core, ex, stream, &plan, listened, meter)).await;
     }
     let reached = proxy::reach(core, ex, &plan.destination, listened).await?;
-    pump(ex, stream.clone(), reached).await;
+    pump(ex, stream.clone(), reached, meter).await;
     Ok(())
 }
 
@@ -153,11 +130,16 @@ async fn preread(core: &Core, ex: &mut Exchange, plan: &StreamPlan) -> Result<()
 }
 
 /// Bytes both ways, to the end.
-async fn pump(ex: &mut Exchange, client: Rc<Stream>, reached: proxy::Reached) {
+async fn pump(ex: &mut Exchange, client: Rc<Stream>, reached: proxy::Reached, meter: &Meter) {
     let idle_ms = reached.idle_ms;
     let (client, upstream) = (Switched::H1(client), Switched::H1(reached.stream));
     let mut pump = Pump::new(&client, &upstream, idle_ms, idle_ms);
-    let ended = pump.run().await;
+    let ended = poll_fn(|cx| {
+        let polled = pump.poll(cx);
+        meter.moved(Moved::pumped(pump.up_bytes(), pump.down_bytes()));
+        polled
+    })
+    .await;
     let began_ms = ex.upstream.attempts.last().map_or(0, |attempt| attempt.began_ms);
     let (up, down) = (pump.up_bytes(), pump.down_bytes());
     if let Some(session) = &mut ex.session {
@@ -197,28 +179,7 @@ fn finish(core: &Core, ex: &mut Exchange) {
         plan.chain.log(ex, &core.host, None);
     }
     ex.held.clear();
-    count_bytes(core, ex);
     if let Some(access) = &core.stream_access {
         write_access_line(&mut access.borrow_mut(), ex);
-    }
-}
-
-/// `stream_bandwidth`: what both sides have sent and got.
-fn count_bytes(core: &Core, ex: &Exchange) {
-    let Some(session) = ex.session.as_deref() else { return };
-    let Some(listener) = session.listener.filter(|_| core.live.borrow().enables_stream_plugin("prometheus"))
-    else {
-        return;
-    };
-    let listener = listener.to_string();
-    let mut metrics = core.host.metrics.borrow_mut();
-    let came = ex.upstream.attempts.last().map_or(0, |attempt| attempt.bytes);
-    for (kind, side, bytes) in [
-        ("ingress", "downstream", session.received),
-        ("egress", "downstream", ex.resp.bytes),
-        ("egress", "upstream", session.upstream_sent),
-        ("ingress", "upstream", came),
-    ] {
-        metrics.count(STREAM_BANDWIDTH, &[listener.as_bytes(), kind.as_bytes(), side.as_bytes()], bytes);
     }
 }

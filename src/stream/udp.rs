@@ -11,7 +11,8 @@ use std::task::Poll;
 
 use ahash::AHashMap;
 
-use super::{Active, GAVE_UP, Listened, NO_UPSTREAM, Refused, finish, match_route, preread};
+use super::meter::{Meter, Moved};
+use super::{GAVE_UP, Listened, NO_UPSTREAM, Refused, finish, match_route, preread};
 use crate::conn::Gate;
 use crate::exchange::{Client, Exchange, Facts, Session};
 use crate::gate::proxy::{announce, pick, resolved};
@@ -134,14 +135,15 @@ async fn session(door: Rc<Door>, peer: Rc<Peer>, client: SocketAddr, to: Option<
     let session = Session { protocol: "UDP", listener: Some(door.address), ..Session::default() };
     ex.session = Some(Box::new(session));
     let listened = Listened { address: door.address, proxy_protocol_to_upstream: false };
-    let _active = Active::new(&core, listened);
-    let outcome = Box::pin(road(&door, &peer, &mut ex, client, to)).await;
+    let meter = Meter::new(&core, listened);
+    let outcome = Box::pin(road(&door, &peer, &mut ex, &meter, client, to)).await;
     door.sessions.borrow_mut().remove(&client);
     ex.resp.head.status = outcome.err().map_or(200, |Refused(status)| status);
     if let Some(session) = &mut ex.session {
         (session.received, session.upstream_sent) = (peer.received.get(), peer.sent_up.get());
     }
     finish(&core, &mut ex);
+    meter.tell(Moved::of(&ex));
     core.give_back(ex);
 }
 
@@ -150,6 +152,7 @@ async fn road(
     door: &Door,
     peer: &Peer,
     ex: &mut Exchange,
+    meter: &Meter,
     client: SocketAddr,
     to: Option<IpAddr>,
 ) -> Result<(), Refused> {
@@ -180,7 +183,12 @@ async fn road(
         true => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
         false => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
     };
-    let socket = bind_udp(any, false).and_then(UdpSocket::from_std).map(Rc::new).map_err(|error| {
+    // connected, so that a node where nobody listens is heard of: the client's next datagram goes to another one
+    let connected = bind_udp(any, false).and_then(|socket| {
+        socket.connect(picked.addr)?;
+        UdpSocket::from_std(socket)
+    });
+    let socket = connected.map(Rc::new).map_err(|error| {
         log::error!("a UDP session of {client} has no socket: {error}");
         NO_UPSTREAM
     })?;
@@ -190,7 +198,7 @@ async fn road(
         .conf
         .timeout
         .map_or(core.config.streams.timeout_ms, |own| u64::from(own.read_ms.max(own.send_ms)));
-    let answers = Answers { door, peer, socket: &socket, from: picked.addr, client, to, idle_ms };
+    let answers = Answers { door, peer, meter, socket: &socket, from: picked.addr, client, to, idle_ms };
     if let Err(error) = answers.pass_on(ex).await {
         log::info!("a UDP session of {client} ended with its upstream: {error}");
         passive::failed(core, &upstream, picked.node, Failure::Error);
@@ -203,6 +211,7 @@ async fn road(
 struct Answers<'a> {
     door: &'a Door,
     peer: &'a Peer,
+    meter: &'a Meter,
     socket: &'a UdpSocket,
     from: SocketAddr,
     client: SocketAddr,
@@ -252,5 +261,7 @@ impl Answers<'_> {
         if self.door.socket.send(&transmit(self.client, self.to, datagram)).is_ok() {
             ex.resp.bytes += datagram.len() as u64;
         }
+        let (received, sent_up) = (self.peer.received.get(), self.peer.sent_up.get());
+        self.meter.moved(Moved { received, sent_up, ..Moved::of(ex) });
     }
 }

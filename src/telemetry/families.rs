@@ -52,6 +52,14 @@ pub const STREAM_BANDWIDTH: FamilyId = FamilyId(6);
 pub const REDIS_COMMANDS: FamilyId = FamilyId(7);
 /// `redis_commands_latency_seconds`
 pub const REDIS_LATENCY: FamilyId = FamilyId(8);
+/// `pubsub_active_sessions`
+pub const PUBSUB_SESSIONS: FamilyId = FamilyId(9);
+/// `pubsub_active_subscriptions`
+pub const PUBSUB_SUBSCRIPTIONS: FamilyId = FamilyId(10);
+/// `pubsub_messages_total`
+pub const PUBSUB_MESSAGES: FamilyId = FamilyId(11);
+/// `pubsub_fetches_total`
+pub const PUBSUB_FETCHES: FamilyId = FamilyId(12);
 
 /// APISIX's buckets of the latency of Redis commands, s (apisix/stream/xrpc/protocols/redis/metrics.lua).
 const REDIS_BUCKETS_S: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
@@ -80,7 +88,7 @@ pub(super) enum Buckets {
 }
 
 /// All of them, each at the place that its id names.
-pub(super) const FAMILIES: [Told; 9] = [
+pub(super) const FAMILIES: [Told; 13] = [
     Told {
         name: "http_status",
         help: "HTTP status codes per service in APISIX",
@@ -144,5 +152,33 @@ pub(super) const FAMILIES: [Told; 9] = [
         kind: Kind::Histogram,
         buckets: Buckets::Fixed(&REDIS_BUCKETS_S),
         labels: "route command",
+    },
+    Told {
+        name: "pubsub_active_sessions",
+        help: "Number of publish and subscribe sessions currently open per route",
+        kind: Kind::Gauge,
+        buckets: Buckets::None,
+        labels: "route",
+    },
+    Told {
+        name: "pubsub_active_subscriptions",
+        help: "Number of subscriptions of publish and subscribe sessions currently open per route",
+        kind: Kind::Gauge,
+        buckets: Buckets::None,
+        labels: "route",
+    },
+    Told {
+        name: "pubsub_messages_total",
+        help: "Total number of messages sent to clients of publish and subscribe, fetched or pushed",
+        kind: Kind::Counter,
+        buckets: Buckets::None,
+        labels: "route type",
+    },
+    Told {
+        name: "pubsub_fetches_total",
+        help: "Total number of fetches from the brokers behind publish and subscribe",
+        kind: Kind::Counter,
+        buckets: Buckets::None,
+        labels: "system topic",
     },
 ];

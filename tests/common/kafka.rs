@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::{free_port, python};
 
-/// Where `tests/run` puts Kafka's jars.
-const JARS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kafka-3.9/lib/*");
+/// Which of the releases that `tests/run` gathers.
+pub const KAFKA_3: &str = "3.9";
+/// The newer one, which knows fewer old versions of calls.
+pub const KAFKA_4: &str = "4.1";
 
 const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests");
 
@@ -28,6 +30,9 @@ pub struct Kafka {
     pub tls_port: u16,
     /// With both.
     pub sasl_tls_port: u16,
+    /// With TLS, for clients that show a certificate of our authority.
+    pub mtls_port: u16,
+    release: &'static str,
     /// The first is the controller, too.
     node: u32,
     controller: u16,
@@ -49,15 +54,20 @@ impl Kafka {
 
     /// One of its own, for a test that kills it.
     pub fn start() -> Kafka {
-        Kafka::node(1, free_port())
+        Kafka::of(KAFKA_3)
     }
 
-    /// A second one of the same cluster.
-    pub fn join(&self) -> Kafka {
-        Kafka::node(2, self.controller)
+    /// Of this release.
+    pub fn of(release: &'static str) -> Kafka {
+        Kafka::node(release, 1, free_port())
     }
 
-    fn node(node: u32, controller: u16) -> Kafka {
+    /// Another one of the same cluster, with this number.
+    pub fn join(&self, node: u32) -> Kafka {
+        Kafka::node(self.release, node, self.controller)
+    }
+
+    fn node(release: &'static str, node: u32, controller: u16) -> Kafka {
         let port = free_port();
         let name = format!("ringway-kafka-{}-{port}", std::process::id());
         let kafka = Kafka {
@@ -65,6 +75,8 @@ impl Kafka {
             sasl_port: free_port(),
             tls_port: free_port(),
             sasl_tls_port: free_port(),
+            mtls_port: free_port(),
+            release,
             node,
             controller,
             folder: std::env::temp_dir().join(name),
@@ -117,16 +129,24 @@ impl Kafka {
     }
 
     fn java(&self, class: &str, mebibytes: u32) -> Command {
+        let jars = format!("{}/kafka-{}/lib/*", env!("CARGO_TARGET_TMPDIR"), self.release);
         let mut java = Command::new("java");
-        java.args([&format!("-Xmx{mebibytes}m"), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", JARS])
-            .arg(class)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+        java.args([
+            &format!("-Xmx{mebibytes}m"),
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-cp",
+            &jars,
+        ])
+        .arg(class)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
         java
     }
 
     fn properties(&self) -> String {
-        let Kafka { port, sasl_port, tls_port, sasl_tls_port, node, controller, folder, .. } = self;
+        let Kafka { port, sasl_port, tls_port, sasl_tls_port, mtls_port, node, controller, folder, .. } =
+            self;
         let (roles, listens) = match node {
             1 => ("broker,controller", format!("CONTROLLER://127.0.0.1:{controller},")),
             _ => ("broker", String::new()),
@@ -136,9 +156,11 @@ impl Kafka {
             "process.roles={roles}\nnode.id={node}\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
              controller.listener.names=CONTROLLER\n\
              listeners={listens}PLAINTEXT://127.0.0.1:{port},\
-             SASL://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port},SASLSSL://127.0.0.1:{sasl_tls_port}\n\
+             SASL://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port},SASLSSL://127.0.0.1:{sasl_tls_port},\
+             MTLS://127.0.0.1:{mtls_port}\n\
              listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,\
-             SSL:SSL,SASLSSL:SASL_SSL\n\
+             SSL:SSL,SASLSSL:SASL_SSL,MTLS:SSL\n\
+             listener.name.mtls.ssl.client.auth=required\n\
              inter.broker.listener.name=PLAINTEXT\nlog.dirs={folder}/data\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
@@ -166,10 +188,10 @@ impl Kafka {
         python("kafka.py", &[&self.address(), &"create", &topic, &partitions]);
     }
 
-    /// The same with one partition that the second node leads while it lives.
+    /// The same with one partition on three nodes; the second one leads it while it lives.
     #[track_caller]
     pub fn create_led_by_the_second(&self, topic: &str) {
-        python("kafka.py", &[&self.address(), &"create", &topic, &1, &2, &1]);
+        python("kafka.py", &[&self.address(), &"create", &topic, &1, &2, &3, &1]);
     }
 
     /// Produces `prefix1`, `prefix2`, … to a partition, by librdkafka, and waits until they are there.

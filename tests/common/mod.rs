@@ -10,12 +10,13 @@ mod kafka;
 pub mod pubsub;
 mod pki;
 mod servers;
+pub mod streams;
 mod upstream;
 
 pub use client::{Client, Response, ask, get, request};
 pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
 pub use h2_client::with_h2;
-pub use kafka::Kafka;
+pub use kafka::{KAFKA_4, Kafka};
 pub use pki::Pki;
 pub use servers::{Etcd, Nginx, Redis, redis_cli};
 pub use upstream::{Conn, Request, Upstream, ok};

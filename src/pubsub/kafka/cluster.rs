@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::counts::Counts;
 use super::encode::{Trouble, batch};
 use super::tail::Tail;
 use super::{EARLIEST, LATEST};
@@ -44,6 +45,7 @@ pub struct Cluster {
     /// Calls under way or in line.
     calls: Cell<usize>,
     used: Cell<Instant>,
+    pub(super) counts: Rc<Counts>,
 }
 
 #[derive(Default)]
@@ -67,7 +69,7 @@ const fn ms(ms: u64) -> Duration {
 
 impl Cluster {
     /// Nothing is connected before something is wanted.
-    pub fn new(conf: Arc<messaging::Cluster>) -> Cluster {
+    pub fn new(conf: Arc<messaging::Cluster>, counts: Rc<Counts>) -> Cluster {
         Cluster {
             conf,
             client: Mutex::default(),
@@ -77,6 +79,7 @@ impl Cluster {
             turns: Semaphore::new(limits::KAFKA_IN_FLIGHT),
             calls: Cell::new(0),
             used: Cell::new(Instant::now()),
+            counts,
         }
     }
 
@@ -101,6 +104,7 @@ impl Cluster {
             partition.fetch_records(offset, 0..limits::KAFKA_FETCH_BYTES, 0).await
         };
         let (records, _) = self.call(place, fetch).await?;
+        self.counts.fetched(&place.topic);
         Ok(Arc::new(batch(offset, records)))
     }
 

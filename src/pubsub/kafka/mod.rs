@@ -4,6 +4,7 @@
 //! that are encoded already. What is here runs on a core.
 
 mod cluster;
+mod counts;
 mod encode;
 mod tail;
 mod thread;
@@ -23,6 +24,7 @@ use crate::exchange::Exchange;
 use crate::limits;
 use crate::live::LiveUpstream;
 use crate::mail::messaging::{Ask, Cluster, Outcome, Place, ToKafka};
+use crate::telemetry::metrics::Metrics;
 use crate::wire::pubsub::{Answer, Command, Offset};
 
 /// Kafka's port, for nodes that name none.
@@ -52,7 +54,13 @@ pub struct Kafka {
 
 impl Kafka {
     /// The brokers are the upstream's nodes, the login is what a plugin has put into the exchange.
-    pub fn new(hub: &Rc<super::Hub>, upstream: &LiveUpstream, ex: &Exchange) -> Kafka {
+    pub fn new(
+        hub: &Rc<super::Hub>,
+        upstream: &LiveUpstream,
+        ex: &Exchange,
+        metrics: &Arc<Metrics>,
+    ) -> Kafka {
+        thread::start(metrics);
         let conf = &upstream.conf;
         let brokers = conf.nodes.iter().map(|node| {
             let port = node.port.unwrap_or(PORT);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rskafka::client::partition::{OffsetAt, PartitionClient};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::Cluster;
 use super::encode::{Trouble, batch};
@@ -37,16 +37,20 @@ impl Tail {
     /// for; a partition that is gone ends it.
     pub async fn run(self: Rc<Self>, cluster: Rc<Cluster>, place: Place) {
         let mut leader = None;
+        let mut since = None;
         loop {
             self.cores.borrow_mut().retain(|core| !core.is_closed());
             if self.cores.borrow().is_empty() {
                 cluster.tails.borrow_mut().remove(&place);
                 return;
             }
-            let Err(trouble) = self.step(&cluster, &place, &mut leader).await else { continue };
-            let has_begun = self.next.get().is_some();
+            let Err(trouble) = self.step(&cluster, &place, &mut leader).await else {
+                since = None;
+                continue;
+            };
+            let lost = since.get_or_insert_with(Instant::now).elapsed();
             match trouble {
-                Trouble::Unreachable | Trouble::Broken(_) if has_begun => {
+                Trouble::Unreachable | Trouble::Broken(_) if self.may_return(lost) => {
                     log::info!(
                         "partition {} of {} is tried again: {trouble:?}",
                         place.partition,
@@ -70,6 +74,12 @@ impl Tail {
         }
     }
 
+    /// Brokers that cannot be reached since `lost` are waited for: where nothing was followed yet, and after too long, the
+    /// subscribers are told instead.
+    fn may_return(&self, lost: Duration) -> bool {
+        self.next.get().is_some() && lost < Duration::from_millis(limits::KAFKA_GONE_MS)
+    }
+
     /// One fetch, and what must be before it.
     async fn step(
         &self,
@@ -91,6 +101,7 @@ impl Tail {
         };
         let fetch = leader.fetch_records(next, 1..limits::KAFKA_FETCH_BYTES, limits::KAFKA_TAIL_WAIT_MS);
         let (records, _) = timeout(patience, fetch).await.map_err(late)??;
+        cluster.counts.fetched(&place.topic);
         if !records.is_empty() {
             let batch = Arc::new(batch(next, records));
             self.next.set(Some(batch.next));
@@ -104,5 +115,19 @@ impl Tail {
         for core in &*self.cores.borrow() {
             let _ = core.try_send(news.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_waited_for_but_not_for_ever() {
+        let tail = Tail::default();
+        assert!(!tail.may_return(Duration::ZERO), "nobody has seen it yet");
+        tail.next.set(Some(7));
+        assert!(tail.may_return(Duration::from_millis(limits::KAFKA_GONE_MS - 1)));
+        assert!(!tail.may_return(Duration::from_millis(limits::KAFKA_GONE_MS)));
     }
 }

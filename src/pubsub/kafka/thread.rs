@@ -10,34 +10,42 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::cluster::Cluster;
+use super::counts::Counts;
 use crate::limits;
 use crate::mail::messaging::{self, Ask, Outcome, ToKafka};
 use crate::reactor::nice;
+use crate::telemetry::metrics::Metrics;
+
+/// It outlives the cores of a reload, and is not there before a route needs it.
+static MAIL: OnceLock<Option<mpsc::Sender<ToKafka>>> = OnceLock::new();
+
+/// A route needs it; it counts in `metrics`.
+pub fn start(metrics: &Arc<Metrics>) {
+    MAIL.get_or_init(|| begin(metrics.clone()));
+}
 
 /// Mails it something.
 ///
 /// # Errors
 /// Its mail is full, or the host gave no thread.
 pub fn mail(message: ToKafka) -> Outcome<()> {
-    // it outlives the cores of a reload, and is not there before a route needs it
-    static MAIL: OnceLock<Option<mpsc::Sender<ToKafka>>> = OnceLock::new();
-    let sender = MAIL.get_or_init(start).as_ref().ok_or("no thread for Kafka")?;
+    let sender = MAIL.get().and_then(Option::as_ref).ok_or("no thread for Kafka")?;
     sender.try_send(message).map_err(|_| "too many requests to Kafka are under way".into())
 }
 
-fn start() -> Option<mpsc::Sender<ToKafka>> {
+fn begin(metrics: Arc<Metrics>) -> Option<mpsc::Sender<ToKafka>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let (sender, inbox) = mpsc::channel(limits::KAFKA_MAIL);
     let run = move || {
         nice::stand_back(10);
-        LocalSet::new().block_on(&runtime, run(inbox));
+        LocalSet::new().block_on(&runtime, run(inbox, Counts::new(metrics)));
     };
     std::thread::Builder::new().name("kafka".into()).spawn(run).ok()?;
     Some(sender)
 }
 
-async fn run(mut inbox: mpsc::Receiver<ToKafka>) {
-    let clusters = Clusters::default();
+async fn run(mut inbox: mpsc::Receiver<ToKafka>, counts: Counts) {
+    let clusters = Clusters { all: RefCell::default(), counts: Rc::new(counts) };
     let pause = Duration::from_millis(limits::KAFKA_IDLE_MS / 5);
     loop {
         match tokio::time::timeout(pause, inbox.recv()).await {
@@ -48,17 +56,22 @@ async fn run(mut inbox: mpsc::Receiver<ToKafka>) {
     }
 }
 
-#[derive(Default)]
-struct Clusters(RefCell<HashMap<Arc<messaging::Cluster>, Rc<Cluster>>>);
+struct Clusters {
+    all: RefCell<HashMap<Arc<messaging::Cluster>, Rc<Cluster>>>,
+    counts: Rc<Counts>,
+}
 
 impl Clusters {
     fn take(&self, ToKafka { cluster, place, ask }: ToKafka) {
-        if self.0.borrow().len() >= limits::KAFKA_CLUSTERS {
+        if self.all.borrow().len() >= limits::KAFKA_CLUSTERS {
             self.forget_idle(0);
         }
         let cluster = {
-            let mut clusters = self.0.borrow_mut();
-            clusters.entry(cluster.clone()).or_insert_with(|| Rc::new(Cluster::new(cluster))).clone()
+            let mut clusters = self.all.borrow_mut();
+            clusters
+                .entry(cluster.clone())
+                .or_insert_with(|| Rc::new(Cluster::new(cluster, self.counts.clone())))
+                .clone()
         };
         match ask {
             Ask::Feed(core) => cluster.feed(place, core),
@@ -79,6 +92,6 @@ impl Clusters {
 
     /// Forgets clusters that nothing was wanted of for `idle_ms`.
     fn forget_idle(&self, idle_ms: u64) {
-        self.0.borrow_mut().retain(|_, cluster| cluster.is_in_use(idle_ms));
+        self.all.borrow_mut().retain(|_, cluster| cluster.is_in_use(idle_ms));
     }
 }

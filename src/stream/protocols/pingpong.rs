@@ -41,6 +41,8 @@ pub const SPEC: Spec = Spec {
 };
 
 const HEAD: usize = 10;
+/// Bytes of a service's name.
+const SERVICE: usize = 4;
 const HEARTBEAT: u8 = 1;
 const FOR_SERVICE: u8 = 4;
 
@@ -65,14 +67,30 @@ struct Connection {
     bodies: Vec<(usize, u64)>,
 }
 
-/// Type, number, length of the body.
-fn head(bytes: &[u8]) -> Result<Option<(u8, u64, usize)>, Broken> {
+/// What a head says.
+struct Head {
+    kind: u8,
+    id: u64,
+    /// Its own length.
+    bytes: usize,
+    body: usize,
+}
+
+/// `None`: it has not come whole.
+fn head(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     let seen = bytes.len().min(2);
     if bytes[..seen] != b"pp"[..seen] {
         return Broken::because(format!("invalid magic number: {}", bytes[..seen].escape_ascii()));
     }
     let Some(&[_, _, kind, high, low, _, a, b, c, d]) = bytes.first_chunk::<HEAD>() else { return Ok(None) };
-    Ok(Some((kind, u64::from(u16::from_be_bytes([high, low])), u32::from_be_bytes([a, b, c, d]) as usize)))
+    let named = if kind == FOR_SERVICE { SERVICE } else { 0 };
+    let (id, body) = (u64::from(u16::from_be_bytes([high, low])), u32::from_be_bytes([a, b, c, d]) as usize);
+    Ok((bytes.len() >= HEAD + named).then_some(Head { kind, id, bytes: HEAD + named, body }))
+}
+
+/// Sends it back.
+fn heartbeat(bytes: &[u8]) -> Verdict {
+    Verdict::Answer { bytes: HEAD, answer: bytes[..HEAD].to_vec(), last: false }
 }
 
 impl Session for Connection {
@@ -87,17 +105,13 @@ impl Session for Connection {
             self.body -= here;
             return Ok(Verdict::Pass(Pass { bytes: here, whole: self.body == 0, to: self.to, late: None }));
         }
-        let Some((kind, id, body)) = head(bytes)? else { return Ok(Verdict::More) };
+        let Some(Head { kind, id, bytes: head_bytes, body }) = head(bytes)? else { return Ok(Verdict::More) };
         if kind == HEARTBEAT {
-            return Ok(Verdict::Answer { bytes: HEAD, answer: bytes[..HEAD].to_vec(), last: false });
-        }
-        let named = if kind == FOR_SERVICE { 4 } else { 0 };
-        if bytes.len() < HEAD + named {
-            return Ok(Verdict::More);
+            return Ok(heartbeat(bytes));
         }
         self.to = To::Own;
         if kind == FOR_SERVICE {
-            let service = &bytes[HEAD..HEAD + named];
+            let service = &bytes[HEAD..head_bytes];
             let service = service.split(|byte| *byte == 0).next().unwrap_or_default();
             let is_meant =
                 |route: &Subordinate| route.conf["service"].as_str().map(str::as_bytes) == Some(service);
@@ -105,10 +119,10 @@ impl Session for Connection {
         }
         if !calls.has(id) {
             let mut call = Call::new(id, &[kind], calls.now);
-            call.vars.push(("rpc_len", (HEAD + named + body).to_string().into_bytes()));
+            call.vars.push(("rpc_len", (head_bytes + body).to_string().into_bytes()));
             calls.begin(call);
         }
-        let whole = HEAD + named + body;
+        let whole = head_bytes + body;
         let here = whole.min(bytes.len());
         self.body = whole - here;
         let late = self.delays.iter().find(|(of, _)| *of == kind).map(|(_, late_ms)| (0, *late_ms));
@@ -119,16 +133,12 @@ impl Session for Connection {
         self.bodies.resize(self.bodies.len().max(link + 1), (0, 0));
         let mut head_bytes = 0;
         if self.bodies[link].0 == 0 {
-            let Some((kind, id, body)) = head(bytes)? else { return Ok(Verdict::More) };
-            if kind == HEARTBEAT {
-                return Ok(Verdict::Answer { bytes: HEAD, answer: bytes[..HEAD].to_vec(), last: false });
+            let Some(head) = head(bytes)? else { return Ok(Verdict::More) };
+            if head.kind == HEARTBEAT {
+                return Ok(heartbeat(bytes));
             }
-            let named = if kind == FOR_SERVICE { 4 } else { 0 };
-            if bytes.len() < HEAD + named {
-                return Ok(Verdict::More);
-            }
-            head_bytes = HEAD + named;
-            self.bodies[link] = (body, id);
+            head_bytes = head.bytes;
+            self.bodies[link] = (head.body, head.id);
         }
         let (left, id) = &mut self.bodies[link];
         let here = (*left).min(bytes.len() - head_bytes);

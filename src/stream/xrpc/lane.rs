@@ -246,7 +246,6 @@ impl Lane {
         if !in_time {
             log::warn!("a client takes its answers too slowly for a connection that it shares");
             inbox.gone.set(true);
-            inbox.broken.set(true);
             inbox.wake();
         }
     }
@@ -290,19 +289,25 @@ impl Seat {
     /// Answers.
     ///
     /// # Errors
-    /// `ConnectionReset`: the rest of an answer never comes. `TimedOut` is none of them.
+    /// `ConnectionReset`: the rest of an answer never comes.
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        if self.inbox.broken.get() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
+        // also for a session that goes on to send: it must hear that it is cut off
+        self.inbox.session.replace(Some(cx.waker().clone()));
         if let Some(chunk) = self.inbox.take() {
             if self.lane.held_up.get() {
                 self.lane.wake_reader();
             }
             return Poll::Ready(Ok(chunk));
         }
-        self.inbox.session.replace(Some(cx.waker().clone()));
+        if self.inbox.broken.get() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         Poll::Pending
+    }
+
+    /// The session was too slow, and gets nothing more.
+    pub fn is_cut_off(&self) -> bool {
+        self.inbox.gone.get()
     }
 
     /// Nothing comes from here any more.

@@ -17,6 +17,7 @@ use crate::limits;
 use crate::live::LiveUpstream;
 use crate::live::streams::{StreamPlan, Subordinate};
 use crate::reactor::{self, Chunk};
+use crate::stream::meter::{Meter, Moved};
 use crate::stream::protocols::{self, Served};
 use crate::stream::{GAVE_UP, Listened, NO_UPSTREAM, Refused, proxy};
 use crate::transport::Stream;
@@ -40,6 +41,7 @@ enum End {
 /// What both directions share.
 struct Shared<'a> {
     core: &'a Rc<Core>,
+    meter: &'a Meter,
     ex: RefCell<&'a mut Exchange>,
     client: &'a Stream,
     plan: &'a Rc<StreamPlan>,
@@ -71,6 +73,7 @@ pub async fn run(
     client: &Rc<Stream>,
     plan: &Rc<StreamPlan>,
     listened: Listened,
+    meter: &Meter,
 ) -> Result<(), Refused> {
     let Some(served) = protocols::of(core, plan) else { return Err(GAVE_UP) };
     let metrics = plan.route.value.protocol.as_ref().is_some_and(|protocol| protocol.metrics)
@@ -81,6 +84,7 @@ pub async fn run(
     let shares = served.protocol.shares().is_some() && !listened.proxy_protocol_to_upstream;
     let shared = Shared {
         core,
+        meter,
         ex: RefCell::new(ex),
         client,
         plan,
@@ -116,6 +120,9 @@ async fn both(shared: &Shared<'_>) -> End {
         }
         if client_done && shared.links.borrow().is_empty() {
             return Poll::Ready(End::ClientDone);
+        }
+        if shared.is_cut_off() {
+            return Poll::Ready(End::Client(io::ErrorKind::TimedOut.into()));
         }
         let ended = down.as_mut().poll(cx);
         if ended.is_pending() && client_done && shared.is_answered() {
@@ -165,6 +172,12 @@ impl Shared<'_> {
     /// Nothing has moved for too long.
     fn is_idle(&self) -> bool {
         self.moved_ms.get() + self.core.config.streams.timeout_ms <= reactor::now_ms()
+    }
+
+    /// The client was too slow for a connection that it shares.
+    fn is_cut_off(&self) -> bool {
+        let cut_off = |link: &Rc<Link>| matches!(&link.wire, Wire::Lane(seat) if seat.is_cut_off());
+        self.links.borrow().iter().any(cut_off)
     }
 
     /// A client that will send nothing more has all its answers, and no connection of its own that may bring others.
@@ -337,6 +350,7 @@ impl Shared<'_> {
     fn moved(&self, counter: &Cell<u64>, bytes: usize) {
         counter.set(counter.get() + bytes as u64);
         self.moved_ms.set(reactor::now_ms());
+        self.meter.moved(Moved::pumped(self.up_bytes.get(), self.down_bytes.get()));
     }
 
     /// The subordinate routes as they are now.
