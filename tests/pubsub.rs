@@ -382,8 +382,8 @@ fn sessions_and_messages_are_counted() {
         };
         let mut session = PubSub::open(gateway.port(), "/kafka");
         assert_eq!(session.fetch(&topic, 0, 3).map(|messages| messages.len()), Ok(7));
+        session.subscribe(&topic, -1, 1);
         let (subscription, _) = session.subscribe(&topic, -2, 1000);
-        let (_, _) = session.subscribe(&topic, -1, 1);
         session.pushed(subscription, 10);
         has("apisix_pubsub_active_sessions{route=\"kafka\"} 1");
         has("apisix_pubsub_active_subscriptions{route=\"kafka\"} 2");
