@@ -358,9 +358,11 @@ pub const EXPIRED_LINES: usize = 20;
 /// Certificates that control reads before it looks after its other work: 10 µs each.
 pub const CERTIFICATES_PER_SLICE: usize = 100;
 
-/// Requests that a client may have open on one HTTP/3 connection: what RFC 9114 (section 6.1) asks for at least. QUIC has
-/// a place for each in two tables from the start; from 105 on they double.
+/// Requests that a client may have open on one HTTP/3 connection: what RFC 9114 (section 6.1) asks for at least.
 pub const H3_STREAMS: u32 = 100;
+/// How many of them it may have until half of these are open: QUIC has a place for each in two tables from the start,
+/// 3 KB of each connection for those that most never use. The others are allowed within a round trip.
+pub const H3_STREAMS_AT_FIRST: u32 = 40;
 /// Unidirectional streams of a client at one time: control, two of QPACK, and some that greasing clients open.
 pub const H3_UNI_STREAMS: u32 = 8;
 /// Bytes of one request that may be under way to us, and so wait here; see [`H2_STREAM_WINDOW`].

@@ -45,6 +45,11 @@ impl Streams {
         self.begun.get()
     }
 
+    /// How many are under way.
+    pub fn under_way(&self) -> u32 {
+        self.open.get()
+    }
+
     /// Ready while none is under way.
     pub fn poll_none(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.open.get() == 0 {

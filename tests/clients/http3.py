@@ -198,6 +198,10 @@ async def many():
         for _ in range(10):
             for got in await asyncio.gather(*(client.answer(path=f"/{n}") for n in range(100))):
                 assert got.status == 200 and got.body == b"served", (got.headers, got.body)
+        # section 6.1: at least 100 at a time, but for an eighth that is not worth a frame
+        async with asyncio.timeout(PATIENCE):
+            while client._quic._remote_max_streams_bidi < 1_087:
+                await asyncio.sleep(0.01)
 
 
 async def large():
@@ -259,6 +263,13 @@ async def key_update():
             assert got.status == 200
 
 
+class Mute:
+    """In place of a transport: nothing leaves."""
+
+    def sendto(self, *_):
+        pass
+
+
 async def early():
     """A session that goes on brings its first requests with its first datagram, once."""
     async with Connected() as client:
@@ -269,11 +280,14 @@ async def early():
         assert not client.handshake.session_resumed
     async with Connected(early=True, ticket=ticket) as client:
         safe, unsafe = client.ask(path="/early"), client.ask("POST", "/early", body=b"x")
-        shaken = await asyncio.wait_for(client.shaken, PATIENCE)
-        assert shaken.session_resumed and shaken.early_data_accepted, shaken
+        # once our part of the handshake has come, what came before is no replay: it stays here until the answers are there
+        transport, client._transport = client._transport, Mute()
         for asked, status in ((safe, 200), (unsafe, 425)):
             await asyncio.wait_for(asked.ended.wait(), PATIENCE)
             assert asked.status == status, asked.headers
+        client._transport = transport
+        shaken = await asyncio.wait_for(client.shaken, PATIENCE)
+        assert shaken.session_resumed and shaken.early_data_accepted, shaken
         # from now on it is a connection like any other
         assert (await client.answer("POST", "/late", body=b"x")).status == 200
     async with Connected(early=True, ticket=ticket) as client:

@@ -10,6 +10,7 @@ use crate::conn::deadline::Deadline;
 use crate::conn::streams::Streams;
 use crate::conn::{Gate, Settings};
 use crate::exchange::Facts;
+use crate::limits;
 use crate::reactor;
 use crate::transport::quic::{Connection, Dir, StreamId};
 use crate::wire::h3::Code;
@@ -93,6 +94,9 @@ impl<G: Gate> Serving<G> {
         self.gate.saw_h3(Event::Stream);
         self.next = Some(StreamId::new(id.initiator(), id.dir(), id.index() + 1));
         let open = self.streams.begin();
+        if self.streams.under_way() == limits::H3_STREAMS_AT_FIRST / 2 {
+            self.connection.allow(Dir::Bi, limits::H3_STREAMS);
+        }
         let stream = crate::exchange::h3::Stream::new(self.connection.clone(), id);
         // until the handshake is done, what comes may be a replay (RFC 8470)
         let early = !self.connection.is_connected();

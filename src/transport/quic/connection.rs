@@ -167,6 +167,12 @@ impl Connection {
         Poll::Pending
     }
 
+    /// From now on the client may have `count` streams open.
+    pub fn allow(&self, dir: Dir, count: u32) {
+        self.proto.borrow_mut().set_max_concurrent_streams(dir, VarInt::from_u32(count));
+        self.touched();
+    }
+
     /// A stream of our own to the client; `None`: it allows no more.
     pub fn open_uni(&self) -> Option<StreamId> {
         self.proto.borrow_mut().streams().open(Dir::Uni)

@@ -84,7 +84,7 @@ fn transport(idle_ms: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle_ms = idle_ms.max(limits::QUIC_IDLE_MS);
     transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits::H3_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits::H3_STREAMS_AT_FIRST))
         .max_concurrent_uni_streams(VarInt::from_u32(limits::H3_UNI_STREAMS))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
         .stream_receive_window(VarInt::from_u32(limits::H3_STREAM_WINDOW))
