@@ -6,6 +6,11 @@ import time
 
 from . import machine, tls
 
+# Connections that come before those that are counted: they make the buffers and pools that any traffic makes.
+WARM = 64
+TRUSTING = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
+
 
 def idle(house, options):
     """RSS before and after opening connections that each made one request and then stay: plain, and over TLS."""
@@ -17,22 +22,33 @@ def idle(house, options):
 
 
 def held_idle(gateway, options, case, tls_port):
-    hold(gateway, 64, tls_port)  # warm: buffers and pools that any traffic makes
-    before = machine.resident_bytes(gateway.pids())
-    held = hold(gateway, options.connections, tls_port, keep=True)
-    time.sleep(1)
-    after = machine.resident_bytes(gateway.pids())
-    for connection in held:
-        connection.close()
-    each = (after - before) / len(held)
+    before, after = held(gateway, options.connections, lambda number: asked(gateway, tls_port, number))
     return {
         "case": case,
         "peer": gateway.name,
-        "conns": len(held),
+        "conns": options.connections,
         "rss_before": before,
         "rss_after": after,
-        "bytes_per_conn": round(each),
+        "bytes_per_conn": round((after - before) / options.connections),
     }
+
+
+def held(gateway, count, opened):
+    """Resident bytes of the gateway before and while `count` connections are held, each made by `opened(number)`."""
+    for connection in [opened(number) for number in range(WARM)]:
+        connection.close()
+    time.sleep(1)
+    before = machine.resident_bytes(gateway.pids())
+    connections = []
+    for number in range(count):
+        connections.append(opened(number))
+        if number % 2000 == 1999:
+            machine.say(f"  {number + 1} connections")
+    time.sleep(1)
+    after = machine.resident_bytes(gateway.pids())
+    for connection in connections:
+        connection.close()
+    return before, after
 
 
 def heard(connection, last, number):
@@ -46,23 +62,12 @@ def heard(connection, last, number):
     return answer
 
 
-def hold(gateway, count, tls_port=None, keep=False):
-    """Opens `count` connections from several loopback addresses, one request on each."""
-    held = []
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    request = b"GET / HTTP/1.1\r\nHost: idle.test\r\n\r\n"
-    for number in range(count):
-        source = (f"127.0.0.{2 + number % 8}", 0)
-        connection = socket.create_connection(("127.0.0.1", tls_port or gateway.port), 10, source)
-        if tls_port:
-            connection = context.wrap_socket(connection, server_hostname="bench.test")
-        connection.sendall(request)
-        heard(connection, b"body.\n", number)
-        held.append(connection)
-        if number % 2000 == 1999:
-            machine.say(f"  {number + 1} connections")
-    if not keep:
-        for connection in held:
-            connection.close()
-    return held
+def asked(gateway, tls_port, number):
+    """A connection that has made one request; they come from several loopback addresses."""
+    source = (f"127.0.0.{2 + number % 8}", 0)
+    connection = socket.create_connection(("127.0.0.1", tls_port or gateway.port), 10, source)
+    if tls_port:
+        connection = TRUSTING.wrap_socket(connection, server_hostname="bench.test")
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: idle.test\r\n\r\n")
+    heard(connection, b"body.\n", number)
+    return connection

@@ -99,13 +99,18 @@ def from_broker(gateway, port):
     return sum(received), len(own)
 
 
-def pubsub(house, options):
-    port = broker(house)
-    gateway = house.ringway()
+def with_kafka(house, port, name):
+    gateway = house.ringway(name=name)
     upstream = {"scheme": "kafka", "type": "none", "nodes": {f"127.0.0.1:{port}": 1}}
     gateway.put("routes/kafka", {"uri": "/kafka", "upstream": upstream})
     gateway.wait_answers("/kafka", status=400)
-    return [*stream(gateway, port, options), shared(gateway, port, options), idle(gateway, options)]
+    return gateway
+
+
+def pubsub(house, options):
+    port = broker(house)
+    gateway = with_kafka(house, port, "ringway")
+    return [*stream(gateway, port, options), shared(gateway, port, options), idle(house, port, options)]
 
 
 def stream(gateway, port, options):
@@ -171,22 +176,15 @@ def shared(gateway, port, options):
     }
 
 
-def idle(gateway, options):
-    """Memory of sessions that were opened and say nothing."""
-    for client in [session(gateway, number) for number in range(64)]:
-        client.close()
-    time.sleep(1)
-    before = machine.resident_bytes(gateway.pids())
-    held = [session(gateway, number) for number in range(options.connections)]
-    time.sleep(1)
-    after = machine.resident_bytes(gateway.pids())
-    for client in held:
-        client.close()
+def idle(house, port, options):
+    """Memory of sessions that were opened and say nothing, on a gateway that has served nothing else."""
+    gateway = with_kafka(house, port, "ringway-idle")
+    before, after = memory.held(gateway, options.connections, lambda number: session(gateway, number))
     return {
         "case": "pubsub",
         "peer": gateway.name,
         "what": "idle",
-        "count": len(held),
-        "bytes_per_session": round((after - before) / len(held)),
+        "count": options.connections,
+        "bytes_per_session": round((after - before) / options.connections),
         "goal": GOAL_IDLE,
     }

@@ -4,10 +4,10 @@ import json
 
 
 def show(rows):
-    """Prints rows of one shape with the columns they have."""
+    """Prints rows with the columns that any of them has, in the order of their first coming."""
     if not rows:
         return
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     text = [[cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in text)) for i, column in enumerate(columns)]
     print()
