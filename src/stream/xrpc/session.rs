@@ -141,8 +141,7 @@ impl Shared<'_> {
         let has_clock = self.shares.get();
         loop {
             if has_clock {
-                self.client
-                    .set_recv_deadline(Some(self.moved_ms.get() + self.core.config.streams.timeout_ms));
+                self.client.set_recv_deadline(Some(self.rests_until_ms()));
             }
             let chunk = match self.client.recv().await {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_idle() => continue,
@@ -169,9 +168,16 @@ impl Shared<'_> {
         Poll::Pending
     }
 
+    /// When it has been idle for too long, ms of the core's clock. While an answer is awaited its connection's clock runs.
+    fn rests_until_ms(&self) -> u64 {
+        let idle_ms = self.links.borrow().iter().map(|link| link.idle_ms).max();
+        let since_ms = if self.calls.borrow().is_empty() { self.moved_ms.get() } else { reactor::now_ms() };
+        since_ms + idle_ms.unwrap_or(self.core.config.streams.timeout_ms)
+    }
+
     /// Nothing has moved for too long.
     fn is_idle(&self) -> bool {
-        self.moved_ms.get() + self.core.config.streams.timeout_ms <= reactor::now_ms()
+        self.rests_until_ms() <= reactor::now_ms()
     }
 
     /// The client was too slow for a connection that it shares.
@@ -226,7 +232,7 @@ impl Shared<'_> {
                         self.pass(&of, piece.split_to(from), calls - rest, alone).await?;
                         reactor::sleep(late_ms).await;
                     }
-                    self.pass(&of, piece, rest, alone).await?;
+                    self.pass(&of, piece, rest, alone && calls == rest).await?;
                 }
                 Verdict::Answer { bytes, answer, last } => {
                     chunk.advance(bytes);
