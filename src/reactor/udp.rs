@@ -164,7 +164,12 @@ impl UdpSocket {
             match batch.receive(slot) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => slot.read.ready.set(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(()) => {
+                    // with room to spare the queue is empty: the driver, and no further call, says when it is not
+                    slot.read.ready.set(batch.filled == limits::UDP_BATCH);
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
         self.wait(&slot.read, cx);
