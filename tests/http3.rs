@@ -22,6 +22,15 @@ fn gateway(driver: &'static str, upstream: u16, workers: usize) -> (Gateway, Pki
     (gateway, pki)
 }
 
+/// The same on both drivers, with one core and an upstream that says "served".
+fn on_a_gateway(test: impl Fn(&Gateway, &Upstream)) {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        test(&gateway, &upstream);
+    });
+}
+
 fn aioquic(gateway: &Gateway, scenario: &str, words: &[&str]) -> Child {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/http3.py");
     Command::new(PYTHON)
@@ -112,10 +121,8 @@ fn trailers_pass_both_ways() {
 
 #[test]
 fn many_requests_at_once() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        play(&gateway, "many", &[]);
+    on_a_gateway(|gateway, _| {
+        play(gateway, "many", &[]);
     });
 }
 
@@ -206,19 +213,15 @@ fn connections_survive_a_change_of_address_on_two_cores() {
 
 #[test]
 fn keys_are_updated() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        play(&gateway, "key_update", &[]);
+    on_a_gateway(|gateway, _| {
+        play(gateway, "key_update", &[]);
     });
 }
 
 #[test]
 fn early_data_is_taken_once_and_only_where_it_changes_nothing() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        play(&gateway, "early", &[]);
+    on_a_gateway(|gateway, upstream| {
+        play(gateway, "early", &[]);
         let seen = upstream.requests();
         let told: Vec<_> =
             seen.iter().map(|request| (request.target.as_str(), request.header("early-data"))).collect();
@@ -254,36 +257,30 @@ fn the_name_in_the_handshake_decides() {
 
 #[test]
 fn in_a_crowd_clients_prove_their_address_first() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        play(&gateway, "crowd", &["300"]);
-        let retries = counter(&gateway, "quic_retries_total");
+    on_a_gateway(|gateway, _| {
+        play(gateway, "crowd", &["300"]);
+        let retries = counter(gateway, "quic_retries_total");
         assert!(retries >= 1);
         // those that began stay for a while: another client is asked, too
-        let said = gtlsclient(&gateway, &[]);
+        let said = gtlsclient(gateway, &[]);
         assert_eq!(said.matches("[:status: 200]").count(), 1, "{said}");
-        assert!(counter(&gateway, "quic_retries_total") > retries, "{said}");
+        assert!(counter(gateway, "quic_retries_total") > retries, "{said}");
     });
 }
 
 /// A datagram of a connection that is gone is answered so that its client believes it, and nobody else gains by it.
 #[test]
 fn what_belongs_to_no_connection_is_reset_without_state() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        play(&gateway, "forgotten", &[]);
+    on_a_gateway(|gateway, _| {
+        play(gateway, "forgotten", &[]);
     });
 }
 
 /// A reload ends the cores; those in place of them share their keys.
 #[test]
 fn what_belongs_to_a_core_that_is_gone_is_reset_without_state() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        let mut client = aioquic(&gateway, "orphaned", &[]);
+    on_a_gateway(|gateway, _| {
+        let mut client = aioquic(gateway, "orphaned", &[]);
         let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "answered");
         gateway.signal("HUP");
@@ -293,11 +290,9 @@ fn what_belongs_to_a_core_that_is_gone_is_reset_without_state() {
 
 #[test]
 fn what_a_client_must_not_do_ends_with_the_code_for_it() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        play(&gateway, "conformance", &[]);
-        assert!(counter(&gateway, "http3_violations_total") > 30);
+    on_a_gateway(|gateway, _| {
+        play(gateway, "conformance", &[]);
+        assert!(counter(gateway, "http3_violations_total") > 30);
     });
 }
 
@@ -320,11 +315,9 @@ fn gtlsclient(gateway: &Gateway, more: &[&str]) -> String {
 
 #[test]
 fn another_client_and_what_it_is_told_over_tcp() {
-    on_both_drivers(|driver| {
-        let upstream = Upstream::answering(ok("served"));
-        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+    on_a_gateway(|gateway, _| {
         let port = gateway.ports.proxied;
-        let said = gtlsclient(&gateway, &["-n", "3"]);
+        let said = gtlsclient(gateway, &["-n", "3"]);
         assert_eq!(said.matches("[:status: 200]").count(), 3, "{said}");
         // who comes by TCP learns of it
         let instead = format!("::127.0.0.1:{port}");
