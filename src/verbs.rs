@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -43,21 +43,36 @@ fn try_start(config: Option<&Path>) -> io::Result<ExitCode> {
     // A group of its own: what the terminal tells this one is not for the gateway.
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
     let mut child = command.spawn()?;
-    let until = Instant::now() + Duration::from_millis(limits::START_MS);
-    // the banner comes when every core has its configuration
-    while !fs::read_to_string(&said).is_ok_and(|said| said.contains(" is up\n")) {
+    let begun = wait_until_up(&mut child, &said, Duration::from_millis(limits::START_MS))?;
+    show(&said);
+    Ok(match begun {
+        Begun::Up => ExitCode::SUCCESS,
+        Begun::Ended(status) => failed(&format!("the gateway has ended: {status}")),
+        Begun::NotYet => failed(&format!("the gateway is not up yet, pid {}", child.id())),
+    })
+}
+
+/// What has become of a gateway that was started.
+#[derive(Debug, PartialEq, Eq)]
+enum Begun {
+    Up,
+    Ended(ExitStatus),
+    NotYet,
+}
+
+/// Waits for the banner among what the gateway has `said`: it comes when every core has its configuration.
+fn wait_until_up(child: &mut Child, said: &Path, patience: Duration) -> io::Result<Begun> {
+    let until = Instant::now() + patience;
+    while !fs::read_to_string(said).is_ok_and(|said| said.contains(" is up\n")) {
         if let Some(status) = child.try_wait()? {
-            show(&said);
-            return Ok(failed(&format!("the gateway has ended: {status}")));
+            return Ok(Begun::Ended(status));
         }
         if Instant::now() > until {
-            show(&said);
-            return Ok(failed(&format!("the gateway is not up yet, pid {}", child.id())));
+            return Ok(Begun::NotYet);
         }
         std::thread::sleep(TICK);
     }
-    show(&said);
-    Ok(ExitCode::SUCCESS)
+    Ok(Begun::Up)
 }
 
 fn show(said: &Path) {
@@ -119,4 +134,27 @@ fn ended(outcome: Result<(), String>) -> ExitCode {
 fn failed(why: &str) -> ExitCode {
     eprintln!("ringway: {why}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_comes_late_is_waited_for_but_not_without_end() {
+        let said = std::env::temp_dir().join(format!("ringway-said-{}", std::process::id()));
+        fs::write(&said, "waiting for etcd\n").unwrap();
+        let mut silent = Command::new("sleep").arg("60").spawn().unwrap();
+        let began = Instant::now();
+        let begun = wait_until_up(&mut silent, &said, Duration::from_millis(100)).unwrap();
+        assert_eq!(begun, Begun::NotYet);
+        assert!((100..10_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        silent.kill().unwrap();
+        let status = silent.wait().unwrap();
+        let patience = Duration::from_secs(60);
+        assert_eq!(wait_until_up(&mut silent, &said, patience).unwrap(), Begun::Ended(status));
+        fs::write(&said, "ringway is up\n").unwrap();
+        assert_eq!(wait_until_up(&mut silent, &said, patience).unwrap(), Begun::Up);
+        fs::remove_file(&said).unwrap();
+    }
 }

@@ -190,4 +190,16 @@ mod tests {
         assert!(only.listen.http.is_empty() && only.listen.ssl.is_empty(), "stream alone serves no HTTP");
         assert_eq!(only.streams.tcp.len(), 1);
     }
+
+    #[test]
+    fn a_range_has_so_many_ports_at_most() {
+        let config = |last: usize| {
+            let text = format!("apisix: {{proxy_mode: stream, stream_proxy: {{udp: ['2000-{last}']}}}}");
+            load_text(&text, &|_| None)
+        };
+        let most = config(1999 + limits::STREAM_PORTS);
+        assert_eq!(most.map_err(|_| ()).unwrap().config.streams.udp.len(), limits::STREAM_PORTS);
+        let error = config(2000 + limits::STREAM_PORTS).err().unwrap().to_string();
+        assert!(error.contains("4097 ports are more than 4096"), "{error}");
+    }
 }

@@ -384,5 +384,9 @@ mod tests {
             bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(",")));
         }
         assert!(parse(&bomb).unwrap_err().text.contains("too many"));
+        let aliases = |count| format!("a: &a [{}1]\nb: [{}1]\n", "1,".repeat(998), "*a,".repeat(count));
+        assert!(parse(&aliases(limits::CONFIG_ALIAS_NODES / 1000)).is_ok());
+        let more = parse(&aliases(limits::CONFIG_ALIAS_NODES / 999 + 1));
+        assert!(more.unwrap_err().text.contains("too many"));
     }
 }

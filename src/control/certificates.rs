@@ -382,4 +382,124 @@ mod tests {
             assert_eq!(certificates.shown().1, 0);
         });
     }
+
+    fn tls() -> Arc<ClientConfig> {
+        crate::transport::trust::client_config(&crate::transport::trust::Trust::Anyone, None, &[]).unwrap()
+    }
+
+    /// What is asked about a certificate whose responder is at this port of this host.
+    fn question(port: u16) -> Question {
+        const WRITTEN: &[u8] = b"http://ocsp.test:8080/x";
+        let pem = include_str!("../transport/tests/ocsp/leaf.pem");
+        let mut leaf = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
+        let at = leaf.windows(WRITTEN.len()).position(|part| part == WRITTEN).unwrap();
+        let here = format!("http://127.0.0.1:{port:05}/");
+        leaf[at..at + WRITTEN.len()].copy_from_slice(here.as_bytes());
+        let ca = include_str!("../transport/tests/ocsp/ca.pem");
+        let issuer = CertificateDer::from_pem_slice(ca.as_bytes()).unwrap();
+        Question {
+            certificate: leaf.into(),
+            issuer: Some(issuer.to_vec().into()),
+            skip_verify: true,
+            ttl_s: 3600,
+        }
+    }
+
+    /// Certificates with these questions, all of them due.
+    fn due(questions: impl IntoIterator<Item = Question>) -> Certificates {
+        let certificates = Certificates::new(Arc::default());
+        for (n, question) in questions.into_iter().enumerate() {
+            let stapling = Stapling { question, staple: Arc::default(), good_until_s: None, failure: None };
+            let known = Known { sni: "".into(), not_after_s: 0, stapling: Some(stapling) };
+            let key: Key = (n.to_string().into(), 0);
+            let State { known: all, due } = &mut *certificates.state();
+            due.insert((0, key.clone()));
+            all.insert(key, known);
+        }
+        certificates
+    }
+
+    /// A responder whose answer has a body of so many bytes; it holds its connections open.
+    async fn responder(bytes: usize) -> u16 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                if bytes > 0 {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n");
+                    let _ = stream.write_all(&[head.as_bytes(), &vec![b'x'; bytes]].concat()).await;
+                }
+                open.push(stream);
+            }
+        });
+        port
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_responders_are_asked_a_few_at_once_and_not_waited_for_without_end() {
+        let port = responder(0).await;
+        let certificates = due((0..2 * limits::OCSP_CALLS + 1).map(|_| question(port)));
+        let mut calls = JoinSet::new();
+        let began = tokio::time::Instant::now();
+        for round in 1..=2 {
+            assert_eq!(certificates.ask_due(&mut calls, &tls()), None);
+            assert_eq!(calls.len(), limits::OCSP_CALLS, "the others wait for their turn");
+            while let Some(Ok((_, _, answer))) = calls.join_next().await {
+                assert_eq!(answer.unwrap_err(), "the responder took too long");
+            }
+            let took_ms = began.elapsed().as_millis() as u64;
+            assert!(took_ms.abs_diff(round * limits::OCSP_PATIENCE_MS) < 100, "{took_ms} ms");
+        }
+        certificates.ask_due(&mut calls, &tls());
+        assert_eq!(calls.len(), 1);
+    }
+
+    #[test]
+    fn a_response_has_a_longest_length() {
+        block_on(async {
+            for (bytes, is_taken) in
+                [(limits::OCSP_ANSWER_BYTES, true), (limits::OCSP_ANSWER_BYTES + 1, false)]
+            {
+                let answer = ask(&question(responder(bytes).await), &tls()).await;
+                assert_eq!(answer.is_ok(), is_taken, "{bytes}: {:?}", answer.err());
+            }
+        });
+    }
+
+    #[test]
+    fn those_that_expire_first_are_shown_up_to_a_bound() {
+        let certificates = Certificates::new(Arc::default());
+        for n in 0..limits::CERTIFICATES_SHOWN + 5 {
+            let known = Known { sni: "".into(), not_after_s: -(n as i64), stapling: None };
+            certificates.state().known.insert((n.to_string().into(), 0), known);
+        }
+        let (shown, all) = certificates.shown();
+        assert_eq!((shown.len(), all), (limits::CERTIFICATES_SHOWN, limits::CERTIFICATES_SHOWN + 5));
+        assert_eq!(shown[0].id, (limits::CERTIFICATES_SHOWN + 4).to_string());
+    }
+
+    /// How often a future has to be asked until it is done.
+    async fn turns(work: impl Future<Output = ()>) -> usize {
+        let (mut work, mut turns) = (std::pin::pin!(work), 0);
+        std::future::poll_fn(|cx| {
+            turns += 1;
+            work.as_mut().poll(cx)
+        })
+        .await;
+        turns
+    }
+
+    #[test]
+    fn a_load_of_certificates_is_read_in_slices() {
+        let Batch { deltas, .. } = put("1", include_str!("../transport/tests/server.pem"));
+        let deltas: Vec<Delta> =
+            (0..3 * limits::CERTIFICATES_PER_SLICE + 1).map(|_| deltas[0].clone()).collect();
+        let certificates = Certificates::new(Arc::default());
+        block_on(async {
+            assert_eq!(turns(certificates.take(&Batch { revision: 1, deltas: deltas.into() })).await, 4);
+        });
+    }
 }

@@ -121,14 +121,9 @@ impl Core {
         self.draining.set(if gently { Draining::Gently } else { Draining::Now });
     }
 
-    /// Tells control something. When its queue is full the message is dropped and counted: a core never
-    /// waits for control.
+    /// See [`Host::tell_control`].
     pub fn tell_control(&self, message: ToControl) -> bool {
-        let sent = self.control.try_send(message).is_ok();
-        if !sent {
-            self.host.metrics.borrow_mut().dropped_messages();
-        }
-        sent
+        self.host.tell_control(message)
     }
 }
 

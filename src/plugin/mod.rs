@@ -144,6 +144,16 @@ impl Host {
     pub fn enables(&self, plugin: &str) -> bool {
         self.enabled.borrow().as_ref().is_none_or(|list| list.iter().any(|name| **name == *plugin))
     }
+
+    /// Tells control something. When its queue is full the message is dropped and counted: a core never
+    /// waits for control.
+    pub fn tell_control(&self, message: ToControl) -> bool {
+        let sent = self.control.try_send(message).is_ok();
+        if !sent {
+            self.metrics.borrow_mut().dropped_messages();
+        }
+        sent
+    }
 }
 
 /// The phases that a plugin takes part in, as a bit set.

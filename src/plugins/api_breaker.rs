@@ -268,4 +268,15 @@ mod tests {
         test::pass(Duration::from_secs(3));
         assert_eq!(ask(&plugin, &host, "/x", 500), 500, "two seconds, not four");
     }
+
+    #[test]
+    fn a_failure_of_long_ago_does_not_count() {
+        let host = test::host();
+        let conf = json!({"break_response_code": 599, "unhealthy": {"http_statuses": [500], "failures": 2}});
+        let plugin = test::build(&SPEC, &host, conf);
+        let ask = |status| ask(&plugin, &host, "/x", status);
+        assert_eq!(ask(500), 500);
+        test::pass(Duration::from_millis(limits::BREAKER_MEMORY_MS + 1000));
+        assert_eq!([ask(500), ask(500), ask(500)], [500, 500, 599]);
+    }
 }

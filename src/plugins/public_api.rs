@@ -89,7 +89,7 @@ impl Plugin for PublicApi {
 /// The metrics, which control gathers.
 async fn metrics(ex: &mut Exchange, host: &Host) -> Option<Reply> {
     let (answer, text) = tokio::sync::oneshot::channel();
-    if host.control.try_send(ToControl::Scrape(answer)).is_err() {
+    if !host.tell_control(ToControl::Scrape(answer)) {
         return Some(Reply::page(503));
     }
     let Ok(text) = text.await else { return Some(Reply::page(503)) };
@@ -113,6 +113,20 @@ mod tests {
         assert_eq!(said(json!({})), "accepted");
         let wrong = r#"property "uri" validation failed: wrong type: expected string, got number"#;
         assert_eq!(said(json!({ "uri": 3233 })), wrong);
+    }
+
+    #[test]
+    fn when_control_has_no_room_the_message_is_dropped_and_counted() {
+        let (control, mut inbox) = tokio::sync::mpsc::channel(1);
+        let host = Host { control, ..Rc::into_inner(test::host()).unwrap() };
+        assert!(host.tell_control(ToControl::Name("a".into())));
+        let mut ex = test::exchange("GET /apisix/prometheus/metrics HTTP/1.1\nHost: a.com");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let refused = runtime.block_on(metrics(&mut ex, &host));
+        assert_eq!(refused.map(|reply| reply.status), Some(503));
+        assert_eq!(host.metrics.borrow().tallies().dropped_messages.get(), 1);
+        assert!(inbox.try_recv().is_ok());
+        assert!(host.tell_control(ToControl::Name("b".into())), "there is room again");
     }
 
     #[test]

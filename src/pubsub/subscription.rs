@@ -212,4 +212,18 @@ mod tests {
         broker.says.borrow_mut().push_back(Ok(batch(5, 3)));
         assert_eq!([poll(&mut one), poll(&mut one)], [Some(Ok((3, 8))), Some(Ok((1, 9)))]);
     }
+
+    #[test]
+    fn a_push_has_a_largest_size_unless_one_message_is_larger() {
+        let (mut one, feed, _) = subscription(0, 1000);
+        let message = limits::PUBSUB_PUSH_BYTES / 10;
+        let ends: Vec<(i64, u32)> = (0..25).map(|n| (n, (n as usize + 1) * message)).map(|(n, end)| (n, end as u32)).collect();
+        let large = 2 * limits::PUBSUB_PUSH_BYTES;
+        let last = 25 * message + large;
+        let ends = ends.into_iter().chain([(25, last as u32)]).collect();
+        feed.take(FeedNews::Begun(0));
+        feed.take(FeedNews::Messages(Arc::new(Batch::new(0, ends, vec![0; last].into()))));
+        let pushed: Vec<_> = std::iter::from_fn(|| poll(&mut one)).map(|cut| cut.unwrap().0).collect();
+        assert_eq!(pushed, [10, 10, 5, 1]);
+    }
 }

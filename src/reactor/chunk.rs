@@ -410,4 +410,21 @@ mod tests {
         assert!(all.is_empty() && Chunk::from_vec(Vec::new()).is_empty());
         assert_eq!(&*Chunk::from_bytes(Bytes::from_static(b"x")), b"x");
     }
+
+    #[test]
+    fn buffers_are_kept_for_reuse_up_to_a_bound() {
+        let buffers = Buffers::new(1, 64, false).unwrap();
+        buffers.give_vec(Vec::with_capacity(limits::SEND_BUFFER_KEEP + 1));
+        assert_eq!(buffers.vecs.borrow().len(), 0, "one that has grown too large");
+        for _ in 0..limits::SEND_POOL + 5 {
+            buffers.give_vec(Vec::with_capacity(limits::SEND_BUFFER_KEEP));
+        }
+        assert_eq!(buffers.vecs.borrow().len(), limits::SEND_POOL);
+        for _ in 0..limits::BULK_POOL + 5 {
+            let data = allocate(LARGE);
+            let header = Header { refs: Cell::new(0), data, core: Cell::new(std::ptr::null()), owner: Owner::Bulk };
+            buffers.give_back_large(NonNull::from(Box::leak(Box::new(header))));
+        }
+        assert_eq!(buffers.large.borrow().len(), limits::BULK_POOL);
+    }
 }

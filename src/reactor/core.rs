@@ -392,3 +392,19 @@ impl Core {
 /// Up to so many sends of one turn are made by `send(2)` at once: an entry in the ring is complete at once too, and so
 /// costs a second turn of an otherwise idle core; many of them share it.
 const DIRECT_SENDS: usize = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn send_queues_are_kept_for_reuse_up_to_a_bound() {
+        let kept = block_on(Config::default(), |_| async {
+            with(|core| {
+                (0..limits::SEND_QUEUES + 5).for_each(|_| core.give_outgoing(Box::default()));
+                core.outgoing.borrow().len()
+            })
+        });
+        assert_eq!(kept.unwrap(), limits::SEND_QUEUES);
+    }
+}

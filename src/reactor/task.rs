@@ -207,7 +207,11 @@ static REMOTES: [OnceLock<Remote>; limits::RUNTIMES] = [const { OnceLock::new() 
 impl Remote {
     /// Takes a free runtime id until `give_up`.
     pub fn take() -> io::Result<(u16, &'static Remote)> {
-        for (id, place) in REMOTES.iter().enumerate() {
+        Remote::take_of(&REMOTES)
+    }
+
+    fn take_of(places: &'static [OnceLock<Remote>]) -> io::Result<(u16, &'static Remote)> {
+        for (id, place) in places.iter().enumerate() {
             if place.get().is_none() {
                 // SAFETY: eventfd takes two integers.
                 let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -296,5 +300,15 @@ mod tests {
             let id = TaskId::new(runtime, generation, index);
             assert_eq!((id.runtime(), id.generation(), id.index()), (runtime, generation, index));
         }
+    }
+
+    #[test]
+    fn where_there_are_too_many_runtimes_another_one_is_an_error() {
+        static PLACES: [OnceLock<Remote>; 2] = [const { OnceLock::new() }; 2];
+        let (_, first) = Remote::take_of(&PLACES).unwrap();
+        assert_eq!(Remote::take_of(&PLACES).unwrap().0, 1);
+        assert!(Remote::take_of(&PLACES).is_err());
+        first.give_up();
+        assert_eq!(Remote::take_of(&PLACES).unwrap().0, 0);
     }
 }

@@ -62,9 +62,12 @@ pub fn serve(core: &Rc<Core>, sockets: Vec<std::net::UdpSocket>) {
     }
 }
 
-/// Hands what comes to its sessions.
+/// Hands what comes to its sessions. However much comes: after some rounds it is the turn of others.
 async fn watch(door: Rc<Door>) {
-    loop {
+    for round in 1_usize.. {
+        if round.is_multiple_of(limits::UDP_ROUNDS) {
+            reactor::yield_now().await;
+        }
         let came = poll_fn(|cx| match door.core.is_draining() {
             true => Poll::Ready(None),
             false => door.socket.poll_recv(cx, &mut door.batch.borrow_mut()).map(Some),
@@ -223,7 +226,10 @@ impl Answers<'_> {
     /// Until nothing has moved for `idle_ms`, or the core drains.
     async fn pass_on(&self, ex: &mut Exchange) -> io::Result<()> {
         let mut rests = Box::pin(reactor::sleep_until(self.peer.moved_ms.get() + self.idle_ms));
-        loop {
+        for round in 1_usize.. {
+            if round.is_multiple_of(limits::UDP_ROUNDS) {
+                reactor::yield_now().await;
+            }
             let came = poll_fn(|cx| {
                 if self.door.core.is_draining() {
                     return Poll::Ready(None);
@@ -252,6 +258,7 @@ impl Answers<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     fn pass_one(&self, ex: &mut Exchange, datagram: &[u8]) {

@@ -481,6 +481,7 @@ mod tests {
         let mut other = metrics.core();
         let id = other.series(BANDWIDTH, &[&long, b"\xff"]);
         assert_eq!(other.series(BANDWIDTH, &[&long, b"\xff"]), id);
+        assert_eq!(other.series[0].labels[0].len(), limits::METRIC_LABEL_BYTES);
     }
 
     #[test]

@@ -336,4 +336,18 @@ mod tests {
         (0..1000u32).for_each(|n| drop(staples.of(&n.to_be_bytes())));
         assert!(staples.0.lock().unwrap().len() < 20, "what nobody holds is forgotten");
     }
+
+    #[test]
+    fn the_signer_is_looked_for_among_a_few_certificates() {
+        let ca = der(made!("ca.pem"));
+        let (_, authority) = X509Certificate::from_der(&ca).unwrap();
+        let signed = Signed::read(&mut Reader(basic(made!("delegated.der")).unwrap())).unwrap();
+        for (others, is_found) in
+            [(limits::OCSP_CERTIFICATES - 1, true), (limits::OCSP_CERTIFICATES, false)]
+        {
+            let certificates = [&ca.repeat(others), signed.certificates].concat();
+            let signed = Signed { certificates: &certificates, ..signed };
+            assert_eq!(signed.is_by_delegate(&authority, NOW_S), is_found, "behind {others} others");
+        }
+    }
 }

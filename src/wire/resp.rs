@@ -182,4 +182,20 @@ mod tests {
             let _ = read_reply(&bytes);
         }
     }
+
+    #[test]
+    fn a_reply_has_a_longest_length() {
+        let most = limits::REDIS_REPLY;
+        for (bytes, is_reply) in [
+            (format!("${most}\r\n").into_bytes(), true),
+            (format!("${}\r\n", most + 1).into_bytes(), false),
+            (format!("*{}\r\n", most / 3).into_bytes(), true),
+            (format!("*{}\r\n", most / 3 + 1).into_bytes(), false),
+            ([&b"+"[..], &vec![b'x'; most - 1]].concat(), true),
+            ([&b"+"[..], &vec![b'x'; most]].concat(), false),
+        ] {
+            let expected = if is_reply { Ok(None) } else { Err(Malformed) };
+            assert_eq!(read_reply(&bytes), expected, "{}", String::from_utf8_lossy(&bytes[..9]));
+        }
+    }
 }

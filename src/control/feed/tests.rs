@@ -1,5 +1,7 @@
 //! What the cores are told of a store's events.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 
 use super::*;
@@ -101,6 +103,33 @@ fn a_long_snapshot_is_read_whole_and_in_order() {
     let mut rejected: Vec<String> = feed.model().rejected().map(str::to_owned).collect();
     rejected.sort();
     assert_eq!(rejected, ["/routes/0007", "/routes/1007", "/routes/2007", "/routes/3007"]);
+}
+
+/// A whole load is taken in by slices, between which the control thread looks after its other work.
+#[test]
+fn a_long_snapshot_leaves_the_thread_to_others_between_its_slices() {
+    const OBJECTS: usize = 2 * limits::FEED_SLICE + 1;
+    let feed = feed(Unknown::Skip, false);
+    let entries = (0..OBJECTS).map(|number| Entry {
+        key: format!("/routes/{number:05}").into(),
+        value: ROUTE.into(),
+        create_revision: 1,
+        mod_revision: 1,
+    });
+    let (events, reader) = tokio::sync::mpsc::channel(1);
+    events.try_send(Event::Snapshot { entries: entries.collect(), revision: 1 }).unwrap();
+    drop(events);
+    let published = Arc::new(AtomicUsize::new(0));
+    let counted = published.clone();
+    let publish = Box::new(move |batch: Batch| counted.store(batch.deltas.len(), Ordering::Relaxed));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut turns = 0;
+    let mut run = Box::pin(feed.run(reader, publish));
+    runtime.block_on(std::future::poll_fn(|cx| {
+        turns += usize::from(published.load(Ordering::Relaxed) == 0);
+        run.as_mut().poll(cx)
+    }));
+    assert_eq!((published.load(Ordering::Relaxed), turns), (OBJECTS, 4));
 }
 
 #[test]

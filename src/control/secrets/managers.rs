@@ -302,4 +302,14 @@ mod tests {
         managers.configure("vault/1", Some(json!({"uri": "http://b"})));
         assert_eq!(asks().len(), 2, "a manager that is written anew is asked at once");
     }
+
+    #[test]
+    fn of_very_many_references_some_are_asked_for_at_once() {
+        let managers = Managers::default();
+        let references = (0..2 * limits::SECRET_CALLS).map(|n| format!("$secret://vault/1/a/{n}").into());
+        managers.hold("/routes/1", references.collect());
+        let (due, next, _) = managers.due();
+        assert_eq!(due.len(), limits::SECRET_CALLS);
+        assert!(next.is_some_and(|next| next <= Instant::now()), "the others follow at once");
+    }
 }

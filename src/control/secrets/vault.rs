@@ -94,4 +94,40 @@ mod tests {
         assert_eq!(member_of(&second, "key"), Some(&json!("b")));
         assert_eq!(member_of(&json!({"errors": []}), "key"), None);
     }
+
+    /// What comes of a question to a server that answers with a body of so many bytes, or with nothing.
+    async fn asked(answer: Option<usize>) -> Result<Value, String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if let Some(bytes) = answer {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let secret = r#"{"data": {"key": "x"}}"#;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{secret}");
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.write_all(&vec![b' '; bytes - secret.len()]).await;
+            }
+            std::future::pending::<()>().await;
+        });
+        let tls = crate::transport::trust::client_config(&crate::transport::trust::Trust::Anyone, None, &[]);
+        get(&json!({"uri": uri, "prefix": "kv", "token": "t"}), "a/key", &tls.unwrap()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_manager_is_not_waited_for_without_end() {
+        let began = tokio::time::Instant::now();
+        let answer = asked(None).await;
+        let took_ms = began.elapsed().as_millis() as u64;
+        assert_eq!(answer.unwrap_err(), "failed to retrtive data from vault kv engine: timeout");
+        assert!(took_ms.abs_diff(limits::SECRET_PATIENCE_MS) < 100, "{took_ms} ms");
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_a_longest_length() {
+        assert_eq!(asked(Some(limits::SECRET_ANSWER_BYTES)).await, Ok(json!("x")));
+        let error = asked(Some(limits::SECRET_ANSWER_BYTES + 1)).await.unwrap_err();
+        assert!(error.contains("length limit exceeded"), "{error}");
+    }
 }

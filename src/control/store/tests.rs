@@ -323,6 +323,60 @@ fn the_watch_survives_loss_return_and_compaction_of_etcd() {
     });
 }
 
+/// Its host has lost power, say: no reset comes, and the answer to a request does not either.
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_vanished_is_found_out_by_pings() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let _asked = connection.accept().await.unwrap().unwrap();
+        std::future::pending::<()>().await; // nothing is read any more
+    });
+    let began = tokio::time::Instant::now();
+    let options = etcd::Options {
+        hosts: vec![host],
+        prefix: "/apisix".into(),
+        user: None,
+        tls: Tls::default(),
+        timeout_ms: 3_600_000,
+        watch_timeout_ms: 3_600_000,
+        resync_delay_ms: 100,
+        startup_retry: 0,
+        snapshot: None,
+    };
+    let error = Etcd::connect(options).await.err().unwrap().to_string();
+    let took_s = began.elapsed().as_secs();
+    assert!((1..=2 * crate::limits::ETCD_PING_S + 1).contains(&took_s), "{took_s} s: {error}");
+}
+
+#[test]
+fn leases_have_a_longest_time() {
+    let directory = TempDir::new();
+    block_on(async {
+        let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+        for ttl_s in [crate::limits::TTL_S + 1, i64::MAX] {
+            store.put("/routes/1", bytes("{}"), None, Some(ttl_s)).await.unwrap();
+            assert!(store.get("/routes/1").await.unwrap().is_some(), "{ttl_s}");
+        }
+        drop(store);
+        let disk = loop {
+            // the old thread ends in its own time; until then the file is in use
+            match disk::Disk::open(&directory.0.join(embedded::FILE)) {
+                Ok(disk) => break disk,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let now_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+        let most_ms = crate::limits::TTL_S as u64 * 1000;
+        let until: Vec<u64> = disk.leases().unwrap().into_iter().map(|(at_ms, _)| at_ms).collect();
+        assert_eq!(until.len(), 1);
+        assert!((now_ms + most_ms - 60_000..=now_ms + most_ms).contains(&until[0]), "{until:?}");
+    });
+}
+
 #[test]
 fn a_wiped_etcd_empties_the_gateway() {
     let mut etcd = RealEtcd::start();

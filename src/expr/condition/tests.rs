@@ -155,6 +155,10 @@ fn error_texts() {
 fn a_runaway_pattern_gives_up() {
     let rule = json!([["x", "~~", "^(([a-z])+.)+[A-Z]([a-z])+$"]]);
     assert!(!holds(rule, &[("x", &"a".repeat(2000))]));
+    // it would hold in the end
+    let rule = json!([["x", "~~", "^(?:(?:a+)+c|a+b)$"]]);
+    assert!(holds(rule.clone(), &[("x", "aaaab")]));
+    assert!(!holds(rule, &[("x", &format!("{}b", "a".repeat(26)))]));
 }
 
 /// Random JSON, shaped like an expression more often than chance would make it.

@@ -352,6 +352,16 @@ mod tests {
     }
 
     #[test]
+    fn a_backlog_is_bounded_where_nobody_says_how() {
+        let count = limits::PENDING_LOG_ENTRIES as usize + 5;
+        let conf = json!({ "batch_max_size": count });
+        let batches = arrived("test-default", conf, 0, count, max_pending(None));
+        let entries: usize = batches.iter().map(|batch| batch.split(',').count()).sum();
+        assert_eq!(entries, count - 5);
+        assert!(dropped().contains(&("test-default", 5)));
+    }
+
+    #[test]
     fn cores_share_a_queue_and_the_metric_shows_it() {
         let host = test::host();
         let build = Build { host: &host, parent: "/apisix/routes/7", metadata: None };

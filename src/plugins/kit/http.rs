@@ -184,7 +184,9 @@ impl HttpClient {
 async fn resolve(host: &Host, name: &str) -> io::Result<Resolved> {
     let failed = || io::Error::new(io::ErrorKind::NotFound, format!("failed to resolve {name}"));
     let (answer, resolved) = oneshot::channel();
-    host.control.try_send(ToControl::Resolve { name: Arc::from(name), answer }).map_err(|_| failed())?;
+    if !host.tell_control(ToControl::Resolve { name: Arc::from(name), answer }) {
+        return Err(failed());
+    }
     let resolved = resolved.await.map_err(|_| failed())?;
     if resolved.addresses.is_empty() { Err(failed()) } else { Ok(resolved) }
 }

@@ -363,3 +363,93 @@ impl Drop for UnderWay<'_> {
         self.0.set(self.0.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    fn cluster(port: u16) -> Cluster {
+        let broker = format!("127.0.0.1:{port}").into();
+        Cluster::new(Arc::new(messaging::Cluster::new([broker].into(), None, None, "")))
+    }
+
+    fn place(partition: i32) -> Place {
+        Place { topic: "t".into(), partition }
+    }
+
+    /// A broker that accepts, and that is all; and its connections, counted.
+    async fn silent_broker() -> (u16, Rc<Cell<usize>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let count = Rc::new(Cell::new(0));
+        let counted = count.clone();
+        tokio::task::spawn_local(async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.push(stream);
+                counted.set(open.len());
+            }
+        });
+        (port, count)
+    }
+
+    fn took_ms(since: Instant) -> u64 {
+        since.elapsed().as_millis() as u64
+    }
+
+    #[test]
+    fn calls_under_way_have_a_bound() {
+        let calls = Cell::new(0);
+        let mut under_way: Vec<_> =
+            (0..limits::KAFKA_WAITING).map(|_| UnderWay::of(&calls).unwrap()).collect();
+        assert!(UnderWay::of(&calls).is_none());
+        under_way.pop();
+        assert!(UnderWay::of(&calls).is_some());
+    }
+
+    #[test]
+    fn of_too_many_leaders_the_one_that_was_not_used_longest_goes() {
+        let cluster = cluster(1);
+        for partition in 0..=limits::KAFKA_PARTITIONS as i32 {
+            cluster.leader(&place(partition));
+        }
+        let partitions = cluster.partitions.borrow();
+        assert_eq!(partitions.len(), limits::KAFKA_PARTITIONS);
+        assert!(!partitions.contains_key(&place(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_its_turn_but_not_without_end() {
+        let cluster = cluster(1);
+        let others = cluster.turns.acquire_many(limits::KAFKA_IN_FLIGHT as u32).await.unwrap();
+        let began = Instant::now();
+        assert_eq!(cluster.offset(&place(0), LATEST).await, Err("timeout".into()));
+        let waited_ms = took_ms(began);
+        assert!(waited_ms.abs_diff(limits::KAFKA_CALL_MS) < 100, "{waited_ms} ms");
+        drop(others);
+        let waits = LocalSet::new().run_until(cluster.offset(&place(0), LATEST)).await;
+        assert_eq!(waits, Err(Trouble::Unreachable.text()), "now it is tried");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_broker_is_given_up_and_then_left_in_peace_for_a_moment() {
+        let asked = async {
+            let (port, connections) = silent_broker().await;
+            let cluster = cluster(port);
+            let began = Instant::now();
+            assert_eq!(cluster.offset(&place(0), LATEST).await, Err(Trouble::Unreachable.text()));
+            let waited_ms = took_ms(began);
+            assert!(waited_ms.abs_diff(limits::KAFKA_CONNECT_MS) < 1_000, "{waited_ms} ms");
+            let before = connections.get();
+            tokio::time::advance(ms(limits::KAFKA_REST_MS - 100)).await;
+            assert_eq!(cluster.offset(&place(0), LATEST).await, Err(Trouble::Unreachable.text()));
+            assert_eq!(connections.get(), before, "it is not asked again yet");
+            tokio::time::advance(ms(200)).await;
+            assert_eq!(cluster.offset(&place(0), LATEST).await, Err(Trouble::Unreachable.text()));
+            assert!(connections.get() > before);
+        };
+        LocalSet::new().run_until(asked).await;
+    }
+}

@@ -242,4 +242,18 @@ mod tests {
             "failed to list offset, topic: not-exist, partition: 3, err: not found topic"
         );
     }
+
+    #[test]
+    fn of_too_many_clusters_those_without_a_session_are_forgotten() {
+        let hub = Hub::default();
+        let cluster = |n: usize| Cluster::new([format!("b{n}").into()].into(), None, None, "");
+        let held = hub.known(cluster(0));
+        for n in 1..limits::KAFKA_CLUSTERS {
+            hub.known(cluster(n));
+        }
+        assert_eq!(hub.clusters.borrow().len(), limits::KAFKA_CLUSTERS);
+        hub.known(cluster(limits::KAFKA_CLUSTERS));
+        assert_eq!(hub.clusters.borrow().len(), 2);
+        assert!(Arc::ptr_eq(&held, &hub.known(cluster(0))), "who has a session keeps it");
+    }
 }

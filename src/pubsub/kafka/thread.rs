@@ -95,3 +95,28 @@ impl Clusters {
         self.all.borrow_mut().retain(|_, cluster| cluster.is_in_use(idle_ms));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::messaging::Place;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_nobody_asks_any_more_is_forgotten() {
+        let (mail, inbox) = mpsc::channel(1);
+        let cluster = Arc::new(messaging::Cluster::new(["127.0.0.1:1".into()].into(), None, None, ""));
+        let asked = async {
+            tokio::task::spawn_local(run(inbox));
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            let ask = Ask::Offset { timestamp: -1, answer };
+            let place = Place { topic: "t".into(), partition: 0 };
+            mail.send(ToKafka { cluster: cluster.clone(), place, ask }).await.ok().unwrap();
+            assert!(answered.await.unwrap().is_err());
+            tokio::time::sleep(Duration::from_millis(limits::KAFKA_IDLE_MS - 1_000)).await;
+            assert!(Arc::strong_count(&cluster) > 1, "it is kept for a while");
+            tokio::time::sleep(Duration::from_millis(limits::KAFKA_IDLE_MS / 5 + 2_000)).await;
+            assert_eq!(Arc::strong_count(&cluster), 1);
+        };
+        LocalSet::new().run_until(asked).await;
+    }
+}

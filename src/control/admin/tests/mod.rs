@@ -520,6 +520,35 @@ fn a_write_tells_its_revision_and_can_wait_for_the_cores() {
     });
 }
 
+/// The same with cores that never apply anything, at a revision that was written and is not read yet.
+async fn stuck(directory: &TempDir, written: i64) -> AdminState {
+    let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+    let state = Arc::into_inner(world(store).await).unwrap();
+    AdminState { applied: Arc::new(Applied::new(1)), written: AtomicI64::new(written), ..state }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_core_that_is_stuck_is_not_waited_for_without_end() {
+    let directory = TempDir::new();
+    let state = stuck(&directory, 0).await;
+    let began = tokio::time::Instant::now();
+    let response = handle(&state, request("PUT", "/apisix/admin/routes/1?wait=99999999999", ROUTE)).await;
+    let took_ms = began.elapsed().as_millis() as u64;
+    assert_eq!((response.status, response.header("X-Ringway-Applied")), (201, Some("false")));
+    assert!(took_ms.abs_diff(limits::ADMIN_WAIT_MS) < 100, "{took_ms} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_is_stuck_holds_a_check_of_references_up_for_a_moment() {
+    let directory = TempDir::new();
+    let state = stuck(&directory, 1_000).await;
+    let began = tokio::time::Instant::now();
+    let response = handle(&state, request("DELETE", "/apisix/admin/upstreams/1", "")).await;
+    let took_ms = began.elapsed().as_millis() as u64;
+    assert_eq!(response.status, 404);
+    assert!(took_ms.abs_diff(limits::ADMIN_CATCH_UP_MS) < 100, "{took_ms} ms");
+}
+
 #[test]
 fn secrets_are_encrypted_in_the_store() {
     on_embedded(|state| async move {

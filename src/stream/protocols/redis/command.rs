@@ -287,17 +287,28 @@ mod tests {
         let long = [&b"*"[..], &b"1".repeat(70_000)].concat();
         for (bytes, why) in [
             (&b"*x\r\n"[..], "invalid multibulk length"),
-            (b"*99999999\r\n", "invalid multibulk length"),
+            (format!("*{}\r\n", limits::REDIS_ARGUMENTS + 1).as_bytes(), "invalid multibulk length"),
             (b"*1e9\r\n", "invalid multibulk length"),
             (b"*1\r\n*1\r\n", "expected '$', got '*'"),
             (b"*1\r\n$-1\r\n", "invalid bulk length"),
-            (b"*1\r\n$99999999999\r\n", "invalid bulk length"),
+            (format!("*1\r\n${}\r\n", limits::REDIS_BULK + 1).as_bytes(), "invalid bulk length"),
             (b"*1\r\n$1\r\nabc\r\n", "an argument does not end where its length says"),
             (&long, "too big mbulk count string"),
             (&b"x".repeat(70_000), "too big inline request"),
         ] {
             assert_eq!(read(bytes, 4096).1.as_deref(), Some(why), "{:?}", &bytes[..bytes.len().min(20)]);
         }
+        let most = format!("*{}\r\n${}\r\n", limits::REDIS_ARGUMENTS, limits::REDIS_BULK);
+        assert_eq!(read(most.as_bytes(), 4096).1, None);
+    }
+
+    #[test]
+    fn of_a_long_name_the_beginning_is_kept() {
+        let mut decoder = Decoder::default();
+        let name = "N".repeat(limits::REDIS_NAME + 1);
+        let bytes = format!("*1\r\n${}\r\n{name}\r\n", name.len());
+        assert_eq!(decoder.read(bytes.as_bytes(), &mut 0, &mut Seen::default()), Ok(true));
+        assert_eq!(decoder.command.name.len(), limits::REDIS_NAME);
     }
 
     #[test]

@@ -217,6 +217,7 @@ mod tests {
             (b"HTTP/1.1 400\r\n".to_vec(), "unknown prefix: \"H\""),
             (b"\r\n".to_vec(), "unknown prefix: \"\""),
             (b"$x\r\n".to_vec(), "invalid bulk length: x"),
+            (format!("${}\r\n", limits::REDIS_BULK + 1).into_bytes(), "invalid bulk length: 536870913"),
             (b"*1\r\n".repeat(100), "a reply nests too deep"),
             (b"+".repeat(70_000), "a line of a reply does not end"),
         ] {

@@ -54,6 +54,26 @@ fn long_values_are_cut_in_the_log() {
 }
 
 #[test]
+fn a_line_of_very_many_values_ends_somewhere() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    let values = format!("$9\r\n{}\r\n", "v".repeat(9)).repeat(1000);
+    dialogue.send(format!("*1001\r\n$3\r\nDEL\r\n{values}").as_bytes());
+    let lines = dialogue.answer(b":0\r\n");
+    let most = limits::REDIS_LOGGED_LINE..limits::REDIS_LOGGED_LINE + 10;
+    assert!(lines.len() == 1 && most.contains(&lines[0].len()), "{}", lines[0].len());
+}
+
+#[test]
+fn a_client_may_have_so_many_commands_under_way() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    let pings = b"PING\r\n".repeat(limits::RPC_CALLS + 5);
+    let passed = dialogue.session.client_bytes(&pings, &mut dialogue.calls, &[]);
+    let bytes = 6 * limits::RPC_CALLS;
+    assert!(matches!(&passed, Ok(Verdict::Pass(pass)) if pass.bytes == bytes && pass.whole), "{passed:?}");
+    assert_eq!(dialogue.calls.len(), limits::RPC_CALLS);
+}
+
+#[test]
 fn messages_are_no_replies() {
     let mut dialogue = Dialogue::new(&json!({}));
     dialogue.send(b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n");
