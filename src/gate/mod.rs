@@ -41,8 +41,6 @@ pub struct Core {
     pub host: Rc<Host>,
     /// config.yaml.
     pub config: Arc<Config>,
-    /// To the control thread.
-    pub control: tokio::sync::mpsc::Sender<ToControl>,
     /// The access log, if it is on.
     pub access: Option<RefCell<Access>>,
     /// The access log of layer 4, if it is on.
@@ -86,7 +84,6 @@ impl Core {
         live: Live,
         host: Rc<Host>,
         config: Arc<Config>,
-        control: tokio::sync::mpsc::Sender<ToControl>,
         access: Option<Access>,
         stream_access: Option<Access>,
     ) -> Self {
@@ -105,7 +102,6 @@ impl Core {
             trusted: config.trusted_addresses.as_deref().map(IpNets::new),
             add_headers,
             config,
-            control,
             access: access.map(RefCell::new),
             stream_access: stream_access.map(RefCell::new),
             debug: Cell::new(false),

@@ -217,7 +217,8 @@ mod tests {
     fn a_push_has_a_largest_size_unless_one_message_is_larger() {
         let (mut one, feed, _) = subscription(0, 1000);
         let message = limits::PUBSUB_PUSH_BYTES / 10;
-        let ends: Vec<(i64, u32)> = (0..25).map(|n| (n, (n as usize + 1) * message)).map(|(n, end)| (n, end as u32)).collect();
+        let ends: Vec<(i64, u32)> =
+            (0..25).map(|n| (n, (n as usize + 1) * message)).map(|(n, end)| (n, end as u32)).collect();
         let large = 2 * limits::PUBSUB_PUSH_BYTES;
         let last = 25 * message + large;
         let ends = ends.into_iter().chain([(25, last as u32)]).collect();

@@ -422,7 +422,8 @@ mod tests {
         assert_eq!(buffers.vecs.borrow().len(), limits::SEND_POOL);
         for _ in 0..limits::BULK_POOL + 5 {
             let data = allocate(LARGE);
-            let header = Header { refs: Cell::new(0), data, core: Cell::new(std::ptr::null()), owner: Owner::Bulk };
+            let header =
+                Header { refs: Cell::new(0), data, core: Cell::new(std::ptr::null()), owner: Owner::Bulk };
             buffers.give_back_large(NonNull::from(Box::leak(Box::new(header))));
         }
         assert_eq!(buffers.large.borrow().len(), limits::BULK_POOL);

@@ -485,3 +485,21 @@ fn source(provider: &Provider) -> String {
         Provider::Embedded { path } => format!("embedded store in {}", path.display()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_use_is_tried_for_a_moment() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        let began = std::time::Instant::now();
+        assert_eq!(listen_alone(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let pauses = u64::from(limits::BIND_TRIES - 1);
+        let took_ms = began.elapsed().as_millis() as u64;
+        assert!((pauses * limits::BIND_PAUSE_MS..3_000).contains(&took_ms), "{took_ms} ms");
+        drop(holder);
+        assert!(listen_alone(address).is_ok());
+    }
+}

@@ -103,7 +103,7 @@ impl GatewayParts {
             pools: pools.clone(),
             tls: tls.clone(),
             metadata: RefCell::default(),
-            control: control.clone(),
+            control,
             config: config.clone(),
             outbound: Rc::new(Outbound::new(names, pools.clone(), tls.clone())),
             enabled: RefCell::default(),
@@ -120,7 +120,7 @@ impl GatewayParts {
         let enabled = config.plugins.as_deref().map(listed);
         let stream_enabled = listed(config.stream_plugins.as_deref().unwrap_or_default());
         let live = Live::new(tools, config.router, enabled, stream_enabled);
-        Core::new(live, host, config, control, self.access, self.stream_access)
+        Core::new(live, host, config, self.access, self.stream_access)
     }
 }
 

@@ -342,8 +342,7 @@ mod tests {
         let ca = der(made!("ca.pem"));
         let (_, authority) = X509Certificate::from_der(&ca).unwrap();
         let signed = Signed::read(&mut Reader(basic(made!("delegated.der")).unwrap())).unwrap();
-        for (others, is_found) in
-            [(limits::OCSP_CERTIFICATES - 1, true), (limits::OCSP_CERTIFICATES, false)]
+        for (others, is_found) in [(limits::OCSP_CERTIFICATES - 1, true), (limits::OCSP_CERTIFICATES, false)]
         {
             let certificates = [&ca.repeat(others), signed.certificates].concat();
             let signed = Signed { certificates: &certificates, ..signed };
