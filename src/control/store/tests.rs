@@ -353,6 +353,31 @@ async fn an_etcd_that_vanished_is_found_out_by_pings() {
 }
 
 #[test]
+fn writers_wait_for_a_reader_that_stands_still() {
+    const WRITES: usize = crate::limits::WATCH_QUEUE + 20;
+    let directory = TempDir::new();
+    block_on(async {
+        let store = Store::Embedded(Embedded::open(&directory.0, "/apisix").unwrap());
+        let mut events = store.watch().await.unwrap();
+        let writer = tokio::spawn(async move {
+            for n in 0..WRITES {
+                store.put(&format!("/routes/{n}"), bytes("{}"), None, None).await.unwrap();
+            }
+        });
+        while events.len() < crate::limits::WATCH_QUEUE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(events.len() == crate::limits::WATCH_QUEUE && !writer.is_finished());
+        assert!(next_snapshot(&mut events).await.is_empty());
+        for n in 0..WRITES {
+            assert_eq!(*next_change(&mut events).await.key, *format!("/routes/{n}"));
+        }
+        writer.await.unwrap();
+    });
+}
+
+#[test]
 fn leases_have_a_longest_time() {
     let directory = TempDir::new();
     block_on(async {

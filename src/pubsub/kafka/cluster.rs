@@ -372,7 +372,8 @@ mod tests {
 
     fn cluster(port: u16) -> Cluster {
         let broker = format!("127.0.0.1:{port}").into();
-        Cluster::new(Arc::new(messaging::Cluster::new([broker].into(), None, None, "")))
+        let conf = messaging::Cluster::new([broker].into(), None, None, "");
+        Cluster::new(Arc::new(conf), Rc::default())
     }
 
     fn place(partition: i32) -> Place {

@@ -29,3 +29,12 @@ impl Counts {
         page.count(PUBSUB_FETCHES, &[b"kafka", topic.as_bytes()], 1);
     }
 }
+
+#[cfg(test)]
+impl Default for Counts {
+    /// A page that nobody shows.
+    fn default() -> Self {
+        use crate::telemetry::metrics::Shape;
+        Counts::new(Metrics::new(Shape::new("apisix_", None, None)))
+    }
+}

@@ -106,7 +106,7 @@ mod tests {
         let (mail, inbox) = mpsc::channel(1);
         let cluster = Arc::new(messaging::Cluster::new(["127.0.0.1:1".into()].into(), None, None, ""));
         let asked = async {
-            tokio::task::spawn_local(run(inbox));
+            tokio::task::spawn_local(run(inbox, Counts::default()));
             let (answer, answered) = tokio::sync::oneshot::channel();
             let ask = Ask::Offset { timestamp: -1, answer };
             let place = Place { topic: "t".into(), partition: 0 };
