@@ -16,7 +16,13 @@
 //! clients, too. A scrape reads the cores' pages in memory: no disk, and no core is asked.
 //!
 //! On stream routes it counts sessions: `stream_connection_total` and `stream_status`. While it is in `stream_plugins`,
-//! `stream_active_connections` and `stream_bandwidth` are counted for all listeners of layer 4.
+//! `stream_active_connections` and `stream_bandwidth` are counted for all listeners of layer 4, the latter each second while
+//! bytes move.
+//!
+//! Beyond APISIX, whatever plugins a route has: `pubsub_active_sessions` and `pubsub_active_subscriptions` by `route`,
+//! `pubsub_messages_total` by `route` and `type` (`fetch`: answers to a fetch command, `push`: what subscribers were sent), and
+//! `pubsub_fetches_total` by `system` (`kafka`) and `topic`, the fetches that brokers have answered: subscribers of a partition
+//! share them, so it grows more slowly than messages do.
 //!
 //! The labels of a request follow from its route, consumer, node and status. Their series are looked up once
 //! and kept under these few words, so a request that was seen before builds no label.
