@@ -59,6 +59,21 @@ fn an_upstream_may_want_to_know_who_calls() {
     });
 }
 
+#[test]
+fn grpcurl_learns_services_by_reflection() {
+    let grpcurl = concat!(env!("CARGO_TARGET_TMPDIR"), "/bin/grpcurl");
+    if !std::path::Path::new(grpcurl).exists() {
+        println!("not run: tests/run builds grpcurl where there is a Go compiler");
+        return;
+    }
+    on_both_drivers(|driver| {
+        let port = free_port();
+        let upstream = format!("{{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{port}\": 1}}}}");
+        let gateway = Gateway::with_yaml(driver, &format!("routes:\n- uri: /*\n  upstream: {upstream}"));
+        python("grpc_reflection.py", &[&grpcurl, &gateway.ports.port, &port]);
+    });
+}
+
 /// One core, so that all calls share its connections; everything goes to one server.
 fn one_core(driver: &'static str, upstream: &Upstream) -> Gateway {
     let objects = format!(
