@@ -10,10 +10,15 @@ use serde_json::json;
 
 /// A gateway with HTTP/3 on `ports.proxied`, a certificate for a.test, and a route for that host to `upstream`.
 fn gateway(driver: &'static str, upstream: u16, workers: usize) -> (Gateway, Pki) {
+    with_nginx(driver, upstream, workers, "")
+}
+
+/// The same with more lines of `nginx_config`.
+fn with_nginx(driver: &'static str, upstream: u16, workers: usize, nginx: &str) -> (Gateway, Pki) {
     let pki = Pki::new(&format!("h3-{driver}-{upstream}"));
     pki.make("a", "ec", "DNS:a.test", None);
     let listen = "ssl: {enable: true, listen: [{ip: 127.0.0.1, port: $PROXIED, enable_http3: true}]}\n";
-    let gateway = Setup::new(driver, Source::Embedded).apisix(listen).workers(workers).start();
+    let gateway = Setup::new(driver, Source::Embedded).apisix(listen).nginx(nginx).workers(workers).start();
     let nodes = json!({format!("127.0.0.1:{upstream}"): 1});
     let route = json!({"uri": "/*", "host": "a.test", "upstream": {"type": "roundrobin", "nodes": nodes}});
     gateway.put("/routes/1", &route);
@@ -77,30 +82,59 @@ fn requests_of_all_kinds() {
     });
 }
 
+/// Switches, says `first`, and then gives all back.
+fn echo() -> Upstream {
+    Upstream::start(|conn| {
+        let Some(request) = conn.head() else { return };
+        assert_eq!((request.method.as_str(), request.header("upgrade")), ("GET", Some("websocket")));
+        let _ = conn.send(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+             Sec-WebSocket-Accept: x\r\nX-Own: 1\r\n\r\nfirst",
+        );
+        let mut piece = [0; 64 << 10];
+        while let Ok(n @ 1..) = conn.stream.read(&mut piece) {
+            if conn.stream.write_all(&piece[..n]).is_err() {
+                return;
+            }
+        }
+        conn.remember(&request); // it has ended
+    })
+}
+
+/// `/ws` has WebSockets.
+fn with_websocket(gateway: &Gateway, upstream: u16) {
+    let nodes = json!({format!("127.0.0.1:{upstream}"): 1});
+    let upstream = json!({"type": "roundrobin", "nodes": nodes});
+    let route = json!({"uri": "/ws", "host": "a.test", "enable_websocket": true, "upstream": upstream});
+    gateway.put("/routes/ws", &route);
+}
+
+#[test]
+fn a_websocket_lives_while_the_drain_lasts() {
+    on_both_drivers(|driver| {
+        for (end, patience) in [("closes", ""), ("stays", "worker_shutdown_timeout: 2s\n")] {
+            let upstream = echo();
+            let (mut gateway, _pki) = with_nginx(driver, upstream.port, 1, patience);
+            with_websocket(&gateway, upstream.port);
+            let mut client = aioquic(&gateway, "websocket_drained", &[end]);
+            let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+            assert_eq!(lines.next().unwrap().unwrap(), "open");
+            gateway.signal("QUIT");
+            let late = lines.next().transpose().unwrap();
+            finished(client);
+            assert_eq!(late.as_deref(), Some("late"), "{end}");
+            assert!(gateway.wait(PATIENCE).success());
+            upstream.wait_for(1);
+        }
+    });
+}
+
 #[test]
 fn a_websocket_is_a_stream() {
     on_both_drivers(|driver| {
-        let upstream = Upstream::start(|conn| {
-            let Some(request) = conn.head() else { return };
-            assert_eq!((request.method.as_str(), request.header("upgrade")), ("GET", Some("websocket")));
-            let _ = conn.send(
-                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
-                 Sec-WebSocket-Accept: x\r\nX-Own: 1\r\n\r\nfirst",
-            );
-            let mut piece = [0; 64 << 10];
-            while let Ok(n @ 1..) = conn.stream.read(&mut piece) {
-                if conn.stream.write_all(&piece[..n]).is_err() {
-                    return;
-                }
-            }
-            conn.remember(&request); // it has ended
-        });
+        let upstream = echo();
         let (gateway, _pki) = gateway(driver, upstream.port, 1);
-        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
-        let upstream_of = json!({"type": "roundrobin", "nodes": nodes});
-        let route =
-            json!({"uri": "/ws", "host": "a.test", "enable_websocket": true, "upstream": upstream_of});
-        gateway.put("/routes/ws", &route);
+        with_websocket(&gateway, upstream.port);
         play(&gateway, "websocket", &[]);
         upstream.wait_for(2); // the end and the reset have reached it
     });

@@ -1,10 +1,16 @@
-//! `$secret://` references, with a key-value server that speaks as HashiCorp Vault does.
+//! `$secret://` references, with servers that speak as HashiCorp Vault, AWS and Google Cloud do.
 
 mod common;
 
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::signature::{KeyPair, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
+use aws_lc_rs::{digest, hmac};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use common::*;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 /// Vault's key-value engine, version 1: path → members. It wants the token `root`.
@@ -84,6 +90,153 @@ fn a_consumers_key_comes_from_vault() {
         let log = gateway.read("logs/error.log");
         assert!(!log.contains("second") && !log.contains("moved"), "{log}");
     });
+}
+
+fn answer(status: u16, body: &Value) -> String {
+    let body = body.to_string();
+    format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The Authorization field that a request to AWS must have, from the request itself, for the key `id` and `secret`.
+fn signed(request: &Request) -> Option<String> {
+    let given = request.header("authorization")?;
+    let (_, names) = given.split_once("SignedHeaders=")?;
+    let (names, _) = names.split_once(',')?;
+    let mut canonical = "POST\n/\n\n".to_string();
+    for name in names.split(';') {
+        canonical.push_str(&format!("{name}:{}\n", request.header(name)?));
+    }
+    let sha256 = |bytes: &[u8]| hex(digest::digest(&digest::SHA256, bytes).as_ref());
+    canonical.push_str(&format!("\n{names}\n{}", sha256(&request.body)));
+    let at = request.header("x-amz-date")?;
+    let scope = format!("{}/eu-west-1/secretsmanager/aws4_request", &at[..8]);
+    let text = format!("AWS4-HMAC-SHA256\n{at}\n{scope}\n{}", sha256(canonical.as_bytes()));
+    let mut key = b"AWS4secret".to_vec();
+    for part in scope.split('/').chain([text.as_str()]) {
+        key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), part.as_bytes()).as_ref().to_vec();
+    }
+    Some(format!("AWS4-HMAC-SHA256 Credential=id/{scope}, SignedHeaders={names}, Signature={}", hex(&key)))
+}
+
+/// A mock of AWS Secrets Manager: names → texts.
+fn aws_mock(secrets: Value) -> Upstream {
+    Upstream::start(move |conn| {
+        while let Some(request) = conn.request() {
+            let asked: Value = serde_json::from_slice(&request.body).unwrap();
+            let told = match &secrets[asked["SecretId"].as_str().unwrap()] {
+                _ if request.header("authorization") != signed(&request).as_deref()
+                    || request.header("x-amz-target") != Some("secretsmanager.GetSecretValue")
+                    || request.header("x-amz-security-token") != Some("session") =>
+                {
+                    (400, json!({"__type": "InvalidSignatureException", "message": "no"}))
+                }
+                Value::Null => (400, json!({"__type": "ResourceNotFoundException", "message": "no"})),
+                text => (200, json!({"Name": "x", "SecretString": text, "VersionStages": ["AWSCURRENT"]})),
+            };
+            if conn.send(answer(told.0, &told.1)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// A mock of Google's token endpoint and Secret Manager, for the owner of a key.
+fn gcp_mock(key: &str) -> Upstream {
+    let PrivateKeyDer::Pkcs8(key) = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap() else { panic!() };
+    let key = RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap();
+    let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public_key().as_ref().to_vec());
+    Upstream::start(move |conn| {
+        while let Some(request) = conn.request() {
+            let told = if request.target == "/token" {
+                let form = String::from_utf8(request.body.clone()).unwrap();
+                let grant = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=";
+                let (text, signature) = form.strip_prefix(grant).unwrap().rsplit_once('.').unwrap();
+                let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+                let claims = URL_SAFE_NO_PAD.decode(text.split_once('.').unwrap().1).unwrap();
+                let claims: Value = serde_json::from_slice(&claims).unwrap();
+                let (iss, scope) = (claims["iss"] == "a@b.test", claims["scope"] == "one two");
+                let lasts = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+                match public.verify(text.as_bytes(), &signature).is_ok() && iss && scope && lasts == 3600 {
+                    true => (200, json!({"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600})),
+                    false => (400, json!({"error": "invalid_grant"})),
+                }
+            } else if request.header("authorization") != Some("Bearer t0ken") {
+                (401, json!({}))
+            } else if request.target == "/v1/projects/p/secrets/jack/versions/latest:access" {
+                (200, json!({"payload": {"data": STANDARD.encode(r#"{"key": "from gcp"}"#)}}))
+            } else {
+                (404, json!({}))
+            };
+            if conn.send(answer(told.0, &told.1)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// What `upstream` gets in the field that is set to a reference.
+fn resolves(gateway: &Gateway, upstream: &Upstream, reference: &str, to: &str) {
+    let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+    let plugins = json!({"proxy-rewrite": {"headers": {"set": {"X-Secret": reference}}}});
+    gateway.put("/routes/1", &json!({"uri": "/*", "plugins": plugins, "upstream": {"nodes": nodes}}));
+    let expected = format!("x-secret: {to}\r\n");
+    eventually(&expected, || gateway.get("/").text().to_ascii_lowercase().contains(&expected));
+}
+
+#[test]
+fn secrets_of_aws() {
+    let secrets = json!({"plain": "whole", "apps/jack": "{\"key\": \"of apps/jack\"}", "apps": "{\"other/key\": \"of apps\"}"});
+    let server = aws_mock(secrets);
+    let upstream = Upstream::mirror();
+    let gateway =
+        Setup::new("epoll", Source::Embedded).variable("AWS_SECRET", "secret").workers(1).start();
+    let manager = json!({
+        "access_key_id": "id", "secret_access_key": "$env://AWS_SECRET", "session_token": "session",
+        "region": "eu-west-1", "endpoint_url": format!("http://127.0.0.1:{}", server.port),
+    });
+    gateway.put("/secrets/aws/1", &manager);
+    for (reference, to) in [("plain", "whole"), ("apps/jack/key", "of apps/jack"), ("apps/other/key", "of apps")] {
+        resolves(&gateway, &upstream, &format!("$secret://aws/1/{reference}"), to);
+    }
+    let none = "$secret://aws/1/none/at/all";
+    resolves(&gateway, &upstream, none, none);
+    let failed = format!(
+        "{none}, err: failed to retrieve data from aws secret manager: invalid status code 400"
+    );
+    let log = gateway.read_until("logs/error.log", &failed);
+    assert!(!log.contains("of apps"), "{log}");
+}
+
+#[test]
+fn secrets_of_google_cloud() {
+    let pki = Pki::new("gcp");
+    pki.make("account", "rsa", "DNS:a", None);
+    let key = pki.read("account.key");
+    let server = gcp_mock(&key);
+    let upstream = Upstream::mirror();
+    let gateway = Setup::new("epoll", Source::Embedded).workers(1).start();
+    let at = format!("http://127.0.0.1:{}", server.port);
+    let account = json!({
+        "client_email": "a@b.test", "private_key": key, "project_id": "p", "scope": ["one", "two"],
+        "token_uri": format!("{at}/token"), "entries_uri": format!("{at}/v1"),
+    });
+    gateway.put("/secrets/gcp/1", &json!({"auth_config": account}));
+    resolves(&gateway, &upstream, "$secret://gcp/1/jack/key", "from gcp");
+    resolves(&gateway, &upstream, "$secret://gcp/1/jack", "{\"key\": \"from gcp\"}");
+    let file = gateway.path("account.json");
+    std::fs::write(&file, account.to_string()).unwrap();
+    gateway.put("/secrets/gcp/file", &json!({"auth_file": file}));
+    resolves(&gateway, &upstream, "$secret://gcp/file/jack/key", "from gcp");
+    let none = "$secret://gcp/1/none";
+    resolves(&gateway, &upstream, none, none);
+    let failed = format!("{none}, err: failed to retrtive data from gcp secret manager: invalid status code 404");
+    gateway.read_until("logs/error.log", &failed);
+    let tokens = server.requests().iter().filter(|request| request.target == "/token").count();
+    assert_eq!(tokens, 1, "one token for all");
 }
 
 #[test]

@@ -259,6 +259,34 @@ fn clients_show_who_they_are() {
 }
 
 #[test]
+fn openssl_shows_its_certificate_or_is_refused() {
+    let pki = Pki::new("s-client-mtls");
+    pki.make("own", "ec", "DNS:a.x.test", None).make("ca", "ec", "DNS:ca", None);
+    pki.make("client", "ec", "DNS:client", Some("ca")).make("other", "ec", "DNS:other", None);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", "", upstream.port);
+    let mut asking = pki.ssl("own", &["a.x.test"]);
+    asking["client"] = json!({"ca": pki.read("ca.pem")});
+    gateway.put("/ssls/1", &asking);
+    // RFC 8446 section 6.2 has an alert for who shows nothing
+    for (version, nothing) in [("-tls1_2", "handshake failure"), ("-tls1_3", "certificate required")] {
+        for (shown, told) in [(Some("client"), "200 OK"), (None, nothing), (Some("other"), "unknown ca")] {
+            let (cert, key) = (
+                pki.path(&format!("{}.pem", shown.unwrap_or_default())),
+                pki.path(&format!("{}.key", shown.unwrap_or_default())),
+            );
+            let mut args = vec!["-servername", "a.x.test", version];
+            if shown.is_some() {
+                args.extend(["-cert", &cert, "-key", &key]);
+            }
+            let said = s_client(&gateway, &args, GET);
+            assert!(said.contains("Acceptable client certificate CA names"), "{said}");
+            assert!(said.contains(told) && (told == "200 OK" || !said.contains("200 OK")), "{version}: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_session_goes_on_only_under_its_policy() {
     for tickets in ["", ", ssl_session_tickets: true"] {
         let pki = Pki::new(&format!("sessions{}", tickets.len()));

@@ -315,12 +315,27 @@ fn a_drained_gateway_lets_its_tunnels_end() {
 
 #[test]
 fn a_tunnel_that_stays_is_cut_when_the_drain_is_over() {
-    let upstream = echo();
-    let source = Source::Yaml(routes(upstream.port, ""));
-    let mut gateway = Setup::new("auto", source).nginx("worker_shutdown_timeout: 1s").start();
-    let mut client = gateway.connect();
-    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
-    assert_eq!(client.response().status, 101);
-    gateway.signal("QUIT");
-    assert!(gateway.wait(PATIENCE).success());
+    on_both_drivers(|driver| {
+        let upstream = echo();
+        let source = Source::Yaml(routes(upstream.port, ""));
+        let mut gateway = Setup::new(driver, source).nginx("worker_shutdown_timeout: 1s").start();
+        let port = gateway.port();
+        let (opened, wait) = mpsc::channel();
+        let stays = thread::spawn(move || {
+            with_client(port, async |client| {
+                let (_, mut from, _to) = open(&client, "/ws", "websocket").await.unwrap();
+                bytes(&mut from, 5).await;
+                opened.send(()).unwrap();
+                // nobody may take what it got for all there was
+                assert!(from.data().await.is_some_and(|piece| piece.is_err()));
+            })
+        });
+        let mut client = gateway.connect();
+        client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        assert_eq!(client.response().status, 101);
+        wait.recv().unwrap();
+        gateway.signal("QUIT");
+        assert!(gateway.wait(PATIENCE).success());
+        stays.join().unwrap();
+    });
 }

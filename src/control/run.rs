@@ -23,7 +23,7 @@ use super::plugins::{Plugins, Unknown};
 use super::reload::{Reload, StartCores};
 use super::rotation::{self, Logs};
 use super::scrape::Scrape;
-use super::secrets::managers::Lifetimes;
+use super::secrets::managers::{Lifetimes, Tls};
 use super::server_info;
 use super::store::{Embedded, Etcd, File, Standalone, Store, etcd, etcd_tls};
 use super::switchboard::{Heard, Switchboard};
@@ -174,6 +174,8 @@ fn ask_others(
     tokio::spawn(async move { certificates.follow(news, responders).await });
     let lifetimes = Lifetimes { value_ms: config.secret_ttl_ms, failure_ms: config.secret_failure_ttl_ms };
     let feed = feed.clone();
+    let unverified = client_config(&Trust::Anyone, None, &[]).map_err(|error| error.to_string())?;
+    let tls = Tls { verified: tls, unverified };
     tokio::spawn(async move { feed.secrets().follow(lifetimes, tls, |keys| feed.take_again(keys)).await });
     Ok(to_certificates)
 }

@@ -584,9 +584,41 @@ async def websocket():
         await asyncio.sleep(0.3)
 
 
+async def websocket_drained(end):
+    """A WebSocket goes on while the gateway drains, until it is closed (`closes`) or the drain is over (`stays`)."""
+    async with Connected() as client:
+        while not (client.http.received_settings or {}).get(8):
+            await asyncio.sleep(0.005)
+        opened = [(":protocol", "websocket"), ("sec-websocket-version", "13")]
+        stream = client.ask("CONNECT", "/ws", opened, end=False)
+        while stream.body != b"first":
+            await asyncio.sleep(0.005)
+        print("open", flush=True)
+        # GOAWAY on the control stream: the drain has begun
+        while b"\x07\x01" not in client.data.get(3, b""):
+            await asyncio.sleep(0.005)
+        client.http.send_data(stream.id, b"late", end_stream=False)
+        client.transmit()
+        while stream.body != b"firstlate":
+            await asyncio.sleep(0.005)
+        print("late", flush=True)
+        if end == "closes":
+            client.http.send_data(stream.id, b"", end_stream=True)
+            client.transmit()
+            await asyncio.wait_for(stream.ended.wait(), PATIENCE)
+            assert stream.reset is None, stream.reset
+            ended = await asyncio.wait_for(client.closed, PATIENCE)
+            assert ended.error_code == 0x100, ended
+        else:
+            # nobody may take what it got for all there was
+            finished = {asyncio.ensure_future(stream.ended.wait()), client.closed}
+            await asyncio.wait(finished, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            assert client.closed.done() or stream.reset is not None, "it was cut"
+
+
 SCENARIOS = {
     work.__name__: work
-    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, websocket, forgotten, orphaned)
+    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, websocket, websocket_drained, forgotten, orphaned)
 }
 if __name__ == "__main__":
     asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))

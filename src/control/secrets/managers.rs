@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{SECRET, strip, vault};
+use super::{SECRET, aws, gcp, strip, vault};
 use crate::limits;
 
 /// How long an answer holds.
@@ -27,10 +27,20 @@ pub struct Lifetimes {
     pub failure_ms: u64,
 }
 
+/// How managers are spoken to over TLS.
+#[derive(Clone)]
+pub struct Tls {
+    /// They show a certificate that is trusted.
+    pub verified: Arc<ClientConfig>,
+    /// They show any (`ssl_verify: false`).
+    pub unverified: Arc<ClientConfig>,
+}
+
 /// All managers and references of this process.
 #[derive(Default)]
 pub struct Managers {
     state: Mutex<State>,
+    tokens: Arc<gcp::Tokens>,
     wake: Notify,
 }
 
@@ -112,7 +122,7 @@ impl Managers {
     pub async fn follow(
         &self,
         lifetimes: Lifetimes,
-        tls: Arc<ClientConfig>,
+        tls: Tls,
         mut changed: impl FnMut(BTreeSet<Box<str>>),
     ) {
         loop {
@@ -124,10 +134,10 @@ impl Managers {
             }
             let mut calls = JoinSet::new();
             for (reference, ask) in due {
-                let tls = tls.clone();
+                let (tls, tokens) = (tls.clone(), self.tokens.clone());
                 calls.spawn(async move {
                     let answer = match ask {
-                        Ok((conf, key)) => vault::get(&conf, &key, &tls).await,
+                        Ok(question) => question.answer(&tls, &tokens).await,
                         Err(why) => Err(why),
                     };
                     (reference, answer)
@@ -186,8 +196,44 @@ impl Managers {
     }
 }
 
-/// A manager's object and a key there, or why there is none.
-type Ask = Result<(Value, String), String>;
+/// What a manager is asked.
+#[derive(Debug, PartialEq, Eq)]
+struct Question {
+    kind: Kind,
+    /// The manager's object.
+    conf: Value,
+    key: String,
+}
+
+/// The managers that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Vault,
+    Aws,
+    Gcp,
+}
+
+/// What is asked, or why nobody can be.
+type Ask = Result<Question, String>;
+
+impl Question {
+    async fn answer(&self, tls: &Tls, tokens: &gcp::Tokens) -> Result<Value, String> {
+        let Question { kind, conf, key } = self;
+        let patience = Duration::from_millis(limits::SECRET_PATIENCE_MS);
+        let late = |_| Err("timeout".to_owned());
+        match kind {
+            // it has a limit of its own
+            Kind::Vault => vault::get(conf, key, &tls.verified).await,
+            Kind::Aws => {
+                tokio::time::timeout(patience, aws::get(conf, key, &tls.verified)).await.unwrap_or_else(late)
+            }
+            Kind::Gcp => {
+                let tls = if conf["ssl_verify"] == false { &tls.unverified } else { &tls.verified };
+                tokio::time::timeout(patience, gcp::get(conf, key, tls, tokens)).await.unwrap_or_else(late)
+            }
+        }
+    }
+}
 
 /// A reference whose manager is to be asked.
 type Due = (Box<str>, Ask);
@@ -197,10 +243,13 @@ impl State {
         let (manager, key) = parse(text)?;
         let conf = self.managers.get(manager);
         let conf = conf.ok_or_else(|| format!("no secret conf, secret_uri: {text}"))?;
-        match manager.split('/').next() {
-            Some("vault") => Ok((conf.clone(), key.to_owned())),
-            other => Err(format!("no secret manager: {}", other.unwrap_or_default())),
-        }
+        let kind = match manager.split('/').next() {
+            Some("vault") => Kind::Vault,
+            Some("aws") => Kind::Aws,
+            Some("gcp") => Kind::Gcp,
+            other => return Err(format!("no secret manager: {}", other.unwrap_or_default())),
+        };
+        Ok(Question { kind, conf: conf.clone(), key: key.to_owned() })
     }
 }
 
@@ -286,17 +335,17 @@ mod tests {
     #[test]
     fn what_is_due() {
         let managers = Managers::default();
-        managers.hold("/routes/1", vec![A.into(), "$secret://aws/1/a".into()]);
+        managers.hold("/routes/1", vec![A.into(), "$secret://none/1/a".into()]);
         let asks = || {
             let mut asks: Vec<_> =
-                managers.due().0.into_iter().map(|(_, ask)| ask.map(|ask| ask.1)).collect();
+                managers.due().0.into_iter().map(|(_, ask)| ask.map(|ask| ask.key)).collect();
             asks.sort();
             asks
         };
         assert!(asks().iter().all(|ask| ask.as_ref().is_err_and(|why| why.starts_with("no secret conf"))));
         managers.configure("vault/1", Some(json!({"uri": "http://a"})));
-        managers.configure("aws/1", Some(json!({})));
-        assert_eq!(asks(), [Ok("apps/a/key".to_owned()), Err("no secret manager: aws".to_owned())]);
+        managers.configure("none/1", Some(json!({})));
+        assert_eq!(asks(), [Ok("apps/a/key".to_owned()), Err("no secret manager: none".to_owned())]);
         managers.settle(A, Ok(json!("x")), 2, LIFETIMES);
         assert_eq!(asks().len(), 1, "not before its time");
         managers.configure("vault/1", Some(json!({"uri": "http://b"})));

@@ -7,6 +7,8 @@
 //! manager says something new is taken in again. What cannot be resolved stays as it is, with an error line;
 //! credentials of consumers are left out then.
 
+mod aws;
+mod gcp;
 pub mod managers;
 mod vault;
 
