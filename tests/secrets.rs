@@ -161,7 +161,9 @@ fn gcp_mock(key: &str) -> Upstream {
                 let (iss, scope) = (claims["iss"] == "a@b.test", claims["scope"] == "one two");
                 let lasts = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
                 match public.verify(text.as_bytes(), &signature).is_ok() && iss && scope && lasts == 3600 {
-                    true => (200, json!({"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600})),
+                    true => {
+                        (200, json!({"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}))
+                    }
                     false => (400, json!({"error": "invalid_grant"})),
                 }
             } else if request.header("authorization") != Some("Bearer t0ken") {
@@ -192,21 +194,21 @@ fn secrets_of_aws() {
     let secrets = json!({"plain": "whole", "apps/jack": "{\"key\": \"of apps/jack\"}", "apps": "{\"other/key\": \"of apps\"}"});
     let server = aws_mock(secrets);
     let upstream = Upstream::mirror();
-    let gateway =
-        Setup::new("epoll", Source::Embedded).variable("AWS_SECRET", "secret").workers(1).start();
+    let gateway = Setup::new("epoll", Source::Embedded).variable("AWS_SECRET", "secret").workers(1).start();
     let manager = json!({
         "access_key_id": "id", "secret_access_key": "$env://AWS_SECRET", "session_token": "session",
         "region": "eu-west-1", "endpoint_url": format!("http://127.0.0.1:{}", server.port),
     });
     gateway.put("/secrets/aws/1", &manager);
-    for (reference, to) in [("plain", "whole"), ("apps/jack/key", "of apps/jack"), ("apps/other/key", "of apps")] {
+    for (reference, to) in
+        [("plain", "whole"), ("apps/jack/key", "of apps/jack"), ("apps/other/key", "of apps")]
+    {
         resolves(&gateway, &upstream, &format!("$secret://aws/1/{reference}"), to);
     }
     let none = "$secret://aws/1/none/at/all";
     resolves(&gateway, &upstream, none, none);
-    let failed = format!(
-        "{none}, err: failed to retrieve data from aws secret manager: invalid status code 400"
-    );
+    let failed =
+        format!("{none}, err: failed to retrieve data from aws secret manager: invalid status code 400");
     let log = gateway.read_until("logs/error.log", &failed);
     assert!(!log.contains("of apps"), "{log}");
 }
@@ -233,7 +235,8 @@ fn secrets_of_google_cloud() {
     resolves(&gateway, &upstream, "$secret://gcp/file/jack/key", "from gcp");
     let none = "$secret://gcp/1/none";
     resolves(&gateway, &upstream, none, none);
-    let failed = format!("{none}, err: failed to retrtive data from gcp secret manager: invalid status code 404");
+    let failed =
+        format!("{none}, err: failed to retrtive data from gcp secret manager: invalid status code 404");
     gateway.read_until("logs/error.log", &failed);
     let tokens = server.requests().iter().filter(|request| request.target == "/token").count();
     assert_eq!(tokens, 1, "one token for all");

@@ -281,7 +281,10 @@ fn openssl_shows_its_certificate_or_is_refused() {
             }
             let said = s_client(&gateway, &args, GET);
             assert!(said.contains("Acceptable client certificate CA names"), "{said}");
-            assert!(said.contains(told) && (told == "200 OK" || !said.contains("200 OK")), "{version}: {said}");
+            assert!(
+                said.contains(told) && (told == "200 OK" || !said.contains("200 OK")),
+                "{version}: {said}"
+            );
         }
     }
 }

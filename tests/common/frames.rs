@@ -14,6 +14,9 @@ pub const GOAWAY: u8 = 7;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
+/// What a client sends first.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// `:status: 200`.
 const HEAD: &[u8] = &[0x88];
 /// `grpc-status: 0`.

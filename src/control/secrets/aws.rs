@@ -35,7 +35,9 @@ pub async fn get(conf: &Value, key: &str, tls: &Arc<ClientConfig>) -> Result<Val
     let (mut name, mut member) = (key, None);
     loop {
         let why = match ask(conf, name, tls, Timestamp::now()).await {
-            Ok(secret) => return member.map_or(Ok(Value::String(secret.clone())), |member| member_of(&secret, member)),
+            Ok(secret) => {
+                return member.map_or(Ok(Value::String(secret.clone())), |member| member_of(&secret, member));
+            }
             Err(Refused::Unknown(why)) => why,
             Err(Refused::Other(why)) => return Err(failed(&why)),
         };
@@ -184,8 +186,14 @@ mod tests {
             request.headers()["authorization"].to_str().unwrap().to_owned()
         };
         let with = authorization(&signed);
-        assert!(with.contains("SignedHeaders=content-type;host;x-amz-date;x-amz-security-token;x-amz-target,"));
-        assert!(with.starts_with("AWS4-HMAC-SHA256 Credential=id/20260101/eu-west-1/secretsmanager/aws4_request, "));
+        assert!(
+            with.contains("SignedHeaders=content-type;host;x-amz-date;x-amz-security-token;x-amz-target,")
+        );
+        assert!(
+            with.starts_with(
+                "AWS4-HMAC-SHA256 Credential=id/20260101/eu-west-1/secretsmanager/aws4_request, "
+            )
+        );
         signed.token = None;
         assert_ne!(authorization(&signed), with);
     }

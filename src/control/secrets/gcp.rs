@@ -109,7 +109,11 @@ fn account(conf: &Value) -> Result<Cow<'_, Value>, String> {
 }
 
 /// The Authorization field for an account: with a token that it has, or a new one.
-async fn authorization(account: &Value, tls: &Arc<ClientConfig>, tokens: &Tokens) -> Result<Box<str>, String> {
+async fn authorization(
+    account: &Value,
+    tls: &Arc<ClientConfig>,
+    tokens: &Tokens,
+) -> Result<Box<str>, String> {
     let now_s = Timestamp::now().as_second();
     let whose = account.to_string();
     if let Some(authorization) = tokens.get(&whose, now_s) {
@@ -175,7 +179,8 @@ mod tests {
     #[test]
     fn tokens_are_kept_until_they_end_and_not_without_bound() {
         let tokens = Tokens::default();
-        let token = |account: &str| Token { account: account.into(), authorization: "Bearer t".into(), until_s: 100 };
+        let token =
+            |account: &str| Token { account: account.into(), authorization: "Bearer t".into(), until_s: 100 };
         tokens.put(token("a"));
         assert_eq!(tokens.get("a", 99).as_deref(), Some("Bearer t"));
         assert_eq!((tokens.get("a", 100), tokens.get("b", 0)), (None, None));

@@ -119,12 +119,7 @@ impl Managers {
 
     /// Asks the managers whatever is due, for as long as the gateway runs. `changed` is told the keys of the
     /// objects whose references have a new meaning.
-    pub async fn follow(
-        &self,
-        lifetimes: Lifetimes,
-        tls: Tls,
-        mut changed: impl FnMut(BTreeSet<Box<str>>),
-    ) {
+    pub async fn follow(&self, lifetimes: Lifetimes, tls: Tls, mut changed: impl FnMut(BTreeSet<Box<str>>)) {
         loop {
             let (due, next, asked) = self.due();
             if due.is_empty() {

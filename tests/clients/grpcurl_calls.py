@@ -1,4 +1,4 @@
-"""grpcurl through the gateway, to a server whose services it learns by reflection: grpc_reflection.py GRPCURL GATEWAY_PORT SERVER_PORT"""
+"""grpcurl through the gateway, to a server whose services it learns by reflection: grpcurl_calls.py GRPCURL GATEWAY_PORT SERVER_PORT"""
 
 import json
 import subprocess
