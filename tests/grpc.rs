@@ -237,6 +237,11 @@ fn small_messages_that_wait_for_a_slow_server_harm_no_other_call() {
         let mut client = gateway.connect();
         client.send(frames::PREFACE);
         client.send(frame(SETTINGS, 0, 0, &[]));
+        // windows are as large as its settings say from when they are acknowledged
+        let settings = client.bytes(9);
+        assert_eq!(settings[3], SETTINGS);
+        client.bytes(usize::from(settings[2]));
+        client.send(frame(SETTINGS, 1, 0, &[]));
         // POST, http, /, and `a` as the authority
         let head = &[0x83, 0x86, 0x84, 0x41, 0x01, b'a'];
         for stream in [1, 3, 5, 7] {
