@@ -28,6 +28,7 @@ use crate::transport::quic::{Endpoint, QuicKeys};
 use crate::transport::trust::Trust;
 use crate::transport::{Sites, TlsClients};
 use crate::upstream::health::Status;
+use crate::wire::h3::Code;
 
 /// What a core is made of before its thread runs.
 pub struct Parts {
@@ -239,6 +240,9 @@ async fn drain(
         }
         closed |= idle;
     }
+    endpoints.iter().for_each(|endpoint| endpoint.end(Code::NoError as u64));
+    // their goodbyes leave
+    reactor::yield_now().await;
     for access in [&shard.core.access, &shard.core.stream_access].into_iter().flatten() {
         access.borrow_mut().log.send();
     }

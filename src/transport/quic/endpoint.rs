@@ -150,6 +150,12 @@ impl Endpoint {
         self.wake();
     }
 
+    /// Ends what connections there still are with this code of the application: their clients need not wait for nothing.
+    pub fn end(&self, code: u64) {
+        let connections: Vec<_> = self.connections.borrow().iter().flatten().cloned().collect();
+        connections.iter().for_each(|connection| connection.close(code, "the time to drain is over"));
+    }
+
     fn wake(&self) {
         if let Some(task) = self.task.borrow_mut().take() {
             task.wake();
