@@ -554,6 +554,7 @@ pub const SECRET_CALLS: usize = 16;
 /// Reached by: src/control/secrets/vault.rs a_silent_manager_is_not_waited_for_without_end.
 pub const SECRET_PATIENCE_MS: u64 = 5_000;
 /// Access tokens that are kept for asking secret managers: accounts in use, as many as in APISIX.
+/// Reached by: src/control/secrets/gcp.rs tokens_are_kept_until_they_end_and_not_without_bound.
 pub const SECRET_TOKENS: usize = 8;
 /// The longest answer of a secret manager, bytes: one secret with its members.
 /// Reached by: src/control/secrets/vault.rs an_answer_has_a_longest_length.
