@@ -5,6 +5,8 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -662,5 +664,202 @@ fn damaged_frames_harm_no_other_connection() {
         assert_eq!(gateway.get("/").status, 200);
         let panics = gateway.logs().matches("panic").count();
         assert_eq!(panics, 0);
+    });
+}
+
+/// A gateway that leaves each request alone for half a minute: it reads nothing of its body meanwhile.
+fn idle(driver: &'static str) -> Gateway {
+    let delay = "fault-injection: {delay: {duration: 30}}";
+    Gateway::with_yaml(
+        driver,
+        &format!(
+            "routes:\n- {{id: 1, uri: /*, plugins: {{{delay}}}, upstream: {{nodes: {{\"127.0.0.1:1\": 1}}}}}}"
+        ),
+    )
+}
+
+impl Raw {
+    /// Everything sent before has been read, and nothing is wrong with it.
+    #[track_caller]
+    fn is_well(&mut self) {
+        self.send(&frame(6, 0, 0, b"are you?"));
+        loop {
+            let (kind, _, payload) = self.next().expect("an answer to the ping");
+            assert!(kind != GOAWAY && kind != RST_STREAM, "{kind} {payload:?}");
+            if kind == 6 {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_may_have_so_many_streams() {
+    const REFUSED_STREAM: u32 = 7;
+    on_both_drivers(|driver| {
+        let gateway = idle(driver);
+        let mut raw = Raw::connect(gateway.port());
+        for n in 0..128 {
+            raw.send(&frame(HEADERS, 5, 2 * n + 1, GET));
+        }
+        raw.is_well();
+        raw.send(&frame(HEADERS, 5, 257, GET));
+        assert_eq!(raw.reset_of(257), REFUSED_STREAM);
+    });
+}
+
+#[test]
+fn a_client_may_send_so_much_ahead() {
+    const FLOW_CONTROL: u32 = 3;
+    on_both_drivers(|driver| {
+        let gateway = idle(driver);
+        let piece = [0; 16 << 10];
+        let full = |stream| [frame(HEADERS, 4, stream, GET), frame(0, 0, stream, &piece).repeat(16)].concat();
+        // what is announced counts from when it is agreed to
+        let agreed = || {
+            let mut raw = Raw::connect(gateway.port());
+            raw.is_well();
+            raw.send(&frame(4, 1, 0, &[]));
+            raw
+        };
+        let mut raw = agreed();
+        raw.send(&full(1));
+        raw.is_well();
+        raw.send(&frame(0, 0, 1, b"x"));
+        assert_eq!(raw.refused(1), FLOW_CONTROL, "more than 256 KiB of a stream");
+        let mut raw = agreed();
+        for stream in [1, 3, 5, 7] {
+            raw.send(&full(stream));
+        }
+        raw.send(&frame(HEADERS, 4, 9, GET));
+        raw.is_well();
+        raw.send(&frame(0, 0, 9, b"x"));
+        assert_eq!(raw.goaway(), FLOW_CONTROL, "more than 1 MiB of the connection");
+    });
+}
+
+#[test]
+fn a_table_of_fields_has_a_largest_size() {
+    on_both_drivers(|driver| {
+        let gateway = Gateway::with_yaml(driver, "routes: []");
+        let resized = |size: &[u8]| frame(HEADERS, 5, 1, &[size, GET].concat());
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&resized(&[0x3f, 0xe1, 0x1f])); // 4,096 (RFC 7541 section 6.3)
+        raw.answered(1);
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&resized(&[0x3f, 0xe2, 0x1f]));
+        assert_eq!(raw.goaway(), PROTOCOL_ERROR); // so the h2 crate calls an error of compression
+    });
+}
+
+/// A head without a path.
+const MALFORMED: &[u8] = &[0x82, 0x86, 0x41, 0x01, b'a'];
+
+/// CVE-2025-8671
+#[test]
+fn a_client_that_has_its_streams_reset_again_and_again_is_left() {
+    on_both_drivers(|driver| {
+        let gateway = Gateway::with_yaml(driver, "routes: []");
+        let mut raw = Raw::connect(gateway.port());
+        for n in 0..128 {
+            raw.send(&frame(HEADERS, 5, 2 * n + 1, MALFORMED));
+            assert_eq!(raw.reset_of(2 * n + 1), PROTOCOL_ERROR);
+        }
+        raw.is_well();
+        raw.send(&frame(HEADERS, 5, 257, MALFORMED));
+        assert_eq!(raw.goaway(), ENHANCE_YOUR_CALM);
+    });
+}
+
+#[test]
+fn late_frames_of_a_stream_that_was_reset_are_passed_over_for_a_while() {
+    const STREAM_CLOSED: u32 = 5;
+    on_both_drivers(|driver| {
+        let gateway = Gateway::with_yaml(driver, "routes: []");
+        let mut raw = Raw::connect(gateway.port());
+        for n in 0..33 {
+            raw.send(&frame(HEADERS, 4, 2 * n + 1, MALFORMED));
+            assert_eq!(raw.reset_of(2 * n + 1), PROTOCOL_ERROR);
+        }
+        let began = Instant::now();
+        raw.send(&frame(0, 0, 1, b"late"));
+        raw.is_well();
+        raw.send(&frame(0, 0, 65, b"late"));
+        assert_eq!(raw.reset_of(65), STREAM_CLOSED, "no more than 32 are remembered");
+        raw.0.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let passed_over = loop {
+            raw.send(&frame(0, 0, 1, b"late"));
+            match raw.next() {
+                None => assert!(began.elapsed() < PATIENCE, "it is remembered without end"),
+                Some((RST_STREAM, 1, reason)) => break reason,
+                Some(_) => {}
+            }
+        };
+        assert_eq!(passed_over, STREAM_CLOSED.to_be_bytes());
+        assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_client_that_stays_after_the_goodbye_is_left() {
+    on_both_drivers(|driver| {
+        let gateway = Setup::new(driver, Source::Yaml("routes: []".into()))
+            .nginx("http_configuration_snippet: \"keepalive_requests 1;\"")
+            .start();
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&frame(HEADERS, 5, 1, GET));
+        raw.answered(1);
+        let began = Instant::now();
+        while raw.next().is_some() {}
+        assert!((500..4000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    });
+}
+
+/// An upstream that takes one call at a time on each connection, and answers none before it may.
+#[test]
+fn an_upstream_gets_so_many_connections() {
+    const CALLS: usize = 70;
+    on_both_drivers(|driver| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (counted, called) = (connections.clone(), calls.clone());
+        let (answer, may_answer) = tokio::sync::watch::channel(false);
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                listener.set_nonblocking(true).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                while let Ok((stream, _)) = listener.accept().await {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    let (called, mut may_answer) = (called.clone(), may_answer.clone());
+                    tokio::spawn(async move {
+                        let mut builder = h2::server::Builder::new();
+                        let mut connection =
+                            builder.max_concurrent_streams(1).handshake::<_, Bytes>(stream).await.unwrap();
+                        while let Some(Ok((_, mut respond))) = connection.accept().await {
+                            called.fetch_add(1, Ordering::SeqCst);
+                            if may_answer.wait_for(|may| *may).await.is_ok() {
+                                let _ = respond.send_response(Answer::new(()), true);
+                            }
+                        }
+                    });
+                }
+            });
+        });
+        let node = format!("nodes: {{\"127.0.0.1:{port}\": 1}}");
+        let objects = format!("routes:\n- {{id: 1, uri: /*, upstream: {{scheme: grpc, {node}}}}}");
+        let gateway = Setup::new(driver, Source::Yaml(objects)).workers(1).start();
+        let mut clients: Vec<Client> = (0..CALLS).map(|_| gateway.connect()).collect();
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            eventually("the call is there", || calls.load(Ordering::SeqCst) == (n + 1).min(64));
+        }
+        answer.send(true).unwrap();
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200, "each has its turn");
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 64);
     });
 }

@@ -445,3 +445,77 @@ fn chromium(gateway: &Gateway, pki: &Pki) -> String {
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     text
 }
+
+#[test]
+fn a_client_has_what_the_handshake_gives_it_and_no_more() {
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("h3-bounds-{driver}"));
+        pki.make("a", "ec", "DNS:a.test", None);
+        let listen = "ssl: {enable: true, listen: [{ip: 127.0.0.1, port: $PROXIED, enable_http3: true}]}\n";
+        // a short keepalive_timeout does not make a connection forget its client between two datagrams
+        let setup = Setup::new(driver, Source::Embedded).apisix(listen).workers(1);
+        let gateway = setup.http("keepalive_timeout: 1s").start();
+        // nothing of a body is read
+        let plugins = json!({"fault-injection": {"delay": {"duration": 30}}});
+        let upstream = json!({"type": "roundrobin", "nodes": {"127.0.0.1:1": 1}});
+        gateway.put("/routes/1", &json!({"uri": "/*", "plugins": plugins, "upstream": upstream}));
+        gateway.put("/ssls/1", &pki.ssl("a", &["a.test"]));
+        play(&gateway, "bounds", &[]);
+    });
+}
+
+/// The upstream is held back where a client allows everything and acknowledges nothing.
+#[test]
+fn what_is_not_acknowledged_has_a_bound() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const BYTES: usize = 64 << 20;
+    on_both_drivers(|driver| {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = sent.clone();
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            let _ = conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"));
+            let piece = vec![b'x'; 64 << 10];
+            while counted.load(Ordering::SeqCst) < BYTES && conn.send(&piece).is_ok() {
+                counted.fetch_add(piece.len(), Ordering::SeqCst);
+            }
+        });
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        let before = gateway.peak_kib();
+        let mut client = aioquic(&gateway, "stall", &[]);
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "stalled");
+        let (mut last, mut since) = (0, std::time::Instant::now());
+        while since.elapsed() < std::time::Duration::from_secs(1) {
+            let now = sent.load(Ordering::SeqCst);
+            if now != last {
+                (last, since) = (now, std::time::Instant::now());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(last < BYTES, "the upstream is held back");
+        let grown = (gateway.peak_kib() - before) >> 10;
+        assert!(grown < 8, "{grown} MiB for one answer of 64 MiB");
+        client.kill().unwrap();
+        client.wait().unwrap();
+    });
+}
+
+/// Both drivers at once: it takes fifteen seconds.
+#[test]
+fn a_handshake_that_does_not_go_on_is_given_up() {
+    let upstream = Upstream::answering(ok("served"));
+    let gateways: Vec<_> = drivers().iter().map(|driver| gateway(driver, upstream.port, 1)).collect();
+    let began = std::time::Instant::now();
+    for (gateway, _) in &gateways {
+        play(gateway, "half", &[]);
+    }
+    for (gateway, _) in &gateways {
+        while counter(gateway, "tls_handshake_failures_total") == 0 {
+            assert!(began.elapsed().as_secs() < 25, "it is waited for without end");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert!(began.elapsed().as_secs() >= 14, "after {:?}", began.elapsed());
+    }
+}

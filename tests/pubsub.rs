@@ -600,3 +600,54 @@ fn over_http_2_it_is_the_same() {
         });
     });
 }
+
+#[test]
+fn a_connection_has_so_many_subscriptions() {
+    const SUBSCRIPTIONS: usize = 64;
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "subscriptions", driver);
+        let gateway = gateway(driver, &[kafka.port]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let first = session.subscribe(&topic, -1, 0).0;
+        for _ in 1..SUBSCRIPTIONS {
+            session.subscribe(&topic, -1, 0);
+        }
+        let wish = || {
+            let (topic, partition, offset, credit) = (topic.clone(), 0, -1, 0);
+            Command::KafkaSubscribe(KafkaSubscribe { topic, partition, offset, credit })
+        };
+        let refused = session.ask(wish());
+        let Answer::Error(error) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.message, "too many subscriptions");
+        session.unsubscribe(first);
+        assert!(matches!(session.ask(wish()), Answer::KafkaSubscribe(_)), "there is room again");
+    });
+}
+
+#[test]
+fn a_fetch_brings_so_much_at_once() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "fetch", driver);
+        kafka.produce(&topic, 0, &"f".repeat(1000), 3000);
+        let gateway = gateway(driver, &[kafka.port]);
+        let messages = PubSub::open(gateway.port(), "/kafka").fetch(&topic, 0, 0).unwrap();
+        // 512 KiB, and the batch that begins within them; brokers compress nothing here
+        assert!((300..1500).contains(&messages.len()), "{} messages of 1 KB", messages.len());
+    });
+}
+
+/// What is known of the topics is believed for a moment only.
+#[test]
+fn a_topic_that_was_created_later_is_found() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, &[kafka.port]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let name = format!("later-{driver}");
+        assert!(session.offset(&name, 0, -1).is_err());
+        topic(&kafka, "later", driver);
+        eventually("the topic is found", || session.offset(&name, 0, -1) == Ok(0));
+    });
+}

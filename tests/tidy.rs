@@ -254,6 +254,39 @@ fn each_limit_is_used() {
     none(unused.map(String::from).collect(), "a limit that nothing keeps");
 }
 
+/// Each says which test reaches it, `/// Reached by: FILE TEST.`, or why none does: `/// Not reached by a test: …`.
+#[test]
+fn each_limit_has_a_test_that_reaches_it() {
+    let limits = read("src/limits.rs");
+    let mut found = Vec::new();
+    let mut why: Option<&str> = None;
+    for line in limits.lines() {
+        if let Some(comment) = line.strip_prefix("/// ") {
+            let says = comment.starts_with("Reached by: ") || comment.starts_with("Not reached by a test: ");
+            why = if says { Some(comment) } else { why };
+        }
+        let Some((name, _)) = line.strip_prefix("pub const ").and_then(|rest| rest.split_once(':')) else {
+            continue;
+        };
+        match why.take().map(|why| why.strip_prefix("Reached by: ").ok_or(why)) {
+            None => found.push(format!("{name} says nothing")),
+            Some(Ok(place)) => {
+                let words = place.split_once(' ').unwrap_or((place, ""));
+                let (file, test) = (words.0, words.1.split([',', '.']).next().unwrap_or_default());
+                let is_there = Path::new(file).is_file() && read(file).contains(&format!("fn {test}("));
+                if !is_there {
+                    found.push(format!("{name}: no test {test} in {file}"));
+                }
+            }
+            Some(Err(reason)) if reason.len() < "Not reached by a test: ".len() + 10 => {
+                found.push(format!("{name} gives no reason"));
+            }
+            Some(Err(_)) => {}
+        }
+    }
+    none(found, "each limit names the test that reaches it, or says why there is none");
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut found = Vec::new();

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3Connection
@@ -22,6 +23,7 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
+from aioquic.tls import Epoch
 
 PORT = int(sys.argv[1])
 PATIENCE = 10
@@ -553,6 +555,107 @@ async def conformance():
         assert (await outcome()).reset is None and client.data[stream].startswith(b"\1"), name
 
 
+def far(client, sender, offset):
+    """A byte at an offset of a stream, of those before it none, whatever the other end allows."""
+    sender._buffer_start = sender._buffer_stop = offset
+    sender.write(b"x")
+    client._quic._remote_max_data = 1 << 40
+    client.transmit()
+
+
+def far_in_request(client, stream, offset):
+    client.send(stream, frame(1, section(*POST)))
+    opened = client._quic._streams[stream]
+    opened.max_stream_data_remote = 1 << 40
+    far(client, opened.sender, offset)
+
+
+def many_streams(uni, last):
+    """The last one opens all below it."""
+
+    def work(client):
+        client._quic._remote_max_streams_uni = client._quic._remote_max_streams_bidi = 1 << 40
+        client.send(4 * last + (2 if uni else 0), b"\x21" if uni else HEAD)
+
+    return work
+
+
+def over_all_streams(bytes_of_last):
+    def work(client):
+        for stream in range(0, 16, 4):
+            far_in_request(client, stream, (256 << 10) - 1)
+        far_in_request(client, 16, bytes_of_last)
+
+    return work
+
+
+# what a client may do, and what is more than that (RFC 9000 section 20.1)
+BOUNDS = {
+    "requests at first": (many_streams(False, 39), many_streams(False, 40), 0x4),
+    "unidirectional streams": (many_streams(True, 7), many_streams(True, 8), 0x4),
+    "of a stream": (
+        lambda client: far_in_request(client, 0, (256 << 10) - 1),
+        lambda client: far_in_request(client, 0, 256 << 10),
+        0x3,
+    ),
+    "of the connection": (lambda client: None, over_all_streams(200_000), 0x3),
+    "of the handshake": (
+        lambda client: far(client, client._quic._crypto_streams[Epoch.ONE_RTT].sender, (32 << 10) - 2),
+        lambda client: far(client, client._quic._crypto_streams[Epoch.ONE_RTT].sender, 33 << 10),
+        0xD,
+    ),
+    "of a control frame": (
+        beside(b"\0", varint(4), varint(1 << 10)),
+        beside(b"\0", varint(4), varint((1 << 10) + 1)),
+        0x107,
+    ),
+}
+
+
+async def bounds():
+    """A client has what the handshake gives it, and ends its connection with more."""
+    for name, (most, more, code) in BOUNDS.items():
+        async with Connected(raw=True) as client:
+            assert client._quic._remote_max_idle_timeout == 10, client._quic._remote_max_idle_timeout
+            most(client)
+            await client.ping()
+            assert not client.closed.done(), name
+        async with Connected(raw=True) as client:
+            more(client)
+            ended = await asyncio.wait_for(client.closed, PATIENCE)
+            assert ended.error_code == code, (name, hex(ended.error_code), ended)
+    # who has many requests open may open more
+    async with Connected(raw=True) as client:
+        for _ in range(20):
+            request(HEAD)(client)
+        while client._quic._remote_max_streams_bidi < 100:
+            await asyncio.sleep(0.005)
+        many_streams(False, 99)(client)
+        await client.ping()
+        assert not client.closed.done()
+        many_streams(False, 100)(client)
+        ended = await asyncio.wait_for(client.closed, PATIENCE)
+        assert ended.error_code == 0x4, ended
+
+
+async def stall():
+    """Asks for much, and goes away without a word when the first of it comes."""
+    async with Connected(max_data=1 << 40, max_stream_data=1 << 40) as client:
+        stream = client.ask()
+        await asyncio.wait_for(stream.began.wait(), PATIENCE)
+        print("stalled", flush=True)
+        time.sleep(60)
+
+
+async def half():
+    """Begins a handshake and does not go on."""
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    quic = QuicConnection(configuration=Connected().configuration)
+    quic.connect(("127.0.0.1", PORT), now=0)
+    for datagram, to in quic.datagrams_to_send(now=0):
+        sender.sendto(datagram, to)
+
+
 async def websocket():
     """Extended CONNECT (RFC 9220) to an upstream that says `first` and then gives all back."""
     opened = lambda protocol: [(":protocol", protocol), ("sec-websocket-version", "13")]
@@ -618,7 +721,7 @@ async def websocket_drained(end):
 
 SCENARIOS = {
     work.__name__: work
-    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, websocket, websocket_drained, forgotten, orphaned)
+    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, bounds, stall, half, websocket, websocket_drained, forgotten, orphaned)
 }
 if __name__ == "__main__":
     asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))
