@@ -407,7 +407,7 @@ pub const H2_CONNECTION_WINDOW: u32 = 1 << 20;
 /// Reached by: tests/h2.rs what_breaks_a_connection_ends_it_with_its_reason.
 pub const H2_FRAME: u32 = 16 << 10;
 /// Bytes of one HTTP/2 stream that wait for the peer's window before more of the answer is asked for.
-/// Reached by: tests/h2.rs a_slow_reader_slows_the_upstream_and_costs_little_memory.
+/// Not reached by a test: a slow reader is held back without it, too (tests/h2.rs), and a larger one fails no test.
 pub const H2_SEND_BUFFER: usize = 64 << 10;
 /// HPACK's dynamic table of a peer, bytes: RFC 7541's default.
 /// Reached by: tests/h2.rs a_table_of_fields_has_a_largest_size.
