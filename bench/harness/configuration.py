@@ -23,20 +23,29 @@ def definition(house, number):
 
 
 def fill(house, gateway, count):
-    """Writes the routes over several kept connections."""
+    """Writes the routes."""
+
+    def write(number, connection):
+        gateway.put(f"routes/{number + 10}", definition(house, number), connection)
+        if number % 10_000 == 0:
+            machine.say(f"  {number} routes")
+
+    write_many(gateway, count, write)
+
+
+def write_many(gateway, count, write):
+    """Calls `write(number, connection)` for each number below `count`, over several kept connections."""
     failures = []
 
-    def write(first):
+    def some(first):
         connection = http.client.HTTPConnection("127.0.0.1", gateway.admin_port, timeout=60)
         try:
             for number in range(first, count, WRITERS):
-                gateway.put(f"routes/{number + 10}", definition(house, number), connection)
-                if number % 10_000 == 0:
-                    machine.say(f"  {number} routes")
+                write(number, connection)
         except Exception as failure:  # reported below, in the thread that can act on it
             failures.append(failure)
 
-    writers = [threading.Thread(target=write, args=(first,)) for first in range(WRITERS)]
+    writers = [threading.Thread(target=some, args=(first,)) for first in range(WRITERS)]
     for writer in writers:
         writer.start()
     for writer in writers:

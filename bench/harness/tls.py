@@ -1,13 +1,11 @@
 """TLS, HTTP/2 and gRPC towards clients, beside nginx, HAProxy and Envoy; many certificates."""
 
-import http.client
 import json
 import os
 import re
 import socket
 import ssl
 import subprocess
-import threading
 import time
 
 from . import configuration, machine, measure, peers
@@ -192,25 +190,13 @@ def pair(directory, number):
 
 
 def fill_ssls(gateway, count, pairs):
-    """Writes the objects over several kept connections."""
-    failures = []
+    """Writes the objects."""
 
-    def write(first):
-        connection = http.client.HTTPConnection("127.0.0.1", gateway.admin_port, timeout=60)
-        try:
-            for number in range(first, count, configuration.WRITERS):
-                value = {**pairs[number % len(pairs)], "snis": [f"n{number}.test"]}
-                gateway.put(f"ssls/{number}", value, connection)
-        except Exception as failure:  # reported below, in the thread that can act on it
-            failures.append(failure)
+    def write(number, connection):
+        value = {**pairs[number % len(pairs)], "snis": [f"n{number}.test"]}
+        gateway.put(f"ssls/{number}", value, connection)
 
-    writers = [threading.Thread(target=write, args=(first,)) for first in range(configuration.WRITERS)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    if failures:
-        raise failures[0]
+    configuration.write_many(gateway, count, write)
 
 
 def serves(gateway, name, seconds=60):
