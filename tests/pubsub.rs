@@ -430,6 +430,10 @@ fn a_broker_that_dies_and_returns() {
     on_both_drivers(|driver| {
         let topic = topic(&kafka, "returns", driver);
         kafka.produce(&topic, 0, "before", 5);
+        // made before the gateway asks what topics there are: it does not ask again at once
+        let long = format!("behind-{driver}");
+        kafka.create(&long, 1);
+        kafka.produce(&long, 0, &"x".repeat(1000), 3000);
         let gateway = gateway(driver, &[kafka.port]);
         let mut session = PubSub::open(gateway.port(), "/kafka");
         let (subscription, _) = session.subscribe(&topic, -2, 1000);
@@ -437,9 +441,6 @@ fn a_broker_that_dies_and_returns() {
         let mut caller = PubSub::open(gateway.port(), "/kafka");
         assert_eq!(caller.offset(&topic, 0, -1), Ok(5));
         // one that is behind, with more to come than one fetch brings
-        let long = format!("behind-{driver}");
-        kafka.create(&long, 1);
-        kafka.produce(&long, 0, &"x".repeat(1000), 3000);
         let mut behind = PubSub::open(gateway.port(), "/kafka");
         let (late, _) = behind.subscribe(&long, -2, 10);
         behind.pushed(late, 10);

@@ -253,7 +253,7 @@ fn clients_show_who_they_are() {
         assert!(stays.ask("open.x.test").starts_with("HTTP/1.1 200"));
         asking["snis"] = json!(["open.x.test"]);
         asking["client"] = json!({"ca": pki.read("ca.pem")});
-        gateway.put("/ssls/open?wait=5000", &asking);
+        gateway.put("/ssls/open", &asking);
         assert!(stays.ask("open.x.test").starts_with("HTTP/1.1 400"));
     });
 }

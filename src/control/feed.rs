@@ -400,7 +400,7 @@ impl Feed {
                     };
                     self.plugins.decrypt(plugins, schema);
                     match kind {
-                        Kind::StreamRoute => self.plugins.check_stream(plugins)?,
+                        Kind::StreamRoute => self.plugins.check_stream(plugins, self.unknown)?,
                         _ => self.plugins.check(plugins, schema, self.unknown)?,
                     }
                 }

@@ -93,15 +93,26 @@ impl Plugins {
         entry.check(conf, SchemaType::Plain).map_err(PluginFault::Refused)
     }
 
-    /// Checks the plugins of a stream route that comes from a store, and fills their defaults. One that is not enabled
-    /// is left to the cores, which skip it.
-    pub fn check_stream(&self, plugins: &mut Map<String, Value>) -> Result<(), String> {
+    /// Checks the plugins of a stream route that comes from a store, and fills their defaults. What passes without being
+    /// known is left to the cores: they skip what is not enabled, and open no route for what this build lacks.
+    pub fn check_stream(&self, plugins: &mut Map<String, Value>, unknown: Unknown) -> Result<(), String> {
         for (name, conf) in plugins {
-            if let Err(PluginFault::Refused(why)) = self.stream_accepts(name, conf) {
-                return Err(format!("failed to check the configuration of stream plugin [{name}]: {why}"));
+            match self.stream_accepts(name, conf) {
+                Ok(()) => {}
+                Err(PluginFault::Unknown) if unknown == Unknown::Skip || self.stream_enabled(name) => {}
+                Err(PluginFault::Unknown) => return Err(format!("unknown plugin [{name}]")),
+                Err(PluginFault::Refused(why)) => {
+                    return Err(format!(
+                        "failed to check the configuration of stream plugin [{name}]: {why}"
+                    ));
+                }
             }
         }
         Ok(())
+    }
+
+    fn stream_enabled(&self, name: &str) -> bool {
+        self.stream.1.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
     /// The operator's list of stream plugins.

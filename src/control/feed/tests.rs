@@ -174,6 +174,13 @@ fn plugins_that_are_missing_or_not_enabled() {
     let stranger = put("/routes/1", &with("stranger"), 1);
     assert_eq!(changes(&feed(Unknown::Skip, false), vec![stranger.clone()]), ["+routes 1"]);
     assert!(changes(&feed(Unknown::RefuseDisabled, false), vec![stranger]).is_empty());
+    // The same of a stream route, which else would open without the plugin that guards it.
+    let stranger = put("/stream_routes/1", r#"{"server_port":9100,"plugins":{"stranger":{}}}"#, 1);
+    assert_eq!(changes(&feed(Unknown::Skip, false), vec![stranger.clone()]), ["+stream_routes 1"]);
+    assert!(changes(&feed(Unknown::RefuseDisabled, false), vec![stranger.clone()]).is_empty());
+    let enabled = feed(Unknown::RefuseDisabled, false);
+    enabled.plugins.enable_stream(&["stranger".to_owned()]);
+    assert_eq!(changes(&enabled, vec![stranger]), ["+stream_routes 1"]);
 }
 
 #[test]
