@@ -39,9 +39,13 @@ impl Stream {
         self.connection.poll_stopped(self.id, cx)
     }
 
-    /// Writes what there is room for of `bytes`, which are advanced; ready when that was everything.
-    pub fn poll_write(&self, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), Unwritten>> {
-        self.connection.poll_write(self.id, bytes, cx)
+    /// Writes what there is room for of `bytes`, which are advanced.
+    pub fn poll_write(&self, bytes: &mut Chunk, cx: &mut Context<'_>) -> Poll<Result<(), Unwritten>> {
+        while !bytes.is_empty() {
+            let written = ready!(self.connection.poll_write(self.id, bytes, cx))?;
+            bytes.advance(written);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The connection ends for what the client has done on this stream.
@@ -80,7 +84,8 @@ impl Stream {
         frame::begin(frame::HEADERS, section.len(), &mut out);
         out.extend_from_slice(&section);
         // Nothing was written before it: if there is no room for some ten bytes, the client has given none at all.
-        let _ = self.poll_write(&mut Bytes::from(out), &mut Context::from_waker(std::task::Waker::noop()));
+        let mut out = Chunk::from_vec(out);
+        let _ = self.poll_write(&mut out, &mut Context::from_waker(std::task::Waker::noop()));
     }
 
     /// What the client has done may not be: the connection ends.

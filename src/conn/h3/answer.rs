@@ -4,13 +4,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::Bytes;
-
 use crate::conn::Gate;
 use crate::conn::outgoing::{self, Cut, Ended, Outgoing};
 use crate::exchange::Exchange;
 use crate::exchange::h3::Stream;
-use crate::reactor;
+use crate::reactor::{self, Chunk};
 use crate::wire::Headers;
 use crate::wire::h3::{Code, frame, qpack};
 
@@ -32,7 +30,7 @@ pub(super) async fn write<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Excha
 pub(super) async fn open<G: Gate>(gate: &G, stream: &Stream, ex: &mut Exchange) -> bool {
     let head = head(ex, None);
     ex.resp.bytes += head.len() as u64;
-    send(stream, Bytes::from(head), gate.settings().send_ms).await.is_ok()
+    send(stream, Chunk::from_vec(head), gate.settings().send_ms).await.is_ok()
 }
 
 async fn write_all<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) -> Result<(), Cut> {
@@ -40,21 +38,22 @@ async fn write_all<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) ->
     let send_ms = gate.settings().send_ms;
     let head = head(ex, body.length.as_deref());
     ex.resp.bytes += head.len() as u64;
-    send(stream, Bytes::from(head), send_ms).await?;
+    send(stream, Chunk::from_vec(head), send_ms).await?;
     if body.forbidden {
         return Ok(());
     }
     loop {
         let piece = body.next(gate, ex, |cx| stream.poll_gone(cx)).await?;
         if !piece.data.is_empty() {
-            let frame = data_frame(&piece.data);
-            drop(piece.data); // a receive buffer is not held for as long as a client likes
-            send(stream, frame, send_ms).await?;
+            let mut frame = Vec::with_capacity(16);
+            frame::begin(frame::DATA, piece.data.len(), &mut frame);
+            send(stream, Chunk::from_vec(frame), send_ms).await?;
+            send(stream, piece.data, send_ms).await?;
         }
         if piece.last {
             let trailers = ex.resp.body.trailers().filter(|fields| !fields.is_empty()).map(trailer_frame);
             if let Some(trailers) = trailers {
-                send(stream, Bytes::from(trailers), send_ms).await?;
+                send(stream, Chunk::from_vec(trailers), send_ms).await?;
             }
             return Ok(());
         }
@@ -62,7 +61,7 @@ async fn write_all<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) ->
 }
 
 /// Sends one piece as the client's window allows. Nothing more of the body is to be asked for meanwhile.
-async fn send(stream: &Stream, mut bytes: Bytes, send_ms: u32) -> Result<(), Cut> {
+async fn send(stream: &Stream, mut bytes: Chunk, send_ms: u32) -> Result<(), Cut> {
     let mut late = None;
     let mut before = bytes.len();
     std::future::poll_fn(|cx| {
@@ -72,20 +71,13 @@ async fn send(stream: &Stream, mut bytes: Bytes, send_ms: u32) -> Result<(), Cut
         // a slow client is not one that takes nothing
         if bytes.len() < before || late.is_none() {
             before = bytes.len();
+            bytes = Chunk::from_vec(bytes.to_vec()); // a receive buffer is not held for as long as a client likes
             late = Some(reactor::sleep_until(reactor::now_ms() + u64::from(send_ms)));
         }
         let Some(late) = &mut late else { return Poll::Pending };
         Pin::new(late).poll(cx).map(|()| Err(Cut::Timeout))
     })
     .await
-}
-
-/// A piece of a body as a frame: the only copy on its way to the packets.
-pub(super) fn data_frame(data: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(data.len() + frame::HEAD);
-    frame::begin(frame::DATA, data.len(), &mut out);
-    out.extend_from_slice(data);
-    Bytes::from(out)
 }
 
 /// The head as a frame.

@@ -6,14 +6,11 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
-
-use super::answer::data_frame;
 use crate::conn::deadline::Deadline;
 use crate::exchange::Body;
 use crate::exchange::h3::Stream;
 use crate::reactor::Chunk;
-use crate::wire::h3::Code;
+use crate::wire::h3::{Code, frame};
 
 /// Both directions of a stream whose head has been answered with success.
 pub struct Channel {
@@ -25,7 +22,7 @@ pub struct Channel {
 #[derive(Default)]
 struct To {
     /// Frames that the client's window has no room for.
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Chunk>,
     /// The end follows the queue.
     shut: bool,
     deadline: Deadline,
@@ -49,10 +46,14 @@ impl Channel {
     pub(in crate::conn) fn send(&self, chunk: Chunk) {
         let mut to = self.to.borrow_mut();
         if !chunk.is_empty() {
-            to.queue.push_back(data_frame(&chunk));
+            let mut head = Vec::with_capacity(16);
+            frame::begin(frame::DATA, chunk.len(), &mut head);
+            to.queue.extend([Chunk::from_vec(head), chunk]);
         }
         // what cannot leave, or fails, is seen by the flush
         let _ = to.poll_push(&self.stream, &mut Context::from_waker(Waker::noop()));
+        // a receive buffer is not held for as long as a peer likes
+        to.queue.iter_mut().for_each(|chunk| *chunk = Chunk::from_vec(chunk.to_vec()));
     }
 
     pub(in crate::conn) fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -65,7 +66,7 @@ impl Channel {
     }
 
     pub(in crate::conn) fn queued_bytes(&self) -> usize {
-        self.to.borrow().queue.iter().map(|bytes| bytes.len()).sum()
+        self.to.borrow().queue.iter().map(|chunk| chunk.len()).sum()
     }
 
     pub(in crate::conn) fn shutdown_write(&self) {
@@ -90,8 +91,8 @@ impl Channel {
 impl To {
     /// Writes what the client's window has room for; ready when that was everything.
     fn poll_push(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(bytes) = self.queue.front_mut() {
-            if ready!(stream.poll_write(bytes, cx)).is_err() {
+        while let Some(chunk) = self.queue.front_mut() {
+            if ready!(stream.poll_write(chunk, cx)).is_err() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
             self.queue.pop_front();

@@ -4,9 +4,8 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-
 use crate::limits;
+use crate::reactor::Chunk;
 use crate::transport::quic::{Connection, Dir, StreamId, Unread};
 use crate::wire::h3::Code;
 use crate::wire::h3::control::{Next, Peer, UniStream, goaway, preamble};
@@ -16,7 +15,7 @@ pub(super) struct Control {
     connection: Rc<Connection>,
     ours: Option<StreamId>,
     /// What our stream had no room for.
-    unsent: Bytes,
+    unsent: Chunk,
     streams: Vec<(StreamId, UniStream)>,
     peer: Peer,
 }
@@ -25,14 +24,14 @@ impl Control {
     /// Says what we take.
     pub fn new(connection: Rc<Connection>, field_bytes: usize) -> Control {
         let ours = connection.open_uni();
-        let unsent = Bytes::from(preamble(field_bytes));
+        let unsent = Chunk::from_vec(preamble(field_bytes));
         Control { connection, ours, unsent, streams: Vec::new(), peer: Peer::default() }
     }
 
     /// Says that requests from stream `id` on will not be looked at.
     pub fn say_goodbye(&mut self, id: StreamId) {
         let said = [&*self.unsent, &goaway(u64::from(id))].concat();
-        self.unsent = Bytes::from(said);
+        self.unsent = Chunk::from_vec(said);
     }
 
     /// Reads what the client says. An error ends the connection.
@@ -56,10 +55,14 @@ impl Control {
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Code> {
         // the client allows at least this one (RFC 9114 section 6.2)
         let ours = self.ours.ok_or(Code::StreamCreationError)?;
-        match self.connection.poll_write(ours, &mut self.unsent, cx) {
-            Poll::Ready(Err(_)) => Err(Code::ClosedCriticalStream),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        while !self.unsent.is_empty() {
+            match self.connection.poll_write(ours, &self.unsent, cx) {
+                Poll::Ready(Ok(written)) => self.unsent.advance(written),
+                Poll::Ready(Err(_)) => return Err(Code::ClosedCriticalStream),
+                Poll::Pending => break,
+            }
         }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use ahash::AHashMap;
@@ -205,34 +205,21 @@ impl Connection {
         }
     }
 
-    /// Writes what there is room for, by which `bytes` are advanced; ready when that was everything. Nothing is copied:
-    /// the bytes are held until they are acknowledged.
+    /// Writes as much as there is room for, and says how much that was.
     pub fn poll_write(
         &self,
         id: StreamId,
-        bytes: &mut Bytes,
+        bytes: &[u8],
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Unwritten>> {
-        while !bytes.is_empty() {
-            ready!(self.poll_write_some(id, bytes, cx))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_write_some(
-        &self,
-        id: StreamId,
-        bytes: &mut Bytes,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Unwritten>> {
+    ) -> Poll<Result<usize, Unwritten>> {
         if self.lost.borrow().is_some() {
             return Poll::Ready(Err(Unwritten::Lost));
         }
-        let written = self.proto.borrow_mut().send_stream(id).write_chunks(std::slice::from_mut(bytes));
+        let written = self.proto.borrow_mut().send_stream(id).write(bytes);
         match written {
-            Ok(_) => {
+            Ok(written) => {
                 self.touched();
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(written))
             }
             Err(WriteError::Blocked) => {
                 self.streams.borrow_mut().entry(id).or_default().write = Some(cx.waker().clone());

@@ -22,7 +22,7 @@ pub const GOAWAY: u64 = 7;
 pub const MAX_PUSH_ID: u64 = 13;
 
 /// The longest type and length.
-pub const HEAD: usize = 16;
+const HEAD: usize = 16;
 
 /// What comes next on a stream of frames.
 #[derive(Debug, PartialEq, Eq)]
