@@ -84,17 +84,19 @@ fn a_client_s_id_chooses_its_broker() {
         for (level, version) in [(4, "mqttv311"), (5, "mqttv5")] {
             route(level);
             let of = |n: usize| met(port, &format!("client-{n}"), version);
-            let first: Vec<String> = (0..8).map(of).collect();
+            // where each goes depends on the brokers' ports: of so many, some go to either
+            let first: Vec<String> = (0..20).map(of).collect();
             assert!(first.contains(&"A".into()) && first.contains(&"B".into()), "{version}: {first:?}");
-            assert_eq!((0..8).map(of).collect::<Vec<_>>(), first, "{version}: each has its own");
+            assert_eq!((0..20).map(of).collect::<Vec<_>>(), first, "{version}: each has its own");
         }
         assert_eq!(met(port, "client-1", "mqttv311"), "", "the route wants MQTT 5");
 
         // what one client publishes another gets, by the same broker
         route(4);
         let id = |n: usize| format!("client-{n}");
-        let here: Vec<String> = (0..8).map(id).filter(|id| met(port, id, "mqttv311") == "A").collect();
-        let [one, other, ..] = &here[..] else { panic!("{here:?}") };
+        let here = (0..64).map(id).filter(|id| met(port, id, "mqttv311") == "A");
+        let here: Vec<String> = here.take(2).collect();
+        let [one, other] = &here[..] else { panic!("{here:?}") };
         let listening = client("mosquitto_sub", port, one, "mqttv311")
             .args(["-t", "news", "-C", "1", "-W", "10"])
             .stdout(Stdio::piped())
