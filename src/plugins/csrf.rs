@@ -29,6 +29,7 @@ use serde_json::Value;
 use crate::exchange::{Exchange, Reply, Vars};
 use crate::model::schema::number_text;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
+use crate::wire::hex;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -141,8 +142,7 @@ impl Csrf {
     fn sign(&self, random: &str, made: &str) -> String {
         let text = ["{expires:", made, ",random:", random, ",key:", &self.key, "}"].concat();
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-        let digits = digest.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
+        hex::lower(digest.as_ref())
     }
 }
 

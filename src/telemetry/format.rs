@@ -1,6 +1,8 @@
 //! nginx's `log_format`: text with `$variables`, and its three ways of escaping their values
 //! (ngx_http_log_module).
 
+use crate::wire::hex;
+
 /// How values are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Escape {
@@ -113,7 +115,10 @@ fn escape(out: &mut Vec<u8>, start: usize, escape: Escape) {
         match (special(byte), escape) {
             (false, _) => out.push(byte),
             (true, Escape::Json) => json(out, byte),
-            (true, _) => out.extend([b'\\', b'x', hex(byte >> 4), hex(byte & 15)]),
+            (true, _) => {
+                out.extend(b"\\x");
+                out.extend(hex::upper_digits(byte));
+            }
         }
     }
 }
@@ -126,12 +131,11 @@ fn json(out: &mut Vec<u8>, byte: u8) {
         b'\t' => out.extend(b"\\t"),
         8 => out.extend(b"\\b"),
         12 => out.extend(b"\\f"),
-        _ => out.extend([b'\\', b'u', b'0', b'0', hex(byte >> 4), hex(byte & 15)]),
+        _ => {
+            out.extend(b"\\u00");
+            out.extend(hex::upper_digits(byte));
+        }
     }
-}
-
-fn hex(digit: u8) -> u8 {
-    if digit < 10 { b'0' + digit } else { b'A' + digit - 10 }
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
+use crate::wire::hex;
+
 /// The value of `$ssl_client_<name>`, or `None` where there is no such variable or the certificate cannot be read.
 /// `unix_s` is now.
 pub fn variable(der: &[u8], name: &str, unix_s: i64) -> Option<String> {
@@ -19,7 +21,7 @@ pub fn variable(der: &[u8], name: &str, unix_s: i64) -> Option<String> {
         "raw_cert" => Some(pem(der)),
         "escaped_cert" => Some(escaped(&pem(der))),
         // SHA-1 names the certificate here and protects nothing
-        "fingerprint" => Some(hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der).as_ref(), false)),
+        "fingerprint" => Some(hex::lower(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der).as_ref())),
         "s_dn" => Some(rfc2253(parsed()?.subject())),
         "i_dn" => Some(rfc2253(parsed()?.issuer())),
         "serial" => Some(serial(parsed()?.raw_serial())),
@@ -35,14 +37,7 @@ pub fn variable(der: &[u8], name: &str, unix_s: i64) -> Option<String> {
 /// Upper-case hexadecimal, as OpenSSL prints integers: whole bytes, no sign byte.
 fn serial(bytes: &[u8]) -> String {
     let from = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len().saturating_sub(1));
-    hex(&bytes[from..], true)
-}
-
-fn hex(bytes: &[u8], upper: bool) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = if upper { write!(text, "{byte:02X}") } else { write!(text, "{byte:02x}") };
-        text
-    })
+    hex::upper(&bytes[from..])
 }
 
 fn pem(der: &[u8]) -> String {

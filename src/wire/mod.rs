@@ -6,13 +6,14 @@ pub mod frames;
 pub mod h3;
 pub mod header_name;
 pub mod headers;
+pub mod hex;
 pub mod http;
 pub mod proxy_protocol;
 pub mod pubsub;
 pub mod resp;
 pub mod uri;
-pub mod websocket;
 pub mod varint;
+pub mod websocket;
 
 pub use header_name::Name;
 pub use headers::{Headers, Span};

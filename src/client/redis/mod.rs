@@ -22,6 +22,7 @@ use slots::{Slots, redirection, slot_of};
 
 use super::Outbound;
 use crate::reactor;
+use crate::wire::hex;
 use crate::wire::resp::{Reply, write_command};
 
 /// Timeouts, ms.
@@ -74,7 +75,7 @@ impl Script {
     /// Computes the digest.
     pub fn new(text: &'static str) -> Script {
         let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-        Script { text, sha: digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect() }
+        Script { text, sha: hex::lower(digest.as_ref()) }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{ENV, from_env, strip};
 use crate::control::call::{Place, call};
 use crate::limits;
+use crate::wire::hex;
 
 const SERVICE: &str = "secretsmanager";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
@@ -138,15 +139,11 @@ fn signature(secret: &str, at: &str, region: &str, service: &str, canonical: &st
     let sign = |key: &[u8], text: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes());
     let first = format!("AWS4{secret}").into_bytes();
     let key = scope.split('/').fold(first, |key, part| sign(&key, part).as_ref().to_vec());
-    hex(sign(&key, &text).as_ref())
+    hex::lower(sign(&key, &text).as_ref())
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::lower(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+mod end;
+
 use super::link::{Link, Of, Unsent, Wire, send};
 use super::{Broken, Call, Calls, Pass, Session, To, Verdict, Wants};
 use crate::conn::Gate;
@@ -19,24 +21,9 @@ use crate::live::streams::{StreamPlan, Subordinate};
 use crate::reactor::{self, Chunk};
 use crate::stream::meter::{Meter, Moved};
 use crate::stream::protocols::{self, Served};
-use crate::stream::{GAVE_UP, Listened, NO_UPSTREAM, Refused, proxy};
+use crate::stream::{GAVE_UP, Listened, Refused, proxy};
 use crate::transport::Stream;
-
-/// How a session ended.
-enum End {
-    /// The client is done, and its end has been sent on.
-    ClientDone,
-    /// The protocol has said its last word.
-    Goodbye,
-    /// An upstream has closed.
-    UpstreamDone,
-    Client(io::Error),
-    Upstream(io::Error),
-    ClientBroken(Broken),
-    UpstreamBroken(Broken),
-    /// No upstream for a call.
-    Unreached(Refused),
-}
+use end::End;
 
 /// What both directions share.
 struct Shared<'a> {
@@ -469,53 +456,6 @@ impl Shared<'_> {
         ex.set_vars
             .retain(|(name, _)| &**name != "rpc_time" && call.vars.iter().all(|(own, _)| *own != &**name));
     }
-
-    /// Says why it ended, tells a client whose bytes were broken, and logs what never ended.
-    async fn close(self, end: End) -> Result<(), Refused> {
-        let mut outcome = Ok(());
-        match end {
-            End::ClientDone => {}
-            End::Goodbye => self.client.shutdown_write(),
-            End::UpstreamDone => self.client.shutdown_write(),
-            End::Client(error) => log::info!("a session ended with its client: {error}"),
-            End::Upstream(error) => {
-                log::error!("failed to handle upstream: {error}");
-                self.ex
-                    .borrow_mut()
-                    .session
-                    .iter_mut()
-                    .for_each(|session| session.broken = Some(NO_UPSTREAM.0));
-            }
-            End::UpstreamBroken(Broken(why)) => {
-                log::error!("failed to handle upstream: {why}");
-                outcome = Err(NO_UPSTREAM);
-            }
-            End::Unreached(refused) => outcome = Err(refused),
-            End::ClientBroken(broken) => {
-                log::error!("failed to read request: {}", broken.0);
-                let refusal = self.session.borrow().refusal(&broken);
-                say_goodbye(self.client, refusal).await;
-                outcome = Err(Refused(400));
-            }
-        }
-        let unfinished = self.calls.borrow_mut().abandon();
-        let now = reactor::now();
-        for call in &unfinished {
-            log::info!("RPC is not finished, id: {}", call.id);
-            self.log(call, call.seconds(now));
-        }
-        let (up, down) = (self.up_bytes.get(), self.down_bytes.get());
-        let ex = self.ex.into_inner();
-        if let Some(session) = &mut ex.session {
-            session.received += up;
-            session.upstream_sent += up;
-        }
-        if let Some(attempt) = ex.upstream.current() {
-            attempt.bytes += down;
-        }
-        ex.resp.bytes += down;
-        outcome
-    }
 }
 
 /// What was kept of earlier bytes, and these behind it.
@@ -525,19 +465,4 @@ fn joined(kept: &mut Vec<u8>, chunk: Chunk) -> Chunk {
     }
     kept.extend_from_slice(&chunk);
     Chunk::from_vec(std::mem::take(kept))
-}
-
-/// A last word; what the client still sends is read and dropped for a moment, so that no reset destroys it.
-async fn say_goodbye(client: &Stream, word: Vec<u8>) {
-    if word.is_empty() || send(client, Chunk::from_vec(word), limits::LINGER_MS).await.is_err() {
-        return;
-    }
-    client.shutdown_write();
-    let until_ms = reactor::now_ms() + limits::LINGER_MS;
-    client.set_recv_deadline(Some(until_ms));
-    while let Ok(chunk) = client.recv().await {
-        if chunk.is_empty() || reactor::now_ms() >= until_ms {
-            return;
-        }
-    }
 }
