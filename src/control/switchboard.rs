@@ -31,6 +31,9 @@ pub struct Switchboard {
     lookup: Arc<Lookup>,
     scrape: Option<Scrape>,
     probes: mpsc::Sender<probe::Order>,
+    /// The prober as others reach it: see [`Switchboard::probes`].
+    asks: mpsc::Sender<probe::Order>,
+    asked: mpsc::Receiver<probe::Order>,
     resolved: mpsc::UnboundedReceiver<DnsDelta>,
     verdicts: mpsc::UnboundedReceiver<HealthDelta>,
 }
@@ -65,14 +68,28 @@ impl Switchboard {
         let tls = ProbeTls { verified: tls(trust)?, unverified: tls(&Trust::Anyone)? };
         let (judged, verdicts) = mpsc::unbounded_channel();
         tokio::spawn(probe::run(orders, tls, move |delta| drop(judged.send(delta))));
+        let (asks, asked) = mpsc::channel(limits::CONTROL_MAIL);
         let nodes = Nodes::new(config.disable_upstream_healthcheck);
         let (admin, scrape) = (None, None);
-        Ok(Switchboard { nodes, outbox, admin, names, lookup, scrape, probes, resolved, verdicts })
+        Ok(Switchboard {
+            nodes,
+            outbox,
+            admin,
+            names,
+            lookup,
+            scrape,
+            probes,
+            asks,
+            asked,
+            resolved,
+            verdicts,
+        })
     }
 
-    /// To the prober, for the Control API.
+    /// To the prober, for the Control API and the metrics. What they ask goes behind the mail that has come before
+    /// it: an answer tells of every request whose client could ask for it.
     pub fn probes(&self) -> mpsc::Sender<probe::Order> {
-        self.probes.clone()
+        self.asks.clone()
     }
 
     /// Runs until all cores have ended: the `cores` of the start, and those of each reload.
@@ -98,6 +115,10 @@ impl Switchboard {
                         self.place(orders).await;
                     }
                 }
+                // Before mail: what they say ends the cores' reports.
+                Some(delta) = self.verdicts.recv() => {
+                    self.nodes.verdict(&delta).iter().for_each(|message| self.outbox.send(message));
+                }
                 Some(message) = mail.recv() => match message {
                     ToControl::CoreEnded { generation, .. } => {
                         if running.get_mut(&generation).is_none_or(|left| { *left -= 1; *left == 0 }) {
@@ -107,6 +128,7 @@ impl Switchboard {
                     }
                     message => self.hear(message).await,
                 },
+                Some(order) = self.asked.recv() => self.place(vec![Order::Probe(order)]).await,
                 Some(new) = reloads.recv() => {
                     running.insert(new.generation, new.cores.count());
                     self.take_over(&feed, new).await;
@@ -115,9 +137,6 @@ impl Switchboard {
                     let (message, orders) = self.nodes.resolved(delta);
                     self.outbox.send(&message);
                     self.place(orders).await;
-                }
-                Some(delta) = self.verdicts.recv() => {
-                    self.nodes.verdict(&delta).iter().for_each(|message| self.outbox.send(message));
                 }
                 else => return,
             }
@@ -208,4 +227,70 @@ async fn admin_call(admin: Option<Arc<AdminState>>, call: AdminCall) {
     };
     let headers = response.headers.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect();
     let _ = answer.send(AdminAnswer { status: response.status, headers, body: response.body.to_vec() });
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config;
+    use crate::control::certificates::Certificates;
+    use crate::control::encryption::Keyring;
+    use crate::control::plugin_lists::Lists;
+    use crate::control::plugins::{Plugins, Unknown};
+    use crate::control::store::tests::block_on;
+    use crate::control::store::{Standalone, Store};
+    use crate::mail::{Cores, Seen};
+    use crate::model::delta::{Delta, Object};
+    use crate::model::{Node, Stored, Upstream};
+    use crate::plugin::Registry;
+    use crate::telemetry::metrics::{Metrics, Shape};
+
+    /// The upstream `1` with a node and passive checks.
+    fn upstream() -> Batch {
+        let node = Node { host: "192.0.2.1".into(), port: Some(80), weight: 1, priority: 0, metadata: None };
+        let checks = json!({"active": {}, "passive": {"unhealthy": {"http_failures": 9}}});
+        let value = Upstream { nodes: vec![node], checks: Some(checks.into()), ..Upstream::default() };
+        let stored =
+            Stored { id: "1".into(), create_revision: 1, modify_revision: 1, value: Arc::new(value) };
+        Batch { revision: 1, deltas: [Delta::Put(Object::Upstream(Arc::new(stored)))].into() }
+    }
+
+    fn scrape(switchboard: &Switchboard, feed: &Arc<Feed>) -> Scrape {
+        let lists = Arc::new(Lists::default().into());
+        let store = Store::Standalone(Standalone::default());
+        let metrics = Metrics::new(Shape::new("apisix_", None, None));
+        let certificates = Arc::new(Certificates::new(Arc::default()));
+        Scrape::new(&lists, &store, feed, switchboard.probes(), metrics, certificates)
+    }
+
+    #[test]
+    fn who_asks_for_states_hears_of_all_mail_before_it() {
+        block_on(async {
+            let config = config::load_text("", &|_| None).unwrap().config;
+            let outbox = Arc::new(Outbox::new(Arc::new(Cores::new(Vec::new()))));
+            let switchboard = Switchboard::start(&config, outbox, &Trust::Anyone).unwrap();
+            let registry = Arc::new(Registry::new(&[]));
+            let plugins = Plugins::new(registry, Vec::<Box<str>>::new(), Keyring::default(), false);
+            let feed = Arc::new(Feed::new(plugins.into(), Unknown::Skip, false));
+            let (scrape, probes) = (scrape(&switchboard, &feed), switchboard.probes());
+            let (mails, mail) = mpsc::channel(16);
+            let (changes, batches) = mpsc::unbounded_channel();
+            let (_reloads, reloads) = mpsc::channel(1);
+            changes.send(upstream()).unwrap();
+            // Nothing runs yet: what was sent first has to be heard first.
+            mails.send(ToControl::InUse("/apisix/upstreams/1".into())).await.unwrap();
+            for _ in 0..7 {
+                let (upstream, host) = ("/apisix/upstreams/1".into(), "192.0.2.1".into());
+                let met = ToControl::Passive { upstream, host, port: 80, seen: Seen::Status(500) };
+                mails.send(met).await.unwrap();
+            }
+            let (answer, checkers) = oneshot::channel();
+            probes.send(probe::Order::List(answer)).await.unwrap();
+            tokio::spawn(switchboard.run(None, feed, scrape, Heard { mail, batches, reloads }, 1));
+            let checkers = checkers.await.unwrap();
+            assert_eq!(checkers[0].nodes[0].1.counters.http_failure, 7);
+        });
+    }
 }
