@@ -120,6 +120,25 @@ fn a_certificate_is_chosen_by_name() {
     });
 }
 
+/// A client that gives an address as the server's name (t/node/upstream-websocket.t, TEST 9) is served by the object that
+/// has it, and by no other.
+#[test]
+fn an_address_may_stand_in_place_of_a_name() {
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("address-{driver}"));
+        pki.make("own", "ec", "IP:127.0.0.1", None);
+        let upstream = Upstream::answering_unseen(ok("hi"));
+        let gateway = gateway(driver, "", upstream.port);
+        gateway.put("/ssls/own", &pki.ssl("own", &["127.0.0.1"]));
+        let said = s_client(&gateway, &["-servername", "127.0.0.1"], GET);
+        assert!(said.contains("HTTP/1.1 200 OK") && said.contains("CN = own"), "{said}");
+        for refused in [&["-servername", "127.0.0.2"][..], &["-noservername"]] {
+            let said = s_client(&gateway, refused, GET);
+            assert!(said.contains("unrecognized name"), "{said}");
+        }
+    });
+}
+
 #[test]
 fn a_client_without_a_name_is_served_as_fallback_sni() {
     let pki = Pki::new("fallback");

@@ -16,6 +16,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, HandshakeKind, Protocol
 use smallvec::SmallVec;
 
 use crate::reactor::{Chunk, Out, TcpStream, take_buffer};
+use crate::wire::client_hello;
 
 use super::site::{Site, cipher_name};
 use super::trust::{Identity, Trust, client_config};
@@ -112,8 +113,8 @@ impl TlsStream {
         Ok(stream)
     }
 
-    /// Shakes hands as a server until `deadline_ms` on the core's clock. `choose` is told the name that the client
-    /// asks for (SNI), and gives the site that serves it. What follows is HTTP, or else a `stream` of anything.
+    /// Shakes hands as a server until `deadline_ms` on the core's clock. `choose` is told the name, or the address, that
+    /// the client asks for (SNI), and gives the site that serves it. What follows is HTTP, or else a `stream` of anything.
     ///
     /// # Errors
     /// As `handshake`; `PermissionDenied` if there is no site. The client has been told by an alert.
@@ -141,7 +142,8 @@ impl TlsStream {
                         return refuse(&tcp, bytes, invalid(error)).await;
                     }
                 };
-                let Some(site) = choose(accepted.client_hello().server_name()) else {
+                let hello = accepted.client_hello();
+                let Some(site) = choose(hello.server_name().or_else(|| client_hello::address(&chunk))) else {
                     let unknown =
                         io::Error::new(io::ErrorKind::PermissionDenied, "no certificate for this name");
                     return refuse(&tcp, UNRECOGNIZED_NAME.to_vec(), unknown).await;

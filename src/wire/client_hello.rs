@@ -1,6 +1,11 @@
 //! The name in a TLS ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3), read before any TLS library is asked:
 //! over QUIC the certificate has to be known first.
 
+use std::net::IpAddr;
+
+/// A record begins with its type, a version and two bytes of length (RFC 8446 section 5.1).
+const RECORD_HEAD: usize = 5;
+const HANDSHAKE: u8 = 22;
 /// A handshake message begins with its type and three bytes of length.
 const HEAD: usize = 4;
 const CLIENT_HELLO: u8 = 1;
@@ -43,6 +48,17 @@ pub fn read(bytes: &[u8], most: usize) -> Result<Hello<'_>, Broken> {
     match bytes.get(HEAD..HEAD + length) {
         Some(body) => name(body).map(Hello::Whole).ok_or(Broken::Malformed),
         None => Ok(Hello::Partial),
+    }
+}
+
+/// The address that a client gives where a host's name belongs, in the record that `bytes` begin with. RFC 6066 forbids it
+/// and rustls passes over it; OpenSSL's clients do it, and ssl objects may have an address as their `sni`.
+pub fn address(bytes: &[u8]) -> Option<&str> {
+    let (head, rest) = bytes.split_at_checked(RECORD_HEAD)?;
+    let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
+    match read(rest.get(..length).filter(|_| head[0] == HANDSHAKE)?, length) {
+        Ok(Hello::Whole(name)) => name.filter(|name| name.parse::<IpAddr>().is_ok()),
+        _ => None,
     }
 }
 
@@ -112,6 +128,25 @@ mod tests {
     fn the_name_of_a_real_client() {
         assert_eq!(read(&hello("a.example"), 16_384), Ok(Hello::Whole(Some("a.example"))));
         assert_eq!(read(&hello("192.0.2.1"), 16_384), Ok(Hello::Whole(None)), "an address is no name");
+    }
+
+    #[test]
+    fn an_address_in_place_of_a_name() {
+        // "a.example" and "192.0.2.1" have nine bytes each
+        let said = hello("a.example");
+        let at = said.windows(9).position(|bytes| bytes == b"a.example").unwrap();
+        let record = |name: &[u8; 9]| {
+            let mut said = said.clone();
+            said[at..at + 9].copy_from_slice(name);
+            [&[22, 3, 1][..], &u16::try_from(said.len()).unwrap().to_be_bytes(), &said].concat()
+        };
+        assert_eq!(address(&record(b"192.0.2.1")), Some("192.0.2.1"));
+        assert_eq!(address(&record(b"2001:db8:")), None, "neither a name nor an address");
+        assert_eq!(address(&record(b"a.example")), None, "a name is not an address");
+        let whole = record(b"192.0.2.1");
+        for end in 0..whole.len() {
+            assert_eq!(address(&whole[..end]), None, "{end}");
+        }
     }
 
     #[test]
