@@ -41,7 +41,7 @@ fn aioquic(gateway: &Gateway, scenario: &str, words: &[&str]) -> Child {
     Command::new(PYTHON)
         .args([script, &gateway.ports.proxied.to_string(), scenario])
         .args(words)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -322,6 +322,39 @@ fn what_belongs_to_a_core_that_is_gone_is_reset_without_state() {
     });
 }
 
+/// Killed, it says no goodbye; the one that follows knows by the secret in `data/quic.key` what to say.
+#[test]
+fn clients_of_a_killed_gateway_hear_so_from_the_next() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let (mut gateway, _pki) = gateway(driver, upstream.port, 2);
+        // one that looks at the bytes; one that asks in a while, and would wait for a minute if it did not believe them
+        let mut looking = aioquic(&gateway, "restarted", &[]);
+        let mut lines = BufReader::new(looking.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "answered");
+        let mut waiting = gtls_command(&gateway, &["--delay-stream=2s", "--timeout=60s"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(waiting.stderr.take().unwrap());
+        read_until(&mut said, "handshake has completed");
+        gateway.kill();
+        gateway.start_again();
+        looking.stdin.take().unwrap().write_all(b"go on\n").unwrap();
+        finished(looking);
+        read_until(&mut said, " SR token=0x");
+        read_until(&mut said, "ERR_DRAINING");
+        waiting.wait().unwrap();
+        // what is no secret stays, is complained of once, and harms nobody
+        gateway.kill();
+        std::fs::write(gateway.path("data/quic.key"), "short").unwrap();
+        gateway.start_again();
+        assert_eq!(gtlsclient(&gateway, &[]).matches("[:status: 200]").count(), 1);
+        assert_eq!(gateway.logs().matches("the secret of HTTP/3 is not kept").count(), 1);
+        assert_eq!(gateway.read("data/quic.key"), "short");
+    });
+}
+
 #[test]
 fn what_a_client_must_not_do_ends_with_the_code_for_it() {
     on_a_gateway(|gateway, _| {
@@ -330,17 +363,29 @@ fn what_a_client_must_not_do_ends_with_the_code_for_it() {
     });
 }
 
-/// One request by ngtcp2's client, with these options; what it says.
+/// Reads lines up to one with this text.
 #[track_caller]
-fn gtlsclient(gateway: &Gateway, more: &[&str]) -> String {
+fn read_until(lines: &mut impl BufRead, text: &str) {
+    let mut said = String::new();
+    while !said.lines().next_back().is_some_and(|line| line.contains(text)) {
+        assert!(lines.read_line(&mut said).unwrap() > 0, "it never says {text:?}: {said}");
+    }
+}
+
+/// One request by ngtcp2's client, with these options.
+fn gtls_command(gateway: &Gateway, more: &[&str]) -> Command {
     let port = gateway.ports.proxied.to_string();
     let url = format!("https://a.test:{port}/x");
-    let output = Command::new("gtlsclient")
-        .args(["--exit-on-all-streams-close", "--no-quic-dump"])
-        .args(more)
-        .args(["127.0.0.1", &port, &url])
-        .output()
-        .unwrap();
+    let mut command = Command::new("gtlsclient");
+    command.args(["--exit-on-all-streams-close", "--no-quic-dump"]).args(more);
+    command.args(["127.0.0.1", &port, &url]);
+    command
+}
+
+/// The same to its end; what it says.
+#[track_caller]
+fn gtlsclient(gateway: &Gateway, more: &[&str]) -> String {
+    let output = gtls_command(gateway, more).output().unwrap();
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");

@@ -30,6 +30,9 @@ use crate::transport::quic::id::{LONG_AT, SHORT_AT};
 use crate::transport::site::{Shared as TlsShared, Sites};
 use crate::transport::trust::{self, Trust};
 
+/// The secret of HTTP/3, in the directory of what a gateway keeps.
+const QUIC_KEY: &str = "quic.key";
+
 /// Runs the gateway until a signal ends it.
 pub fn boot(loaded: Loaded) -> ExitCode {
     let config = Arc::new(loaded.config.clone());
@@ -71,7 +74,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         trust: trusted(config)?,
         applied: Arc::new(Applied::new(count)),
         tls: Arc::new(TlsShared::new()?),
-        quic: Arc::new(QuicKeys::new()?),
+        quic: None,
         udp: Vec::new(),
         cores: None,
         to_control,
@@ -128,8 +131,8 @@ struct Starter {
     applied: Arc<Applied>,
     /// TLS sessions outlive a reload.
     tls: Arc<TlsShared>,
-    /// So do QUIC's keys.
-    quic: Arc<QuicKeys>,
+    /// So do QUIC's keys, once HTTP/3 is served.
+    quic: Option<Arc<QuicKeys>>,
     to_control: tokio::sync::mpsc::Sender<ToControl>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -165,6 +168,9 @@ impl Starter {
     ) -> Result<(Arc<Cores>, Option<LogFile>, Drivers), String> {
         let sockets = listen_all(config, self.count, &self.sockets)?;
         let udp = bind_all(config, self.count, &self.udp)?;
+        if self.quic.is_none() && !config.listen.http3.is_empty() {
+            self.quic = Some(Arc::new(QuicKeys::kept(&config.deployment.data.join(QUIC_KEY))?));
+        }
         let access = open_access_log(config.http.access_log.as_ref(), self.access.as_ref())?;
         let stream_access = open_access_log(config.streams.access_log.as_ref(), self.stream_access.as_ref())?;
         self.metrics.reshape(shape(config));
@@ -295,9 +301,9 @@ fn listen_on(
     if let Some(bound) = open.iter().find(|bound| bound.local == local) {
         return Ok(Some(Bound { begins, ..bound.copy().map_err(refused)? }));
     }
-    // once without SO_REUSEPORT: another process on this address must be noticed, not joined
-    match listen_alone(local) {
-        Ok(socket) => drop(socket),
+    let alone = ListenOptions { reuseport: false, ..ListenOptions::default() };
+    match bind_alone(|| reactor::listen(local, alone)) {
+        Ok(()) => {}
         Err(error) if local.is_ipv6() && !has_ipv6() => {
             log::warn!("{}: this host has no IPv6", refused(error));
             return Ok(None);
@@ -322,8 +328,7 @@ fn bind_all(config: &Config, cores: usize, open: &[UdpBound]) -> Result<Vec<UdpB
         if local.is_ipv6() && !has_ipv6() {
             continue; // which has been said of TCP sockets
         }
-        // once without SO_REUSEPORT, as for TCP
-        drop(reactor::bind_udp(*local, false).map_err(refused)?);
+        bind_alone(|| reactor::bind_udp(*local, false)).map_err(refused)?;
         let per_core = (0..cores).map(|_| reactor::bind_udp(*local, true)).collect::<io::Result<Vec<_>>>();
         let per_core = per_core.map_err(refused)?;
         // QUIC's are in the order in which they were bound, which is that of the cores; sessions of layer 4 stay with the
@@ -340,18 +345,17 @@ fn bind_all(config: &Config, cores: usize, open: &[UdpBound]) -> Result<Vec<UdpB
     Ok(all)
 }
 
-/// Tries for a moment, as nginx does: the kernel takes down a killed gateway's rings, and with them its sockets,
-/// some time after the process is gone.
-fn listen_alone(local: SocketAddr) -> io::Result<TcpListener> {
-    let alone = ListenOptions { reuseport: false, ..ListenOptions::default() };
+/// Binds a socket without SO_REUSEPORT: another process on this address must be noticed, not joined. It tries for a moment, as
+/// nginx does: the kernel takes down a killed gateway's rings, and with them its sockets, some time after the process is gone.
+fn bind_alone<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<()> {
     let mut tries = limits::BIND_TRIES;
     loop {
         tries -= 1;
-        match reactor::listen(local, alone) {
+        match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {
                 std::thread::sleep(std::time::Duration::from_millis(limits::BIND_PAUSE_MS));
             }
-            outcome => return outcome,
+            outcome => return outcome.map(drop),
         }
     }
 }

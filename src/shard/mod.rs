@@ -40,8 +40,8 @@ pub struct Parts {
     pub listeners: Vec<accept::Listening>,
     /// Its UDP sockets.
     pub udp: Vec<std::net::UdpSocket>,
-    /// What QUIC connections of all cores have in common.
-    pub quic: Arc<QuicKeys>,
+    /// What QUIC connections of all cores have in common, if HTTP/3 is served.
+    pub quic: Option<Arc<QuicKeys>>,
     /// Its mailbox.
     pub mail: Receiver<ToCore>,
     /// All cores.
@@ -85,7 +85,7 @@ pub async fn run(parts: Parts) {
     let (of_streams, of_quic) = udp.into_iter().partition(|socket| {
         socket.local_addr().is_ok_and(|address| shard.core.config.streams.udp.contains(&address))
     });
-    let endpoints = quic::endpoints(&shard, of_quic, &quic, generation);
+    let endpoints = quic::endpoints(&shard, of_quic, quic.as_deref(), generation);
     reactor::spawn(housekeeping(shard.clone()));
     answer_mail(&shard, mail, &taps, &endpoints, of_streams).await;
 }

@@ -21,12 +21,10 @@ use crate::wire::h3::Code;
 pub fn endpoints(
     shard: &Rc<Shard>,
     sockets: Vec<StdUdpSocket>,
-    keys: &QuicKeys,
+    keys: Option<&QuicKeys>,
     (generation, elder): (u32, Option<Arc<Cores>>),
 ) -> Vec<Rc<Endpoint>> {
-    if sockets.is_empty() {
-        return Vec::new();
-    }
+    let Some(keys) = keys.filter(|_| !sockets.is_empty()) else { return Vec::new() };
     let chooser = shard.clone();
     choose_by(Box::new(move |asked| site_of(&chooser, asked)));
     let own = Owner { core: shard.index as u8, generation: generation as u8 };

@@ -400,6 +400,17 @@ async def orphaned():
     await stray.reset(100)
 
 
+async def restarted():
+    """The gateway is killed, and another one in its place."""
+    connected = Connected()
+    client = await connected.__aenter__()
+    assert (await client.answer()).status == 200
+    stray = Stray(client)
+    print("answered", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await stray.reset(100)
+
+
 def varint(value):
     for length, mark in ((1, 0), (2, 0x40), (4, 0x80), (8, 0xC0)):
         if value < 1 << (8 * length - 2):
@@ -721,7 +732,7 @@ async def websocket_drained(end):
 
 SCENARIOS = {
     work.__name__: work
-    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, bounds, stall, half, websocket, websocket_drained, forgotten, orphaned)
+    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, bounds, stall, half, websocket, websocket_drained, forgotten, orphaned, restarted)
 }
 if __name__ == "__main__":
     asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))
