@@ -1,17 +1,15 @@
-//! Starting the process: sockets, threads, the banner; and waiting for its end.
+//! Starting the process: logs, the threads of the cores and of control; and waiting for its end.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender as Ready, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::accept::{Begins, Listening, Then};
+use super::banner::banner;
+use super::sockets::{Bound, UdpBound, bind_all, listen_all};
 use super::{GatewayParts, Parts, run};
-use crate::config::{
-    AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE, Provider, StreamListen, metrics_uri,
-};
+use crate::config::{AccessLog as AccessLogConfig, Config, Level, Loaded, PID_FILE};
 use crate::control::applied::Applied;
 use crate::control::pid_file::PidFile;
 use crate::control::run as control;
@@ -20,13 +18,12 @@ use crate::limits;
 use crate::mail::{Cores, ToControl};
 use crate::plugin::Registry;
 use crate::plugin::counters::Counters;
-use crate::reactor::{self, Driver, DriverKind, ListenOptions, mailbox};
+use crate::reactor::{self, Driver, DriverKind, mailbox};
 use crate::telemetry::file::{LogFile, Target};
 use crate::telemetry::format::{Escape, LogFormat};
 use crate::telemetry::lines::LogLines;
 use crate::telemetry::metrics::{Metrics, Shape};
 use crate::transport::quic::QuicKeys;
-use crate::transport::quic::id::{LONG_AT, SHORT_AT};
 use crate::transport::site::{Shared as TlsShared, Sites};
 use crate::transport::trust::{self, Trust};
 
@@ -143,19 +140,6 @@ fn shape(config: &Config) -> Shape {
     Shape::new(&prometheus.prefix, prometheus.buckets.as_deref(), Some(&prometheus.metrics))
 }
 
-/// The sockets of one address, one a core.
-struct Bound {
-    local: SocketAddr,
-    begins: Begins,
-    per_core: Vec<TcpListener>,
-}
-
-/// The same for UDP.
-struct UdpBound {
-    local: SocketAddr,
-    per_core: Vec<UdpSocket>,
-}
-
 type Drivers = Vec<(DriverKind, Option<String>)>;
 
 impl Starter {
@@ -184,7 +168,7 @@ impl Starter {
         let (ready, readiness) = channel();
         for (index, mail) in receivers.into_iter().enumerate() {
             let listeners: Result<_, _> = sockets.iter().map(|bound| bound.listening(index)).collect();
-            let sockets: io::Result<_> = udp.iter().map(|bound| bound.per_core[index].try_clone()).collect();
+            let sockets: io::Result<_> = udp.iter().map(|bound| bound.socket(index)).collect();
             let gateway = GatewayParts {
                 config: config.clone(),
                 registry: self.registry.clone(),
@@ -222,18 +206,6 @@ impl Starter {
     }
 }
 
-impl Bound {
-    fn listening(&self, core: usize) -> io::Result<Listening> {
-        let socket = self.per_core[core].try_clone()?;
-        Ok(Listening { socket, local: self.local, begins: self.begins })
-    }
-
-    fn copy(&self) -> io::Result<Bound> {
-        let per_core = self.per_core.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        Ok(Bound { local: self.local, begins: self.begins, per_core })
-    }
-}
-
 fn start_logs(loaded: &Loaded) -> io::Result<()> {
     let error_log = &loaded.config.error_log;
     let target = error_log.path.clone().map_or(Target::Stderr, Target::File);
@@ -264,105 +236,6 @@ fn raise_descriptor_limit(wanted: u64) {
         Ok(_) => {}
         Err(error) => log::warn!("worker_rlimit_nofile cannot be set: {error}"),
     }
-}
-
-/// One socket an address and core: those that are `open` already are taken over, others are opened. An address in
-/// use is named.
-fn listen_all(config: &Config, cores: usize, open: &[Bound]) -> Result<Vec<Bound>, String> {
-    let listen = &config.listen;
-    let mut all = Vec::new();
-    for (locals, proxy_protocol, tls) in [
-        (&listen.http, false, false),
-        (&listen.proxy_protocol, true, false),
-        (&listen.ssl, false, true),
-        (&listen.proxy_protocol_ssl, true, true),
-    ] {
-        for local in locals {
-            let begins = Begins { proxy_protocol, tls, then: Then::Http };
-            all.extend(listen_on(*local, begins, cores, open)?);
-        }
-    }
-    for stream in &config.streams.tcp {
-        let StreamListen { address, tls, proxy_protocol, proxy_protocol_to_upstream } = *stream;
-        let then = Then::Stream { proxy_protocol_to_upstream };
-        all.extend(listen_on(address, Begins { proxy_protocol, tls, then }, cores, open)?);
-    }
-    Ok(all)
-}
-
-/// The sockets of one address; none where the host lacks what it needs.
-fn listen_on(
-    local: SocketAddr,
-    begins: Begins,
-    cores: usize,
-    open: &[Bound],
-) -> Result<Option<Bound>, String> {
-    let refused = |error: io::Error| format!("bind() to {local} failed: {error}");
-    if let Some(bound) = open.iter().find(|bound| bound.local == local) {
-        return Ok(Some(Bound { begins, ..bound.copy().map_err(refused)? }));
-    }
-    let alone = ListenOptions { reuseport: false, ..ListenOptions::default() };
-    match bind_alone(|| reactor::listen(local, alone)) {
-        Ok(()) => {}
-        Err(error) if local.is_ipv6() && !has_ipv6() => {
-            log::warn!("{}: this host has no IPv6", refused(error));
-            return Ok(None);
-        }
-        Err(error) => return Err(refused(error)),
-    }
-    let per_core =
-        (0..cores).map(|_| reactor::listen(local, ListenOptions::default())).collect::<io::Result<_>>();
-    Ok(Some(Bound { local, begins, per_core: per_core.map_err(refused)? }))
-}
-
-/// One UDP socket an address and core, as [`listen_all`] does.
-fn bind_all(config: &Config, cores: usize, open: &[UdpBound]) -> Result<Vec<UdpBound>, String> {
-    let mut all = Vec::new();
-    for local in config.listen.http3.iter().chain(&config.streams.udp) {
-        let refused = |error: io::Error| format!("bind() to {local} (UDP) failed: {error}");
-        if let Some(bound) = open.iter().find(|bound| bound.local == *local) {
-            let per_core = bound.per_core.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>();
-            all.push(UdpBound { local: *local, per_core: per_core.map_err(refused)? });
-            continue;
-        }
-        if local.is_ipv6() && !has_ipv6() {
-            continue; // which has been said of TCP sockets
-        }
-        bind_alone(|| reactor::bind_udp(*local, false)).map_err(refused)?;
-        let per_core = (0..cores).map(|_| reactor::bind_udp(*local, true)).collect::<io::Result<Vec<_>>>();
-        let per_core = per_core.map_err(refused)?;
-        // QUIC's are in the order in which they were bound, which is that of the cores; sessions of layer 4 stay with the
-        // core that the kernel picks by their addresses
-        if let Some(first) = per_core.first().filter(|_| config.listen.http3.contains(local))
-            && let Err(error) = reactor::steer(first, SHORT_AT, LONG_AT, cores)
-        {
-            log::info!(
-                "datagrams to {local} are passed on between cores, not steered by the kernel: {error}"
-            );
-        }
-        all.push(UdpBound { local: *local, per_core });
-    }
-    Ok(all)
-}
-
-/// Binds a socket without SO_REUSEPORT: another process on this address must be noticed, not joined. It tries for a moment, as
-/// nginx does: the kernel takes down a killed gateway's rings, and with them its sockets, some time after the process is gone.
-fn bind_alone<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<()> {
-    let mut tries = limits::BIND_TRIES;
-    loop {
-        tries -= 1;
-        match bind() {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {
-                std::thread::sleep(std::time::Duration::from_millis(limits::BIND_PAUSE_MS));
-            }
-            outcome => return outcome.map(drop),
-        }
-    }
-}
-
-/// A host without IPv6 must not fail on the `[::]` that `enable_ipv6` adds by default.
-fn has_ipv6() -> bool {
-    std::net::TcpListener::bind("[::1]:0").is_ok()
 }
 
 /// The file that is `open` already goes on, where it is the same one.
@@ -426,84 +299,5 @@ fn driver() -> Driver {
         Ok("io_uring") => Driver::Uring,
         Ok("epoll") => Driver::Epoll,
         _ => Driver::Auto,
-    }
-}
-
-/// What the user reads at the start.
-fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Option<String>)]) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    let list = |addrs: &[SocketAddr]| addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
-    let _ = writeln!(text, "ringway {} is up", env!("CARGO_PKG_VERSION"));
-    let _ = writeln!(text, "  proxy     {}", list(&config.listen.http));
-    for (name, addrs) in [
-        ("TLS      ", &config.listen.ssl),
-        ("HTTP/3   ", &config.listen.http3),
-        ("PROXY    ", &config.listen.proxy_protocol),
-        ("PROXY+TLS", &config.listen.proxy_protocol_ssl),
-    ] {
-        if !addrs.is_empty() {
-            let _ = writeln!(text, "  {name} {}", list(addrs));
-        }
-    }
-    let streams: Vec<SocketAddr> = config.streams.tcp.iter().map(|listen| listen.address).collect();
-    if !streams.is_empty() {
-        let _ = writeln!(text, "  streams   {}", list(&streams));
-    }
-    if let Some(admin) = &config.admin {
-        let _ = writeln!(text, "  Admin API {}", admin.listen);
-    }
-    if let Some(control) = config.control {
-        let _ = writeln!(text, "  Control   {control}");
-    }
-    if let Some(metrics) = config.prometheus.listen {
-        let _ = writeln!(text, "  metrics   {metrics}{}", metrics_uri(&config.plugin_attr));
-    }
-    let _ = match drivers.first() {
-        Some((DriverKind::Uring, _)) => writeln!(text, "  reactor   io_uring, {cores} cores"),
-        Some((DriverKind::Epoll, Some(why))) => writeln!(text, "  reactor   epoll ({why}), {cores} cores"),
-        _ => writeln!(text, "  reactor   epoll, {cores} cores"),
-    };
-    let _ = writeln!(text, "  objects   {}", source(&config.deployment.provider));
-    if let Some(admin) = &config.admin {
-        let key = admin.keys.iter().flatten().find(|key| !key.viewer && admin.required);
-        if let Some(key) = key {
-            let _ = writeln!(text, "  admin key {}", key.key);
-        }
-        let header = key.map_or(String::new(), |key| format!(" -H 'X-API-KEY: {}'", key.key));
-        let _ = writeln!(
-            text,
-            "first route:\n  curl http://127.0.0.1:{}/apisix/admin/routes/1{header} -X PUT -d \
-             '{{\"uri\":\"/*\",\"upstream\":{{\"type\":\"roundrobin\",\"nodes\":{{\"127.0.0.1:80\":1}}}}}}'",
-            admin.listen.port(),
-        );
-    }
-    text
-}
-
-fn source(provider: &Provider) -> String {
-    match provider {
-        Provider::Etcd => "etcd".into(),
-        Provider::Yaml { path } | Provider::Json { path } => path.display().to_string(),
-        Provider::StandaloneApi => "Admin API only (standalone)".into(),
-        Provider::Embedded { path } => format!("embedded store in {}", path.display()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_in_use_is_tried_for_a_moment() {
-        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = holder.local_addr().unwrap();
-        let began = std::time::Instant::now();
-        assert_eq!(listen_alone(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let pauses = u64::from(limits::BIND_TRIES - 1);
-        let took_ms = began.elapsed().as_millis() as u64;
-        assert!((pauses * limits::BIND_PAUSE_MS..3_000).contains(&took_ms), "{took_ms} ms");
-        drop(holder);
-        assert!(listen_alone(address).is_ok());
     }
 }

@@ -1,8 +1,10 @@
 //! The world of one core: it owns its gateway, answers mail, accepts and drains.
 
 pub mod accept;
+mod banner;
 pub mod boot;
 pub mod quic;
+mod sockets;
 
 use std::cell::RefCell;
 use std::rc::Rc;

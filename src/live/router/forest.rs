@@ -3,20 +3,18 @@
 //! What a match waits for is memory: each step to a node that is not in the cache costs as much as hundreds of
 //! instructions. So there are few steps. Up to [`LEAVES_MAX`] keys lie side by side in one record and are found
 //! by comparing words, which the processor reads all at once; only where more keys begin alike does a branch
-//! stand above them:
+//! stand above them.
 //!
-//! ```text
-//! branch  label length u8 | slots present u8 | children u16 | label | a byte per child | slots u32… | children u32…
-//! leaves  label length u8 | LEAVES        u8 | keys u16     | label | leaves… | tails
-//! leaf    first 8 bytes u64 | value u32 | end of its tail u16 | length and slot u8 | 0
-//! ```
-//!
-//! A label is what all keys below begin with. The byte that leads to a child is kept by the parent and is in no
-//! label. Leaves are in the order of their lengths. Records are made of 16-byte granules and never move by themselves: growing costs one
-//! chunk, never a copy of the table, and a change writes one record and the pointer to it. A chunk has records of
-//! one size; when all of them are free it serves any size, so that what grew leaves no holes behind.
+//! A change writes one record ([`record`]) and the number that leads to it, in an [`Arena`].
 
-use smallvec::SmallVec;
+mod arena;
+mod record;
+
+use arena::{Arena, NONE};
+use record::{
+    Draft, Key, LABEL_MAX, LEAVES_MAX, Node, RECORD_MAX, SUFFIX_MAX, leaves_bytes, strip_prefix,
+    with_longer_label,
+};
 
 /// The root of a tree; [`Root::EMPTY`] has no node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,261 +39,15 @@ pub enum Slot {
     Prefix,
 }
 
-const NONE: u32 = u32::MAX;
-const GRANULE: usize = 16;
-const CHUNK: usize = 16 * 1024;
-const CHUNK_GRANULES: usize = CHUNK / GRANULE;
-/// A longer label is a chain of branches with one child each.
-const LABEL_MAX: usize = 255;
-/// Keys of one record: comparing so many words costs less than one step to another record.
-const LEAVES_MAX: usize = 24;
-/// Bytes of a key after the label of its record; longer ones go below a branch.
-const SUFFIX_MAX: usize = 127;
-/// In a record's second byte: it is one of leaves.
-const LEAVES: u8 = 0x80;
-/// In the byte of a leaf's length: its slot.
-const IS_PREFIX: u8 = 0x80;
-/// The first bytes of a suffix, which are compared as one number.
-const WORD: usize = 8;
-/// What a leaf takes besides its tail.
-const LEAF: usize = 16;
-const HEAD: usize = 4;
-const BRANCH_BYTES: usize = HEAD + LABEL_MAX + 256 + 2 * 4 + 256 * 4;
-const LEAVES_BYTES: usize = HEAD + LABEL_MAX + LEAVES_MAX * (LEAF + SUFFIX_MAX - WORD);
-const RECORD_MAX: usize = if BRANCH_BYTES > LEAVES_BYTES { BRANCH_BYTES } else { LEAVES_BYTES };
-const SIZES: usize = RECORD_MAX.div_ceil(GRANULE) + 1;
-
-/// The bits of a word that a suffix of this length has.
-const MASKS: [u64; WORD + 1] = {
-    let mut masks = [u64::MAX; WORD + 1];
-    let mut length = 0;
-    while length < WORD {
-        masks[length] = (1 << (8 * length)) - 1;
-        length += 1;
-    }
-    masks
-};
-
-/// The arena.
+/// The trees.
 #[derive(Debug)]
 pub struct Forest {
-    chunks: Vec<Chunk>,
-    /// Chunks with room, by the size of their records in granules. One that has been emptied meanwhile, and
-    /// perhaps serves another size, is passed over.
-    open: Vec<Vec<u32>>,
-    /// Chunks without records.
-    empty: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Chunk {
-    bytes: Box<[u8]>,
-    /// Granules of each of its records; 0 while it has none.
-    size: usize,
-    records: usize,
-    /// Granules from here on were never used.
-    fresh: usize,
-    /// First freed record; its first 4 bytes lead to the next.
-    free: u32,
-}
-
-impl Chunk {
-    fn has_room(&self) -> bool {
-        self.free != NONE || self.fresh + self.size <= CHUNK_GRANULES
-    }
-}
-
-/// A record, split into its parts.
-enum Node<'a> {
-    Branch(Branch<'a>),
-    Leaves(Leaves<'a>),
-}
-
-struct Branch<'a> {
-    slots: u8,
-    label: &'a [u8],
-    edges: &'a [u8],
-    /// Slots present, then children.
-    words: &'a [u8],
-}
-
-impl Branch<'_> {
-    #[inline]
-    fn slot(&self, slot: Slot) -> Option<u32> {
-        match slot {
-            Slot::Exact => (self.slots & 1 != 0).then(|| word(self.words, 0)),
-            Slot::Prefix => (self.slots & 2 != 0).then(|| word(self.words, (self.slots & 1) as usize)),
-        }
-    }
-
-    #[inline]
-    fn child(&self, at: usize) -> u32 {
-        word(self.words, self.slots.count_ones() as usize + at)
-    }
-
-    #[inline]
-    fn edge(&self, byte: u8) -> Option<usize> {
-        match self.edges.len() {
-            0..=8 => self.edges.iter().position(|&edge| edge == byte),
-            _ => memchr::memchr(byte, self.edges),
-        }
-    }
-}
-
-struct Leaves<'a> {
-    label: &'a [u8],
-    leaves: &'a [[u8; LEAF]],
-    tails: &'a [u8],
-}
-
-/// A leaf, read.
-struct Leaf {
-    first: u64,
-    value: u32,
-    /// Where its tail ends; it begins where the one before ends.
-    end: usize,
-    slot: Slot,
-    length: usize,
-}
-
-impl Leaf {
-    #[inline]
-    fn read(bytes: &[u8; LEAF]) -> Leaf {
-        let [a, b, c, d, e, f, g, h, v0, v1, v2, v3, e0, e1, length, _] = *bytes;
-        Leaf {
-            first: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            value: u32::from_le_bytes([v0, v1, v2, v3]),
-            end: u16::from_le_bytes([e0, e1]).into(),
-            slot: if length & IS_PREFIX != 0 { Slot::Prefix } else { Slot::Exact },
-            length: (length & !IS_PREFIX).into(),
-        }
-    }
-
-    fn bytes(&self) -> [u8; LEAF] {
-        let [a, b, c, d, e, f, g, h] = self.first.to_le_bytes();
-        let [v0, v1, v2, v3] = self.value.to_le_bytes();
-        let [e0, e1] = (self.end as u16).to_le_bytes();
-        let length = self.length as u8 | if self.slot == Slot::Prefix { IS_PREFIX } else { 0 };
-        [a, b, c, d, e, f, g, h, v0, v1, v2, v3, e0, e1, length, 0]
-    }
-}
-
-impl<'a> Leaves<'a> {
-    /// What of a suffix is not in its first word.
-    #[inline]
-    fn tail(&self, leaf: &Leaf) -> &'a [u8] {
-        &self.tails[leaf.end - leaf.length.saturating_sub(WORD)..leaf.end]
-    }
-
-    /// Gives `found` each key that `rest` begins with, the shortest first: its slot, value and length.
-    #[inline]
-    fn scan(&self, rest: &[u8], mut found: impl FnMut(Slot, u32, usize)) {
-        let first = first_word(rest);
-        // All are compared before the first is looked at: which of them fits is nothing a processor can foresee.
-        let mut fits = 0u32;
-        for (at, leaf) in self.leaves.iter().enumerate() {
-            let Leaf { first: word, length, .. } = Leaf::read(leaf);
-            fits |= u32::from((word ^ first) & MASKS[length.min(WORD)] == 0) << at;
-        }
-        while fits != 0 {
-            let leaf = Leaf::read(&self.leaves[fits.trailing_zeros() as usize]);
-            fits &= fits - 1;
-            let begins = || leaf.length <= WORD || starts_with(&rest[WORD..], self.tail(&leaf));
-            if leaf.length <= rest.len() && begins() {
-                found(leaf.slot, leaf.value, leaf.length);
-            }
-        }
-    }
-}
-
-/// The first bytes of a text, zeros after its end.
-#[inline]
-fn first_word(text: &[u8]) -> u64 {
-    if let Some(first) = text.first_chunk::<WORD>() {
-        return u64::from_le_bytes(*first);
-    }
-    text.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
-}
-
-fn word(words: &[u8], at: usize) -> u32 {
-    let bytes = &words[4 * at..4 * at + 4];
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
-
-/// A branch being changed.
-#[derive(Default)]
-struct Draft {
-    label: Vec<u8>,
-    exact: Option<u32>,
-    prefix: Option<u32>,
-    edges: Vec<u8>,
-    children: Vec<u32>,
-}
-
-impl Draft {
-    fn of(branch: &Branch) -> Draft {
-        Draft {
-            label: branch.label.to_vec(),
-            exact: branch.slot(Slot::Exact),
-            prefix: branch.slot(Slot::Prefix),
-            edges: branch.edges.to_vec(),
-            children: (0..branch.edges.len()).map(|at| branch.child(at)).collect(),
-        }
-    }
-
-    fn slot(&mut self, slot: Slot) -> &mut Option<u32> {
-        match slot {
-            Slot::Exact => &mut self.exact,
-            Slot::Prefix => &mut self.prefix,
-        }
-    }
-
-    fn is_bare(&self) -> bool {
-        self.exact.is_none() && self.prefix.is_none()
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let slots = u8::from(self.exact.is_some()) | u8::from(self.prefix.is_some()) << 1;
-        let mut record = vec![self.label.len() as u8, slots];
-        record.extend_from_slice(&(self.edges.len() as u16).to_le_bytes());
-        record.extend_from_slice(&self.label);
-        record.extend_from_slice(&self.edges);
-        let slots = [self.exact, self.prefix].into_iter().flatten();
-        record.extend(slots.chain(self.children.iter().copied()).flat_map(u32::to_le_bytes));
-        record
-    }
-}
-
-/// A key of leaves being changed: what follows the way to their record, and its value.
-struct Key {
-    /// Most are short: a change of one key takes up to [`LEAVES_MAX`] of them apart.
-    text: SmallVec<[u8; 40]>,
-    slot: Slot,
-    value: u32,
-}
-
-/// Leaves of these keys without their first `from` bytes; the next `label` bytes are the same in all.
-fn leaves_bytes(keys: &[&Key], from: usize, label: usize) -> Vec<u8> {
-    let mut record = vec![label as u8, LEAVES];
-    record.extend_from_slice(&(keys.len() as u16).to_le_bytes());
-    record.extend_from_slice(&keys[0].text[from..from + label]);
-    let mut sorted: Vec<(&[u8], Slot, u32)> =
-        keys.iter().map(|key| (&key.text[from + label..], key.slot, key.value)).collect();
-    sorted.sort_unstable_by_key(|(suffix, slot, _)| (suffix.len(), *suffix, *slot));
-    let tail = |suffix: &'_ [u8]| suffix.len().saturating_sub(WORD);
-    let mut end = 0;
-    for &(suffix, slot, value) in &sorted {
-        end += tail(suffix);
-        let leaf = Leaf { first: first_word(suffix), value, end, slot, length: suffix.len() };
-        record.extend_from_slice(&leaf.bytes());
-    }
-    sorted.iter().for_each(|(suffix, ..)| record.extend_from_slice(&suffix[suffix.len() - tail(suffix)..]));
-    record
+    arena: Arena,
 }
 
 impl Default for Forest {
     fn default() -> Forest {
-        Forest { chunks: Vec::new(), open: vec![Vec::new(); SIZES], empty: Vec::new() }
+        Forest { arena: Arena::new(RECORD_MAX) }
     }
 }
 
@@ -356,9 +108,9 @@ impl Forest {
             let branch = match self.node(id) {
                 Node::Branch(branch) => branch,
                 Node::Leaves(leaves) => {
-                    let mut keys = self.keys(&leaves);
+                    let mut keys = leaves.keys();
                     let before = set_in(&mut keys, new_key());
-                    self.release(id);
+                    self.arena.release(id);
                     let new = self.build(&keys.iter().collect::<Vec<_>>(), 0);
                     self.relink(root, link, new);
                     return before;
@@ -373,7 +125,7 @@ impl Forest {
                 continue;
             }
             let mut draft = Draft::of(&branch);
-            self.release(id);
+            self.arena.release(id);
             if !whole {
                 draft = self.split(draft, common);
             }
@@ -385,7 +137,7 @@ impl Forest {
                     draft.children.push(self.build(&[&new_key()], common + 1));
                 }
             }
-            let new = self.store(&draft.bytes());
+            let new = self.arena.store(&draft.bytes());
             self.relink(root, link, new);
             return before;
         }
@@ -410,20 +162,20 @@ impl Forest {
                     (id, rest) = (branch.child(at), below);
                 }
                 Node::Leaves(leaves) => {
-                    let mut keys = self.keys(&leaves);
+                    let mut keys = leaves.keys();
                     let at = keys.iter().position(|known| *known.text == *rest && known.slot == slot)?;
                     let value = keys.swap_remove(at).value;
                     if keys.is_empty() {
                         break (value, Draft::default());
                     }
-                    self.release(id);
+                    self.arena.release(id);
                     let new = self.build(&keys.iter().collect::<Vec<_>>(), 0);
                     self.relink(root, links.last().copied(), new);
                     return Some(value);
                 }
             }
         };
-        self.release(id);
+        self.arena.release(id);
         while draft.is_bare() && draft.children.is_empty() {
             let Some((parent, at)) = links.pop() else {
                 *root = Root::EMPTY;
@@ -431,11 +183,11 @@ impl Forest {
             };
             let Node::Branch(branch) = self.node(parent) else { return Some(value) };
             draft = Draft::of(&branch);
-            self.release(parent);
+            self.arena.release(parent);
             draft.edges.remove(at);
             draft.children.remove(at);
         }
-        let new = self.joined(&draft).unwrap_or_else(|| self.store(&draft.bytes()));
+        let new = self.joined(&draft).unwrap_or_else(|| self.arena.store(&draft.bytes()));
         self.relink(root, links.last().copied(), new);
         Some(value)
     }
@@ -446,7 +198,7 @@ impl Forest {
         let shared = keys.iter().map(|key| common_length(first, &key.text[from..])).min().unwrap_or(0);
         let shared = shared.min(LABEL_MAX);
         if keys.len() <= LEAVES_MAX && keys.iter().all(|key| key.text.len() - from - shared <= SUFFIX_MAX) {
-            return self.store(&leaves_bytes(keys, from, shared));
+            return self.arena.store(&leaves_bytes(keys, from, shared));
         }
         let mut draft = Draft { label: first[..shared].to_vec(), ..Draft::default() };
         let mut below: Vec<&Key> = Vec::with_capacity(keys.len());
@@ -462,19 +214,7 @@ impl Forest {
             draft.edges.push(byte(alike[0]));
             draft.children.push(self.build(alike, from + shared + 1));
         }
-        self.store(&draft.bytes())
-    }
-
-    /// The keys of a record of leaves, whole.
-    fn keys(&self, leaves: &Leaves) -> Vec<Key> {
-        let key = |bytes| {
-            let leaf = Leaf::read(bytes);
-            let mut text = SmallVec::from_slice(leaves.label);
-            text.extend_from_slice(&leaf.first.to_le_bytes()[..leaf.length.min(WORD)]);
-            text.extend_from_slice(leaves.tail(&leaf));
-            Key { text, slot: leaf.slot, value: leaf.value }
-        };
-        leaves.leaves.iter().map(key).collect()
+        self.arena.store(&draft.bytes())
     }
 
     /// A branch with the first `common` bytes of the label, above one with what follows.
@@ -482,25 +222,17 @@ impl Forest {
         let below = draft.label.split_off(common);
         let top = std::mem::take(&mut draft.label);
         draft.label = below[1..].to_vec();
-        let child = self.store(&draft.bytes());
+        let child = self.arena.store(&draft.bytes());
         Draft { label: top, edges: vec![below[0]], children: vec![child], ..Draft::default() }
     }
 
     /// A branch without values and with one child becomes that child, with a longer label.
     fn joined(&mut self, draft: &Draft) -> Option<u32> {
         let ([edge], [child], true) = (&*draft.edges, &*draft.children, draft.is_bare()) else { return None };
-        let mut label = draft.label.clone();
-        label.push(*edge);
-        let mut record = match self.node(*child) {
-            Node::Branch(Branch { label: below, .. }) | Node::Leaves(Leaves { label: below, .. }) => {
-                label.extend_from_slice(below);
-                self.bytes(*child).to_vec()
-            }
-        };
-        let below = usize::from(std::mem::replace(&mut record[0], u8::try_from(label.len()).ok()?));
-        record.splice(HEAD..HEAD + below, label);
-        self.release(*child);
-        Some(self.store(&record))
+        let before = [&draft.label[..], &[*edge]].concat();
+        let record = with_longer_label(self.arena.record(*child), &before)?;
+        self.arena.release(*child);
+        Some(self.arena.store(&record))
     }
 
     /// Lets what led to a node lead to `id`.
@@ -510,107 +242,13 @@ impl Forest {
             return;
         };
         let Node::Branch(branch) = self.node(parent) else { return };
-        let word = branch.slots.count_ones() as usize + at;
-        let from = HEAD + branch.label.len() + branch.edges.len() + 4 * word;
-        self.record_mut(parent)[from..from + 4].copy_from_slice(&id.to_le_bytes());
+        let from = branch.place_of_child(at);
+        self.arena.record_mut(parent)[from..from + 4].copy_from_slice(&id.to_le_bytes());
     }
 
     #[inline]
     fn node(&self, id: u32) -> Node<'_> {
-        let (head, record) = self.record(id).split_at(HEAD);
-        let (label, record) = record.split_at(head[0] as usize);
-        let count = u16::from_le_bytes([head[2], head[3]]) as usize;
-        if head[1] == LEAVES {
-            let (leaves, tails) = record.split_at(LEAF * count);
-            return Node::Leaves(Leaves { label, leaves: leaves.as_chunks().0, tails });
-        }
-        let (edges, words) = record.split_at(count);
-        Node::Branch(Branch { slots: head[1], label, edges, words })
-    }
-
-    /// The record and what follows it in its chunk.
-    #[inline]
-    fn record(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        &self.chunks[id / CHUNK_GRANULES].bytes[id % CHUNK_GRANULES * GRANULE..]
-    }
-
-    fn record_mut(&mut self, id: u32) -> &mut [u8] {
-        let id = id as usize;
-        &mut self.chunks[id / CHUNK_GRANULES].bytes[id % CHUNK_GRANULES * GRANULE..]
-    }
-
-    /// The record alone.
-    fn bytes(&self, id: u32) -> &[u8] {
-        let length = match self.node(id) {
-            Node::Branch(Branch { slots, label, edges, .. }) => {
-                HEAD + label.len() + edges.len() + 4 * (slots.count_ones() as usize + edges.len())
-            }
-            Node::Leaves(leaves) => {
-                let tails = leaves.leaves.last().map_or(0, |last| Leaf::read(last).end);
-                HEAD + leaves.label.len() + LEAF * leaves.leaves.len() + tails
-            }
-        };
-        &self.record(id)[..length]
-    }
-
-    fn store(&mut self, record: &[u8]) -> u32 {
-        let id = self.reserve(record.len().div_ceil(GRANULE));
-        self.record_mut(id)[..record.len()].copy_from_slice(record);
-        id
-    }
-
-    /// A free record of this size.
-    fn reserve(&mut self, size: usize) -> u32 {
-        let at = self.with_room(size);
-        let chunk = &mut self.chunks[at as usize];
-        let mut id = chunk.free;
-        if id == NONE {
-            id = at * CHUNK_GRANULES as u32 + chunk.fresh as u32;
-            chunk.fresh += size;
-        } else {
-            chunk.free = word(&chunk.bytes[id as usize % CHUNK_GRANULES * GRANULE..], 0);
-        }
-        chunk.records += 1;
-        if !chunk.has_room() {
-            self.open[size].pop();
-        }
-        id
-    }
-
-    /// A chunk with room for a record of this size, which is the last of its open ones.
-    fn with_room(&mut self, size: usize) -> u32 {
-        while let Some(&at) = self.open[size].last() {
-            let chunk = &self.chunks[at as usize];
-            if chunk.size == size && chunk.has_room() {
-                return at;
-            }
-            self.open[size].pop();
-        }
-        let at = self.empty.pop().unwrap_or_else(|| {
-            let bytes = vec![0; CHUNK].into_boxed_slice();
-            self.chunks.push(Chunk { bytes, size: 0, records: 0, fresh: 0, free: NONE });
-            self.chunks.len() as u32 - 1
-        });
-        self.chunks[at as usize].size = size;
-        self.open[size].push(at);
-        at
-    }
-
-    fn release(&mut self, id: u32) {
-        let at = id / CHUNK_GRANULES as u32;
-        let chunk = &mut self.chunks[at as usize];
-        chunk.records -= 1;
-        if chunk.records == 0 {
-            (chunk.size, chunk.fresh, chunk.free) = (0, 0, NONE);
-            self.empty.push(at);
-            return;
-        }
-        if !chunk.has_room() {
-            self.open[chunk.size].push(at);
-        }
-        let next = std::mem::replace(&mut chunk.free, id);
-        self.record_mut(id)[..4].copy_from_slice(&next.to_le_bytes());
+        Node::read(self.arena.record(id))
     }
 }
 
@@ -623,20 +261,6 @@ fn set_in(keys: &mut Vec<Key>, new: Key) -> Option<u32> {
             None
         }
     }
-}
-
-#[inline]
-fn strip_prefix<'t>(text: &'t [u8], label: &[u8]) -> Option<&'t [u8]> {
-    starts_with(text, label).then(|| &text[label.len()..])
-}
-
-/// As `slice::starts_with`, without its call: labels are a few bytes.
-#[inline]
-fn starts_with(text: &[u8], label: &[u8]) -> bool {
-    let Some((text, _)) = text.split_at_checked(label.len()) else { return false };
-    let (text_words, text_rest) = text.as_chunks::<8>();
-    let (label_words, label_rest) = label.as_chunks::<8>();
-    text_words == label_words && text_rest.iter().zip(label_rest).all(|(a, b)| a == b)
 }
 
 fn common_length(a: &[u8], b: &[u8]) -> usize {
@@ -693,15 +317,16 @@ mod tests {
         for ((key, slot), value) in &map {
             assert_eq!(forest.get(root, key, slots[*slot]), Some(*value));
         }
-        let chunks = forest.chunks.len();
+        let (chunks, _) = forest.arena.chunks();
         for ((key, slot), value) in &map {
             assert_eq!(forest.clear(&mut root, key, slots[*slot]), Some(*value));
         }
         assert!(root.is_empty());
-        assert_eq!(forest.empty.len(), forest.chunks.len());
+        let (all, empty) = forest.arena.chunks();
+        assert_eq!(empty, all);
         for ((key, slot), value) in &map {
             forest.set(&mut root, key, slots[*slot], *value);
         }
-        assert!(forest.chunks.len() <= chunks + 1, "freed records are used again");
+        assert!(forest.arena.chunks().0 <= chunks + 1, "freed records are used again");
     }
 }
