@@ -14,86 +14,8 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::families::{Buckets, FAMILIES, Family, FamilyId, Kind, LATENCY_BUCKETS_MS, Told};
+use super::tallies::{Tallies, Tally};
 use crate::limits;
-
-/// A number with one writer.
-#[derive(Debug, Default)]
-pub struct Tally(AtomicU64);
-
-impl Tally {
-    /// Adds; only the owning core may.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.get().wrapping_add(n), Relaxed);
-    }
-
-    /// Subtracts, down to 0; only the owning core may.
-    pub fn sub(&self, n: u64) {
-        self.0.store(self.get().saturating_sub(n), Relaxed);
-    }
-
-    /// Sets; only the owning core may.
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
-    /// The value; anybody may ask.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// What every core counts, with nginx's names (stub_status).
-#[derive(Debug, Default)]
-pub struct Tallies {
-    /// Connections accepted.
-    pub accepted: Tally,
-    /// Connections served: those accepted that met no limit.
-    pub handled: Tally,
-    /// Open client connections.
-    pub active: Tally,
-    /// Of these, reading a request.
-    pub reading: Tally,
-    /// Of these, working on or writing an answer.
-    pub writing: Tally,
-    /// Of these, idle between requests.
-    pub waiting: Tally,
-    /// Requests.
-    pub requests: Tally,
-    /// Exchanges that ended by a panic.
-    pub panics: Tally,
-    /// TLS handshakes with clients to the end: 1.2 full, 1.2 resumed, 1.3 full, 1.3 resumed.
-    pub tls_handshakes: [Tally; 4],
-    /// TLS handshakes that failed: no certificate for the name, a client's certificate that is not believed, and so on.
-    pub tls_failures: Tally,
-    /// HTTP/2 connections of clients.
-    pub h2_connections: Tally,
-    /// Streams on them.
-    pub h2_streams: Tally,
-    /// Of these, reset by their client before the answer's end.
-    pub h2_resets: Tally,
-    /// HTTP/2 connections closed because their client sent too much that costs and brings nothing.
-    pub h2_floods: Tally,
-    /// HTTP/3 connections of clients.
-    pub h3_connections: Tally,
-    /// Requests on them.
-    pub h3_streams: Tally,
-    /// Of these, reset by their client before the answer's end.
-    pub h3_resets: Tally,
-    /// HTTP/3 connections closed for what their client did.
-    pub h3_violations: Tally,
-    /// QUIC connections that were turned away.
-    pub quic_refused: Tally,
-    /// QUIC clients that had to prove their address first.
-    pub quic_retries: Tally,
-    /// Datagrams passed on to the core that has their connection.
-    pub quic_passed: Tally,
-    /// Datagrams that were not sent or passed on for want of room.
-    pub quic_dropped: Tally,
-    /// Messages to control that found its queue full.
-    pub dropped_messages: Tally,
-    /// Series that [`limits::METRIC_SERIES`] refused.
-    pub refused_series: Tally,
-}
 
 /// One core's numbers. When the core ends, at a reload, the next one goes on with them.
 #[derive(Debug, Default)]

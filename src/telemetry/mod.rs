@@ -12,6 +12,7 @@ pub mod lines;
 pub mod log;
 pub mod metrics;
 pub mod rotate;
+pub mod tallies;
 
 use std::sync::OnceLock;
 
