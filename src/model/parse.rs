@@ -4,7 +4,7 @@
 //!
 //! Memory of a plain route (one uri, one inline node), once per process: `Stored<Route>` behind an `Arc` about
 //! 400 bytes, its inline upstream about 350, a node 48, the texts under 100 with their allocations: the test
-//! below holds the sum under 2 KiB. What few objects have (labels, vars, checks, tls) is boxed for that.
+//! below holds the sum under 1,200 bytes. What few objects have (labels, vars, checks, tls) is boxed for that.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::types::{
 type Members = Map<String, Value>;
 
 /// Validates `value` against the schema of its kind, which writes the defaults, and makes the object that goes
-/// to the cores. Kinds that no core knows (certificates, protos, …) give `None` once they are valid. Encrypted
+/// to the cores. Kinds that no core knows (protos, secrets, …) give `None` once they are valid. Encrypted
 /// fields of plugins should be decrypted before.
 pub fn object(kind: Kind, place: Stored<()>, mut value: Value) -> Result<Option<Object>, String> {
     let needs_id = matches!(kind, Kind::ConsumerGroup | Kind::GlobalRule | Kind::PluginConfig);
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_route_costs_less_than_2_kib() {
+    fn a_plain_route_costs_less_than_1200_bytes() {
         let value = json!({
             "id": "01234567890123456789", "uri": "/a/path/of/some/length/*",
             "upstream": {"type": "roundrobin", "nodes": {"192.168.100.100:8080": 1}},

@@ -214,7 +214,7 @@ fn invalid(reason: &'static str) -> &'static str {
     INVALID
 }
 
-/// Places of the algorithms in [`ALGORITHMS`] and [`Keys`].
+/// The place of an algorithm in [`ALGORITHMS`] and [`Keys`].
 fn algorithm(name: &[u8]) -> Option<usize> {
     ALGORITHMS.iter().position(|(known, _)| known.as_bytes() == name)
 }

@@ -41,6 +41,7 @@ use crate::expr::regex::Captures;
 use crate::expr::{Pattern, Replacement, Template};
 use crate::model::schema::{is_secret_ref, number_text};
 use crate::plugin::{Build, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
+use crate::plugins::kit::headers::has_operations;
 use crate::wire::uri;
 
 /// The plugin.
@@ -115,12 +116,6 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
         Some(headers) if !has_operations(headers) => check_plain_headers(headers),
         _ => Ok(()),
     }
-}
-
-/// Is `headers` in the form `{add, set, remove}` and not the older `{name: value}`?
-fn has_operations(headers: &Map<String, Value>) -> bool {
-    let table = |key: &str| headers.get(key).is_some_and(|value| value.is_object() || value.is_array());
-    table("add") || table("set") || table("remove")
 }
 
 fn check_plain_headers(headers: &Map<String, Value>) -> Result<(), String> {

@@ -29,9 +29,6 @@
 
 use std::rc::Rc;
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -39,7 +36,9 @@ use crate::exchange::{BodyPiece, Exchange};
 use crate::expr::{Expr, Pattern, Replacement, Template};
 use crate::model::schema::{is_secret_ref, number_text};
 use crate::plugin::{Build, Host, Phase, Phases, Plugin, SchemaType, Spec};
+use crate::plugins::kit::base64;
 use crate::plugins::kit::content_coding::{self, decode};
+use crate::plugins::kit::headers::has_operations;
 use crate::reactor::Chunk;
 use crate::wire::Name;
 
@@ -52,14 +51,6 @@ pub const SPEC: Spec = Spec {
     build,
     ..Spec::PLAIN
 };
-
-/// Padding may be missing, as `ngx.decode_base64` allows.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_allow_trailing_bits(true)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 #[derive(Deserialize)]
 struct Conf {
@@ -139,7 +130,7 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
     let body = conf.get("body").and_then(Value::as_str).unwrap_or_default();
     if conf["body_base64"] == true
         && !is_secret_ref(body)
-        && (body.is_empty() || BASE64.decode(body).is_err())
+        && (body.is_empty() || base64::decode(body.as_bytes()).is_none())
     {
         return Err("invalid base64 content".into());
     }
@@ -155,12 +146,6 @@ fn check(conf: &Value, _: SchemaType) -> Result<(), String> {
     Ok(())
 }
 
-/// Is `headers` in the form `{add, set, remove}` and not the older `{name: value}`?
-fn has_operations(headers: &Map<String, Value>) -> bool {
-    let table = |key: &str| headers.get(key).is_some_and(|value| value.is_object() || value.is_array());
-    table("add") || table("set") || table("remove")
-}
-
 fn build(conf: &Value, _: &Build) -> Result<Rc<dyn Plugin>, String> {
     let conf: Conf = Deserialize::deserialize(conf).map_err(|error| error.to_string())?;
     let body = match conf.body {
@@ -168,7 +153,7 @@ fn build(conf: &Value, _: &Build) -> Result<Rc<dyn Plugin>, String> {
             NewBody::Filtered(conf.filters.into_iter().map(Filter::of).collect())
         }
         Some(body) if conf.body_base64 => {
-            let bytes = BASE64.decode(body).map_err(|_| "invalid base64 content")?;
+            let bytes = base64::decode(body.as_bytes()).ok_or("invalid base64 content")?;
             NewBody::Fixed(Chunk::from_vec(bytes))
         }
         Some(body) => NewBody::Fixed(Chunk::from_vec(body.into_bytes())),

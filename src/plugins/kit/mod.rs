@@ -6,6 +6,7 @@ pub mod batch;
 pub mod batch_logger;
 pub mod collector;
 pub mod content_coding;
+pub mod headers;
 pub mod http;
 pub mod limit;
 pub mod log_entry;
