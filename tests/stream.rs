@@ -119,6 +119,20 @@ fn what_does_not_move_ends_and_what_moves_does_not() {
         let _ = stream.read_to_end(&mut rest);
         assert!(began.elapsed().as_millis() > 300, "{:?}", began.elapsed());
         assert_eq!(rest, b"x");
+
+        // what moves one way only moves
+        let listens = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        upstream["nodes"] = json!({listens.local_addr().unwrap().to_string(): 1});
+        gateway.put("/stream_routes/1", &json!({"upstream": upstream}));
+        let mut stream = connect(gateway.ports.proxied);
+        let (mut taken, _) = listens.accept().unwrap();
+        for _ in 0..8 {
+            stream.write_all(b"x").unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        taken.write_all(b"y").unwrap();
+        stream.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"y");
     });
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -358,6 +358,23 @@ fn connections_are_kept_as_long_as_the_pool_says() {
             assert_eq!(client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 200);
         }
         assert_eq!(servers[0].connections(), 4, "5 requests each");
+    });
+}
+
+#[test]
+fn connections_that_rest_are_closed_when_the_pool_says() {
+    on_both_drivers(|driver| {
+        let closed = Arc::new(AtomicBool::new(false));
+        let seen = closed.clone();
+        let server = Upstream::start(move |conn| {
+            while conn.request().is_some() && conn.send(ok("x")).is_ok() {}
+            seen.store(true, Ordering::SeqCst);
+        });
+        let pool =
+            "{nodes: {\"127.0.0.1:$0\": 1}, keepalive_pool: {size: 4, idle_timeout: 0.3, requests: 5}}";
+        let gateway = with(driver, &[server], pool);
+        assert_eq!(gateway.get("/").status, 200);
+        eventually("the connection is closed", || closed.load(Ordering::SeqCst));
     });
 }
 
