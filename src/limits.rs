@@ -32,17 +32,18 @@ pub const STORE_CACHE_BYTES: usize = 16 << 20;
 
 /// Commands waiting for the embedded store's thread. A full queue makes Admin API writers wait in line,
 /// which costs nobody else anything.
-/// Reached by: src/control/store/tests.rs concurrent_writers_share_revisions_without_gaps.
+/// Reached by: src/control/store/tests.rs concurrent_writers_share_revisions_without_gaps, where all are served; who waits in
+/// the queue and who before it, nobody can tell.
 pub const STORE_QUEUE: usize = 256;
 
 /// Writes committed by one fsync of the embedded store: an fsync costs milliseconds, a write microseconds,
 /// so a batch this size is already limited by the writes.
-/// Reached by: src/control/store/tests.rs concurrent_writers_share_revisions_without_gaps.
+/// Reached by: src/control/store/embedded.rs a_batch_has_a_most_and_loses_nothing_of_the_next.
 pub const STORE_BATCH: usize = 256;
 
 /// Objects that one thread reads of a long list of changes before another thread helps: 20 µs each make it worth
 /// a thread's start.
-/// Reached by: src/control/feed/tests.rs a_long_snapshot_is_read_whole_and_in_order.
+/// Reached by: src/control/feed/tests.rs a_thread_begins_where_another_has_enough.
 pub const READ_BY_ONE_THREAD: usize = 1_000;
 
 /// Changes that the control thread takes in before it looks after its other work: what waits for it, an answer of the
@@ -155,7 +156,7 @@ pub const RUNTIMES: usize = 2 * CORES;
 pub const RECV_QUEUE: usize = 8;
 
 /// Wake-ups from other threads that may be under way to a core; beyond it, it polls all of its tasks once.
-/// Reached by: src/reactor/tests/full.rs a_flood_of_wakes_from_another_thread_loses_none.
+/// Reached by: src/reactor/task.rs wakes_that_cannot_be_noted_have_everything_polled.
 pub const REMOTE_WAKES: usize = 4096;
 
 /// Send buffers begin at this size: a head and a small body.
@@ -228,10 +229,10 @@ pub const GLOBAL_SLOTS: u16 = 256;
 /// Not reached by a test: an interval.
 pub const DRAIN_TICK_MS: u32 = 20;
 /// Tries for an address that is still in use at the start, and the pause between them, ms: nginx's five, faster.
-/// Reached by: src/shard/boot.rs an_address_in_use_is_tried_for_a_moment.
+/// Reached by: src/shard/sockets.rs an_address_in_use_is_tried_for_a_moment.
 pub const BIND_TRIES: u32 = 5;
 /// See [`BIND_TRIES`].
-/// Reached by: src/shard/boot.rs an_address_in_use_is_tried_for_a_moment.
+/// Reached by: src/shard/sockets.rs an_address_in_use_is_tried_for_a_moment.
 pub const BIND_PAUSE_MS: u64 = 100;
 /// Live connections that a core may have more than the mean, beside an eighth: below it a hand-over costs
 /// more than it brings.
@@ -413,7 +414,7 @@ pub const H2_SEND_BUFFER: usize = 64 << 10;
 /// Reached by: tests/h2.rs a_table_of_fields_has_a_largest_size.
 pub const H2_HEADER_TABLE: u32 = 4 << 10;
 /// Streams that a client has reset before their turn came; more at one time are an attack (CVE-2023-44487).
-/// Reached by: tests/h2.rs rapid_resets_end_their_connection.
+/// Reached by: tests/h2.rs resets_that_come_with_their_requests_end_their_connection.
 pub const H2_PENDING_RESETS: usize = 64;
 /// Streams that we have reset for what their peer did wrong on one connection (CVE-2025-8671).
 /// Reached by: tests/h2.rs a_client_that_has_its_streams_reset_again_and_again_is_left.
@@ -426,7 +427,7 @@ pub const H2_REMEMBERED_RESETS: usize = 32;
 pub const H2_REMEMBERED_MS: u64 = 5_000;
 /// Streams of one connection that their client has reset before the answer's end. Above it, and if they are more than
 /// half of all, the client asks for what it does not want: the connection is closed.
-/// Reached by: tests/h2.rs rapid_resets_end_their_connection.
+/// Reached by: tests/h2.rs resets_one_after_the_other_end_their_connection.
 pub const H2_CLIENT_RESETS: u32 = 200;
 /// Frames that bring nothing (pings, settings, window updates, …) that a peer may send at once.
 /// Reached by: src/wire/frames.rs frames_that_bring_nothing_are_counted.

@@ -1,12 +1,15 @@
 //! From the store's changes to what the cores are told: every object is decrypted, checked and made into its
 //! typed form here, once a process. What is wrong with one is logged and leaves the others working.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+mod model;
+
+use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 
+pub use model::Model;
+use model::Read;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -14,9 +17,9 @@ use super::plugin_lists::Lists;
 use super::plugins::{Plugins, Unknown};
 use super::secrets::Resolver;
 use super::secrets::managers::Managers;
-use super::store::{Change, Event, is_placeholder};
+use super::store::{Change, Event};
 use crate::limits;
-use crate::model::check::{PluginFault, unique_keys};
+use crate::model::check::PluginFault;
 use crate::model::delta::{Batch, Delta, Object};
 use crate::model::schemas::secret_schema;
 use crate::model::{Id, Kind, Stored, parse};
@@ -42,122 +45,6 @@ pub struct Feed {
     /// Keys of objects whose secrets are others now.
     outdated: Mutex<BTreeSet<Box<str>>>,
     some_are_outdated: Notify,
-}
-
-/// All valid objects.
-#[derive(Default)]
-pub struct Model {
-    objects: HashMap<Kind, BTreeMap<Id, Object>>,
-    /// Every key of the store with a fingerprint of its value: equal bytes are no change, wherever their
-    /// revisions come from. 64 bits under a random key: nobody can aim at a collision.
-    known: HashMap<Box<str>, u64>,
-    hasher: RandomState,
-    /// Who has which unique key of an auth plugin: a write of one of 100,000 consumers looks here.
-    key_holders: HashMap<&'static str, HashMap<Box<str>, BTreeSet<Id>>>,
-    /// At most so many errors were logged; for the status page.
-    rejected: HashSet<Box<str>>,
-    /// Objects with references to secret managers, as the store gave them.
-    referring: HashMap<Box<str>, Change>,
-}
-
-impl Model {
-    /// The objects of a kind, by id. Credentials are among the consumers.
-    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Object> {
-        self.objects.get(&kind).into_iter().flat_map(BTreeMap::values)
-    }
-
-    /// One object.
-    pub fn get(&self, kind: Kind, id: &str) -> Option<&Object> {
-        self.objects.get(&kind)?.get(id)
-    }
-
-    /// The consumers and credentials that have this unique key of an auth plugin.
-    pub fn key_holders(&self, plugin: &str, key: &str) -> impl Iterator<Item = &str> {
-        let holders = self.key_holders.get(plugin).and_then(|keys| keys.get(key));
-        holders.into_iter().flatten().map(|id| &**id)
-    }
-
-    fn insert(&mut self, place: Kind, id: Id, object: Object) {
-        if let Object::Consumer(consumer) = &object {
-            self.forget_keys(place, &id);
-            for (plugin, _, key) in unique_keys(&consumer.value.plugins) {
-                let keys = self.key_holders.entry(plugin).or_default();
-                keys.entry(key.into()).or_default().insert(id.clone());
-            }
-        }
-        self.objects.entry(place).or_default().insert(id, object);
-    }
-
-    fn remove(&mut self, place: Kind, id: &Id) -> Option<Object> {
-        self.forget_keys(place, id);
-        self.objects.get_mut(&place)?.remove(id)
-    }
-
-    fn forget_keys(&mut self, place: Kind, id: &Id) {
-        let Some(Object::Consumer(old)) = self.objects.get(&place).and_then(|objects| objects.get(id)) else {
-            return;
-        };
-        for (plugin, _, key) in unique_keys(&old.value.plugins) {
-            let Some(keys) = self.key_holders.get_mut(plugin) else { continue };
-            if keys.get_mut(key).is_some_and(|holders| holders.remove(id) && holders.is_empty()) {
-                keys.remove(key);
-            }
-        }
-    }
-
-    /// Keys whose objects are wrong, and so not in use.
-    pub fn rejected(&self) -> impl Iterator<Item = &str> {
-        self.rejected.iter().map(|key| &**key)
-    }
-
-    /// Whether a change says anything new; its value is known from now on.
-    fn is_news(&mut self, change: &Change) -> bool {
-        match &change.value {
-            Some(value) if is_placeholder(&change.key, value) => return false,
-            Some(value) => {
-                let fingerprint = self.hasher.hash_one(value);
-                if self.known.insert(change.key.clone(), fingerprint) == Some(fingerprint) {
-                    return false;
-                }
-            }
-            None => drop(self.known.remove(&change.key)),
-        }
-        true
-    }
-
-    /// Takes in what a change said; gives what the cores must know of it.
-    fn place(&mut self, change: Change, read: Read) -> Option<Delta> {
-        self.rejected.remove(&change.key);
-        match read.references.is_empty() {
-            true => drop(self.referring.remove(&change.key)),
-            false => drop(self.referring.insert(change.key.clone(), change.clone())),
-        }
-        let Read { kind, id, object, .. } = read;
-        match object {
-            Some(Ok(Some(object))) => {
-                self.insert(kind, id, object.clone());
-                Some(Delta::Put(object))
-            }
-            Some(Ok(None)) => None,
-            Some(Err(why)) => {
-                log::error!("failed to check item data of [{}] err: {why}", change.key);
-                self.rejected.insert(change.key);
-                // An object that was right and now is wrong is gone, as in APISIX.
-                self.remove(kind, &id).map(|_| Delta::Delete(kind, id))
-            }
-            None => self.remove(kind, &id).map(|_| Delta::Delete(kind, id)),
-        }
-    }
-}
-
-/// A change, read: no object where it is a deletion, none inside where no core needs it, or what is wrong with it.
-struct Read {
-    /// As the cores know it: a credential is a consumer of its own.
-    kind: Kind,
-    id: Id,
-    object: Option<Result<Option<Object>, String>>,
-    /// Its `$secret://` references.
-    references: Vec<Box<str>>,
 }
 
 /// The key of the operator's list of plugins.
@@ -271,22 +158,7 @@ impl Feed {
         let mut model = self.model();
         let (mut changes, revision) = match event {
             Event::Changes { changes, revision } => (changes, revision),
-            Event::Snapshot { entries, revision } => {
-                let mut gone: HashSet<Box<str>> = model.known.keys().cloned().collect();
-                let mut changes = Vec::with_capacity(entries.len());
-                for entry in entries {
-                    gone.remove(&entry.key);
-                    changes.push(Change {
-                        key: entry.key,
-                        value: Some(entry.value),
-                        create_revision: entry.create_revision,
-                        mod_revision: entry.mod_revision,
-                    });
-                }
-                let deleted = |key| Change { key, value: None, create_revision: 0, mod_revision: revision };
-                changes.extend(gone.into_iter().map(deleted));
-                (changes, revision)
-            }
+            Event::Snapshot { entries, revision } => (model.changes_to(entries, revision), revision),
         };
         changes.retain(|change| model.is_news(change));
         let (lists, changes): (Vec<_>, Vec<_>) =
@@ -326,7 +198,7 @@ impl Feed {
     fn outdated_objects(&self) -> Vec<Change> {
         let keys = std::mem::take(&mut *self.outdated.lock().unwrap_or_else(PoisonError::into_inner));
         let model = self.model();
-        keys.iter().filter_map(|key| model.referring.get(key).cloned()).collect()
+        keys.iter().filter_map(|key| model.referring(key).cloned()).collect()
     }
 
     /// Reads the objects of all changes. Many, as at the start, are shared out among threads; what these start
@@ -334,7 +206,7 @@ impl Feed {
     fn read_all(&self, changes: &[Change]) -> Vec<Option<Read>> {
         let read = |part: &[Change]| part.iter().map(|change| self.read(change)).collect::<Vec<_>>();
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let share = changes.len().div_ceil(threads).max(limits::READ_BY_ONE_THREAD);
+        let share = share_of(threads, changes.len());
         if changes.len() <= share {
             return read(changes);
         }
@@ -406,19 +278,7 @@ impl Feed {
                 }
             }
         }
-        let decrypt = |key: &mut Value| self.plugins.keyring().decrypt_private_key(key);
-        let mut resolve = |conf: &mut Value| secrets.resolve(conf);
-        if kind == Kind::Ssl {
-            value.get_mut("key").into_iter().for_each(decrypt);
-            value.get_mut("keys").and_then(Value::as_array_mut).into_iter().flatten().for_each(decrypt);
-            resolve(&mut value);
-        } else {
-            client_key(&mut value).into_iter().for_each(decrypt);
-            value.get_mut("upstream").and_then(client_key).into_iter().for_each(decrypt);
-            value.get_mut("plugins").into_iter().for_each(&mut resolve);
-            value.get_mut("tls").into_iter().for_each(&mut resolve);
-            value.pointer_mut("/upstream/tls").into_iter().for_each(&mut resolve);
-        }
+        self.reveal(kind, &mut value, secrets);
         let place = Stored {
             id: id.clone(),
             create_revision: change.create_revision,
@@ -426,6 +286,23 @@ impl Feed {
             value: (),
         };
         parse::object(kind, place, value)
+    }
+
+    /// Private keys are decrypted, and secrets put in the place of their references.
+    fn reveal(&self, kind: Kind, value: &mut Value, secrets: &mut Resolver<'_>) {
+        let decrypt = |key: &mut Value| self.plugins.keyring().decrypt_private_key(key);
+        let mut resolve = |conf: &mut Value| secrets.resolve(conf);
+        if kind == Kind::Ssl {
+            value.get_mut("key").into_iter().for_each(decrypt);
+            value.get_mut("keys").and_then(Value::as_array_mut).into_iter().flatten().for_each(decrypt);
+            resolve(value);
+        } else {
+            client_key(value).into_iter().for_each(decrypt);
+            value.get_mut("upstream").and_then(client_key).into_iter().for_each(decrypt);
+            value.get_mut("plugins").into_iter().for_each(&mut resolve);
+            value.get_mut("tls").into_iter().for_each(&mut resolve);
+            value.pointer_mut("/upstream/tls").into_iter().for_each(&mut resolve);
+        }
     }
 
     /// `/plugins`: `[{"name": "key-auth"}, {"name": "mqtt-proxy", "stream": true}]`
@@ -442,6 +319,11 @@ impl Feed {
         self.plugins.enable(names.iter().cloned());
         Some([Delta::Plugins(names.into()), Delta::StreamPlugins(self.plugins.stream_list())])
     }
+}
+
+/// How many of so many changes one of `threads` reads.
+fn share_of(threads: usize, changes: usize) -> usize {
+    changes.div_ceil(threads).max(limits::READ_BY_ONE_THREAD)
 }
 
 /// The private key with which an upstream, or what looks like one, is spoken to.

@@ -188,17 +188,21 @@ mod tests {
         let at = Collector { host: url.host.clone(), port: url.port, timeout: Duration::from_secs(9) };
         let server = Server { server: at, tls: None, url, authorization: None, lines: false };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (status, text) = runtime.block_on(async {
+        let ((status, text), sent) = runtime.block_on(async {
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            tokio::spawn(async move {
+            let sent = tokio::spawn(async move {
                 let _ = theirs.read(&mut [0; 4096]).await;
                 let _ = theirs.write_all(b"HTTP/1.1 500 Oops\r\n\r\n").await;
-                // until nobody reads any more
-                while theirs.write_all(&[b'x'; 4096]).await.is_ok() {}
+                let mut sent = 0;
+                while theirs.write_all(&[b'x'; 4096]).await.is_ok() {
+                    sent += 4096;
+                }
+                sent
             });
-            server.post(ours, b"[]".to_vec()).await.unwrap()
+            (server.post(ours, b"[]".to_vec()).await.unwrap(), sent.await.unwrap())
         });
         assert_eq!((status, text.as_str()), (500, ""));
+        assert!(sent < 1 << 20, "it is read until {sent} bytes have come");
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Tasks {
                 index
             }
             None => {
-                assert!(slots.len() < INDEX_MASK, "2^28 tasks on one core");
+                assert!(slots.len() < INDEX_MASK, "2^26 tasks on one core");
                 slots.push(Slot { task: Some(task), generation: 0, queued: true });
                 (slots.len() - 1) as u32
             }
@@ -310,5 +310,17 @@ mod tests {
         assert!(Remote::take_of(&PLACES).is_err());
         first.give_up();
         assert_eq!(Remote::take_of(&PLACES).unwrap().0, 0);
+    }
+
+    #[test]
+    fn wakes_that_cannot_be_noted_have_everything_polled() {
+        static PLACES: [OnceLock<Remote>; 1] = [const { OnceLock::new() }; 1];
+        let (_, remote) = Remote::take_of(&PLACES).unwrap();
+        for (wakes, all) in [(limits::REMOTE_WAKES, false), (limits::REMOTE_WAKES + 1, true)] {
+            (0..wakes).for_each(|index| remote.wake(TaskId::new(0, 0, index as u32)));
+            let mut noted = 0;
+            assert_eq!(remote.drain(|_| noted += 1), all);
+            assert_eq!(noted, limits::REMOTE_WAKES);
+        }
     }
 }

@@ -105,6 +105,14 @@ fn a_long_snapshot_is_read_whole_and_in_order() {
     assert_eq!(rejected, ["/routes/0007", "/routes/1007", "/routes/2007", "/routes/3007"]);
 }
 
+#[test]
+fn a_thread_begins_where_another_has_enough() {
+    let threads = |changes: usize| changes.div_ceil(share_of(4, changes));
+    let enough = limits::READ_BY_ONE_THREAD;
+    let begun = [1, enough, enough + 1, 2 * enough + 1, 100 * enough].map(threads);
+    assert_eq!(begun, [1, 1, 2, 3, 4]);
+}
+
 /// A whole load is taken in by slices, between which the control thread looks after its other work.
 #[test]
 fn a_long_snapshot_leaves_the_thread_to_others_between_its_slices() {

@@ -89,6 +89,12 @@ impl Embedded {
     }
 }
 
+/// A batch: `first`, and what has queued up behind it.
+fn gathered(first: Option<Command>, queue: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+    let queued = std::iter::from_fn(|| queue.try_recv().ok());
+    first.into_iter().chain(queued).take(limits::STORE_BATCH).collect()
+}
+
 /// The store's thread.
 struct Writer {
     disk: Arc<Disk>,
@@ -121,14 +127,7 @@ impl Writer {
                 Ok(Some(command)) => Some(command),
                 Err(_) => None,
             };
-            let mut batch: Vec<Command> = first.into_iter().collect();
-            while batch.len() < limits::STORE_BATCH {
-                match queue.try_recv() {
-                    Ok(command) => batch.push(command),
-                    Err(_) => break,
-                }
-            }
-            self.commit(batch);
+            self.commit(gathered(first, &mut queue));
         }
     }
 
@@ -299,4 +298,21 @@ fn split<E: std::fmt::Display>(
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_a_most_and_loses_nothing_of_the_next() {
+        let (commands, mut queue) = mpsc::channel(2 * limits::STORE_BATCH);
+        let delete = || Command::Delete { key: "/routes/1".into(), below: false, done: oneshot::channel().0 };
+        for _ in 0..limits::STORE_BATCH + 2 {
+            assert!(commands.try_send(delete()).is_ok());
+        }
+        assert_eq!(gathered(Some(delete()), &mut queue).len(), limits::STORE_BATCH);
+        assert_eq!(gathered(None, &mut queue).len(), 3);
+        assert_eq!(gathered(None, &mut queue).len(), 0);
+    }
 }

@@ -5,15 +5,38 @@ use std::task::Waker;
 
 use super::*;
 
+/// Bytes that wait in a connection at this address, or connections that wait in a listener there, and have not been taken
+/// from the kernel.
+fn held_by_kernel(local: SocketAddr, state: &str) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", local.port());
+    let queues = table.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, at, _, is, queues, ..] if at.ends_with(&port) && is == state => queues.split_once(':'),
+        _ => None,
+    });
+    usize::from_str_radix(queues.unwrap().1, 16).unwrap()
+}
+
+const ESTABLISHED: &str = "01";
+const LISTEN: &str = "0A";
+
 #[test]
 fn a_stream_that_nobody_reads_keeps_only_a_bounded_queue() {
     on_both(|| async {
         let (a, b) = pair().await;
+        let at = b.local_addr().unwrap();
         let watch = Rc::new(b);
         let watched = watch.clone();
         spawn(async move { std::future::poll_fn(|cx| watched.poll_closed(cx)).await });
+        for _ in 0..60 {
+            a.send(vec![7; 1000]);
+            a.flush().await.unwrap();
+            sleep(1).await;
+        }
+        let held = held_by_kernel(at, ESTABLISHED);
+        assert!(held >= 60_000 - (limits::RECV_QUEUE + 1) * 1000, "{held} bytes are left to the kernel");
         let before = stats().events;
-        for _ in 0..200 {
+        for _ in 0..140 {
             a.send(vec![7; 1000]);
         }
         a.flush().await.unwrap();
@@ -80,6 +103,8 @@ fn connections_wait_for_a_core_that_does_not_accept() {
             yield_now().await;
         }
         sleep(20).await;
+        let held = held_by_kernel(address, LISTEN);
+        assert!(held >= CONNECTIONS - limits::ACCEPT_QUEUE - 10, "{held} connections wait in the kernel");
         for _ in 0..CONNECTIONS {
             listener.accept().await.unwrap();
         }
