@@ -105,13 +105,13 @@ fn what_does_not_move_ends_and_what_moves_does_not() {
     on_both_drivers(|driver| {
         let (gateway, echo) = (gateway(driver, ""), Echo::start("A"));
         let mut upstream = echo.upstream();
-        upstream["timeout"] = json!({"connect": 1, "send": 0.5, "read": 0.5});
+        upstream["timeout"] = json!({"connect": 1, "send": 1, "read": 1});
         gateway.put("/stream_routes/1", &json!({"upstream": upstream}));
         let mut stream = connect(gateway.ports.proxied);
         let mut byte = [0];
         for _ in 0..8 {
             stream.write_all(b"x").unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(std::time::Duration::from_millis(200));
             stream.read_exact(&mut byte).unwrap();
         }
         let began = std::time::Instant::now();
@@ -128,7 +128,7 @@ fn what_does_not_move_ends_and_what_moves_does_not() {
         let (mut taken, _) = listens.accept().unwrap();
         for _ in 0..8 {
             stream.write_all(b"x").unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(std::time::Duration::from_millis(200));
         }
         taken.write_all(b"y").unwrap();
         stream.read_exact(&mut byte).unwrap();
