@@ -299,6 +299,7 @@ impl Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
         let mut raw = Raw(stream);
         raw.send(&[PREFACE, &frame(4, 0, 0, &[])].concat());
         raw

@@ -366,13 +366,13 @@ fn connections_that_rest_are_closed_when_the_pool_says() {
     on_both_drivers(|driver| {
         let closed = Arc::new(AtomicBool::new(false));
         let seen = closed.clone();
-        let server = Upstream::start(move |conn| {
+        let servers = [Upstream::start(move |conn| {
             while conn.request().is_some() && conn.send(ok("x")).is_ok() {}
             seen.store(true, Ordering::SeqCst);
-        });
+        })];
         let pool =
             "{nodes: {\"127.0.0.1:$0\": 1}, keepalive_pool: {size: 4, idle_timeout: 0.3, requests: 5}}";
-        let gateway = with(driver, &[server], pool);
+        let gateway = with(driver, &servers, pool);
         assert_eq!(gateway.get("/").status, 200);
         eventually("the connection is closed", || closed.load(Ordering::SeqCst));
     });
