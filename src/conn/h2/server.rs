@@ -28,7 +28,7 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
     let duplex = Duplex::new(stream.clone(), wire.clone(), gate.settings().send_ms);
     let streams = Streams::new(reactor::now_ms());
     let mut serving = Serving {
-        handshake: Some(builder(gate.settings()).handshake(duplex)),
+        handshake: Some(Box::new(builder(gate.settings()).handshake(duplex))),
         h2: None,
         goodbye: None,
         deadline: Deadline::default(),
@@ -78,7 +78,8 @@ enum End {
 }
 
 struct Serving<G> {
-    handshake: Option<Handshake<Duplex, Data>>,
+    /// In a box: it is as large as a connection, and gone when that has begun.
+    handshake: Option<Box<Handshake<Duplex, Data>>>,
     h2: Option<Connection<Duplex, Data>>,
     /// No more streams will begin: since when, and whether those under way go on.
     goodbye: Option<(u64, End)>,
@@ -134,7 +135,7 @@ impl<G: Gate> Serving<G> {
     /// Ready with false when the client spoke no HTTP/2.
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(handshake) = &mut self.handshake else { return Poll::Ready(false) };
-        let shaken = ready!(Pin::new(handshake).poll(cx));
+        let shaken = ready!(Pin::new(&mut **handshake).poll(cx));
         self.handshake = None;
         match shaken {
             Ok(h2) => self.h2 = Some(h2),
