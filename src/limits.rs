@@ -654,8 +654,9 @@ pub const KAFKA_TOPICS_MS: u64 = 1_000;
 /// Partitions of one cluster with an open connection to their leader.
 /// Reached by: src/pubsub/kafka/cluster.rs of_too_many_leaders_the_one_that_was_not_used_longest_goes.
 pub const KAFKA_PARTITIONS: usize = 256;
-/// Clusters (one for each upstream and login) that are known at one time.
-/// Reached by: src/pubsub/kafka/mod.rs of_too_many_clusters_those_without_a_session_are_forgotten.
+/// Clusters (one for each upstream and login) that are known at one time. Those that nothing is under way of make room;
+/// if there are none, a command for another one gets an error.
+/// Reached by: src/pubsub/kafka/thread.rs clusters_in_use_have_a_bound.
 pub const KAFKA_CLUSTERS: usize = 1024;
 /// A cluster that nobody has asked for so long is forgotten and its connections are closed, ms.
 /// Reached by: src/pubsub/kafka/thread.rs a_cluster_that_nobody_asks_any_more_is_forgotten.

@@ -156,7 +156,8 @@ impl Place {
 }
 
 impl Hub {
-    /// The same cluster for all that say the same.
+    /// The same cluster for all that say the same. One too many is its session's own here; the Kafka thread refuses what
+    /// it asks for.
     fn known(&self, cluster: Cluster) -> Arc<Cluster> {
         let mut clusters = self.clusters.borrow_mut();
         if let Some(known) = clusters.get(&cluster) {
@@ -166,7 +167,9 @@ impl Hub {
             clusters.retain(|known| Arc::strong_count(known) > 1);
         }
         let cluster = Arc::new(cluster);
-        clusters.insert(cluster.clone());
+        if clusters.len() < limits::KAFKA_CLUSTERS {
+            clusters.insert(cluster.clone());
+        }
         cluster
     }
 
@@ -255,5 +258,8 @@ mod tests {
         hub.known(cluster(limits::KAFKA_CLUSTERS));
         assert_eq!(hub.clusters.borrow().len(), 2);
         assert!(Arc::ptr_eq(&held, &hub.known(cluster(0))), "who has a session keeps it");
+        let all: Vec<_> = (0..2 * limits::KAFKA_CLUSTERS).map(|n| hub.known(cluster(n))).collect();
+        assert_eq!(hub.clusters.borrow().len(), limits::KAFKA_CLUSTERS, "all with a session");
+        drop(all);
     }
 }

@@ -11,8 +11,9 @@ use tokio::task::LocalSet;
 
 use super::cluster::Cluster;
 use super::counts::Counts;
+use super::failed;
 use crate::limits;
-use crate::mail::messaging::{self, Ask, Outcome, ToKafka};
+use crate::mail::messaging::{self, Ask, FeedNews, Outcome, Place, ToKafka};
 use crate::reactor::nice;
 use crate::telemetry::metrics::Metrics;
 
@@ -63,16 +64,7 @@ struct Clusters {
 
 impl Clusters {
     fn take(&self, ToKafka { cluster, place, ask }: ToKafka) {
-        if self.all.borrow().len() >= limits::KAFKA_CLUSTERS {
-            self.forget_idle(0);
-        }
-        let cluster = {
-            let mut clusters = self.all.borrow_mut();
-            clusters
-                .entry(cluster.clone())
-                .or_insert_with(|| Rc::new(Cluster::new(cluster, self.counts.clone())))
-                .clone()
-        };
+        let Some(cluster) = self.known(cluster) else { return refuse(&place, ask) };
         match ask {
             Ask::Feed(core) => cluster.feed(place, core),
             Ask::Offset { timestamp, answer } => {
@@ -90,16 +82,71 @@ impl Clusters {
         }
     }
 
-    /// Forgets clusters that nothing was wanted of for `idle_ms`.
+    /// The cluster that `conf` describes. `None`: as many as may be known have something under way.
+    fn known(&self, conf: Arc<messaging::Cluster>) -> Option<Rc<Cluster>> {
+        if let Some(known) = self.all.borrow().get(&conf) {
+            return Some(known.clone());
+        }
+        if self.all.borrow().len() >= limits::KAFKA_CLUSTERS {
+            self.forget_idle(0);
+        }
+        let mut all = self.all.borrow_mut();
+        if all.len() >= limits::KAFKA_CLUSTERS {
+            return None;
+        }
+        let cluster = Rc::new(Cluster::new(conf.clone(), self.counts.clone()));
+        all.insert(conf, cluster.clone());
+        Some(cluster)
+    }
+
+    /// Forgets clusters that nothing was wanted of for `idle_ms`; a call that has yet to begin holds its cluster.
     fn forget_idle(&self, idle_ms: u64) {
-        self.all.borrow_mut().retain(|_, cluster| cluster.is_in_use(idle_ms));
+        self.all
+            .borrow_mut()
+            .retain(|_, cluster| Rc::strong_count(cluster) > 1 || cluster.is_in_use(idle_ms));
+    }
+}
+
+/// Tells who asks that there are too many clusters.
+fn refuse(place: &Place, ask: Ask) {
+    let reason = || "too many Kafka clusters are in use".into();
+    // who does not wait any more needs no answer
+    match ask {
+        Ask::Offset { answer, .. } => drop(answer.send(Err(reason()))),
+        Ask::Messages { answer, .. } => drop(answer.send(Err(reason()))),
+        Ask::Feed(core) => drop(core.try_send(FeedNews::Ended(failed("subscribe", place, &reason()).into()))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::messaging::Place;
+
+    fn conf(n: usize) -> Arc<messaging::Cluster> {
+        Arc::new(messaging::Cluster::new([format!("b{n}").into()].into(), None, None, ""))
+    }
+
+    #[test]
+    fn clusters_in_use_have_a_bound() {
+        let clusters = Clusters { all: RefCell::default(), counts: Rc::default() };
+        let used: Vec<_> = (0..limits::KAFKA_CLUSTERS).map(|n| clusters.known(conf(n)).unwrap()).collect();
+        let place = Place { topic: "t".into(), partition: 0 };
+        let (answer, mut answered) = tokio::sync::oneshot::channel();
+        let ask = Ask::Offset { timestamp: -1, answer };
+        clusters.take(ToKafka { cluster: conf(limits::KAFKA_CLUSTERS), place: place.clone(), ask });
+        assert_eq!(answered.try_recv().unwrap(), Err("too many Kafka clusters are in use".into()));
+        let (core, mut news) = mpsc::channel(1);
+        clusters.take(ToKafka { cluster: conf(limits::KAFKA_CLUSTERS), place, ask: Ask::Feed(core) });
+        let FeedNews::Ended(why) = news.try_recv().unwrap() else { panic!("it has not begun") };
+        assert_eq!(
+            &*why,
+            "failed to subscribe, topic: t, partition: 0, err: too many Kafka clusters are in use"
+        );
+        assert!(Rc::ptr_eq(&used[0], &clusters.known(conf(0)).unwrap()), "those that are known go on");
+        drop(used);
+        assert!(clusters.known(conf(limits::KAFKA_CLUSTERS)).is_some());
+        assert_eq!(clusters.all.borrow().len(), 1, "those without use were forgotten");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_cluster_that_nobody_asks_any_more_is_forgotten() {
