@@ -374,3 +374,24 @@ fn datagrams_have_sessions_by_client() {
         gateway.read_until("logs/access_stream.log", " UDP 200 1405 1403 ");
     });
 }
+
+#[test]
+fn an_empty_datagram_is_a_message_too() {
+    on_both_drivers(|driver| {
+        let udp = free_port();
+        let gateway = listening_udp(driver, udp).start();
+        let nodes = json!({format!("127.0.0.1:{}", mirror("")): 1});
+        let upstream = json!({"type": "roundrobin", "nodes": nodes});
+        gateway.put("/stream_routes/1", &json!({"server_port": udp, "upstream": upstream}));
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.connect(("127.0.0.1", udp)).unwrap();
+        // one begins the session, one comes in it, and both are answered alike
+        for said in ["", "", "x", ""] {
+            client.send(said.as_bytes()).unwrap();
+            let mut answer = [0; 16];
+            let length = client.recv(&mut answer).unwrap();
+            assert_eq!(answer[..length], *said.as_bytes());
+        }
+    });
+}

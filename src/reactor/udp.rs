@@ -273,6 +273,14 @@ pub struct Received<'a> {
     pub ecn: Option<EcnCodepoint>,
 }
 
+impl<'a> Received<'a> {
+    /// One after the other. One may be empty: it is a message, too.
+    pub fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
+        let empty = self.bytes.is_empty().then_some(self.bytes);
+        empty.into_iter().chain(self.bytes.chunks(self.each))
+    }
+}
+
 impl UdpBatch {
     /// Room for [`limits::UDP_BATCH`] of them.
     pub fn new() -> UdpBatch {

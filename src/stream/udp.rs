@@ -76,7 +76,7 @@ async fn watch(door: Rc<Door>) {
             None => return,
             Some(Ok(())) => {
                 for received in door.batch.borrow().received() {
-                    for datagram in received.bytes.chunks(received.each) {
+                    for datagram in received.datagrams() {
                         deliver(&door, received.from, received.to, datagram);
                     }
                 }
@@ -253,7 +253,7 @@ impl Answers<'_> {
             self.peer.moved_ms.set(reactor::now_ms());
             for received in self.door.batch.borrow().received().filter(|received| received.from == self.from)
             {
-                for datagram in received.bytes.chunks(received.each) {
+                for datagram in received.datagrams() {
                     self.pass_one(ex, datagram);
                 }
             }
