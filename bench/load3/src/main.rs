@@ -22,6 +22,10 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Longest wait for the first or the last answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Connections that are to stay begin so many at a time: what is measured is what each of them holds, not what thousands of
+/// handshakes at once need.
+const SLICE: usize = 16;
+
 struct Options {
     server: SocketAddr,
     request: Vec<u8>,
@@ -70,11 +74,14 @@ fn main() -> io::Result<()> {
         );
         std::process::exit(2);
     };
-    let mut endpoint = Endpoint::open(options.server, options.connections, options.request)?;
+    let mut endpoint = Endpoint::new(options.server, options.request)?;
+    if options.mode != Mode::Hold {
+        endpoint.open(options.connections)?;
+    }
     match options.mode {
         Mode::Load => load(&mut endpoint, options.streams, options.length),
         Mode::Rebind => rebind(&mut endpoint),
-        Mode::Hold => hold(&mut endpoint),
+        Mode::Hold => hold(&mut endpoint, options.connections),
     }
 }
 
@@ -98,29 +105,33 @@ fn load(endpoint: &mut Endpoint, streams: usize, length: Duration) -> io::Result
     Ok(())
 }
 
-/// One request on every connection; true when all were answered.
-fn one_each(endpoint: &mut Endpoint) -> io::Result<bool> {
-    let goal = endpoint.counted.good + endpoint.connections() as u64;
-    endpoint.ask_once();
+/// One request on every connection but the first `others`; true when all were answered.
+fn one_each(endpoint: &mut Endpoint, others: usize) -> io::Result<bool> {
+    let goal = endpoint.counted.good + (endpoint.connections() - others) as u64;
+    endpoint.ask_once(others);
     endpoint.run_until(Instant::now() + PATIENCE, |counted| counted.good + counted.lost >= goal)?;
     Ok(endpoint.counted.good >= goal)
 }
 
 fn rebind(endpoint: &mut Endpoint) -> io::Result<()> {
-    if !one_each(endpoint)? {
+    if !one_each(endpoint, 0)? {
         return Err(io::Error::other(format!("before the move: {:?}", endpoint.counted)));
     }
     let before = endpoint.counted.good;
     endpoint.rebind()?;
-    one_each(endpoint)?;
+    one_each(endpoint, 0)?;
     let survived = endpoint.counted.good - before;
     println!(r#"{{"connections": {}, "survived": {survived}}}"#, endpoint.connections());
     Ok(())
 }
 
-fn hold(endpoint: &mut Endpoint) -> io::Result<()> {
-    if !one_each(endpoint)? {
-        return Err(io::Error::other(format!("not all were answered: {:?}", endpoint.counted)));
+fn hold(endpoint: &mut Endpoint, count: usize) -> io::Result<()> {
+    while endpoint.connections() < count {
+        let before = endpoint.connections();
+        endpoint.open(SLICE.min(count - before))?;
+        if !one_each(endpoint, before)? {
+            return Err(io::Error::other(format!("not all were answered: {:?}", endpoint.counted)));
+        }
     }
     println!("held");
     let ended = std::thread::spawn(|| io::copy(&mut io::stdin(), &mut io::sink()));
