@@ -138,10 +138,11 @@ fn secrets_stay_secret() {
                 &json!({ "uri": format!("/{name}"), "plugins": { name: conf, "prometheus": {} },
                     "upstream": { "type": "roundrobin", "nodes": nodes } }),
             );
+            // what a client mistypes is nearly a secret
             for fields in [
                 "",
-                "apikey: wrong\r\n",
-                "Authorization: Basic YW5uYTp3cm9uZw==\r\n",
+                "apikey: s3cret-of-a-typo\r\n",
+                "Authorization: Basic YW5uYTpzM2NyZXQtb2YtYS10eXBv\r\n", // anna:s3cret-of-a-typo
                 "Authorization: Basic %%%\r\n",
                 "Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.eyJrZXkiOiJhbm5hIn0.d3Jvbmc\r\n",
                 "Authorization: Signature keyId=\"anna\",algorithm=\"hmac-sha256\",headers=\"date\",signature=\"x\"\r\n",
