@@ -29,6 +29,13 @@ PORT = int(sys.argv[1])
 PATIENCE = 10
 
 
+async def until(true):
+    """Waits for what must come."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
 class Stream:
     def __init__(self):
         self.headers, self.trailers, self.interim, self.body = None, None, [], bytearray()
@@ -178,8 +185,7 @@ async def requests():
         counted = await client.answer("POST", "/counted", fields=[("content-length", "5")], body=b"12345")
         assert counted.status == 200
         waiting = client.ask("POST", "/waits", fields=[("expect", "100-continue")], end=False)
-        while not waiting.interim:
-            await asyncio.sleep(0.01)
+        await until(lambda: waiting.interim)
         assert waiting.interim == [100], waiting.interim
         client.http.send_data(waiting.id, b"now", end_stream=True)
         client.transmit()
@@ -201,9 +207,7 @@ async def many():
             for got in await asyncio.gather(*(client.answer(path=f"/{n}") for n in range(100))):
                 assert got.status == 200 and got.body == b"served", (got.headers, got.body)
         # section 6.1: at least 100 at a time, but for an eighth that is not worth a frame
-        async with asyncio.timeout(PATIENCE):
-            while client._quic._remote_max_streams_bidi < 1_087:
-                await asyncio.sleep(0.01)
+        await until(lambda: client._quic._remote_max_streams_bidi >= 1_087)
 
 
 async def large():
@@ -221,8 +225,7 @@ async def drain():
         assert before.status == 200
         slow = client.ask(path="/slow")
         print("asked", flush=True)
-        while b"\x07\x01" not in client.data.get(3, b""):
-            await asyncio.sleep(0.01)
+        await until(lambda: b"\x07\x01" in client.data.get(3, b""))
         # the one behind the slow one
         assert client.data[3].endswith(b"\x07\x01\x08"), client.data[3]
         print("goodbye", flush=True)
@@ -276,8 +279,7 @@ async def early():
     """A session that goes on brings its first requests with its first datagram, once."""
     async with Connected() as client:
         await client.answer(path="/first")
-        while not client.tickets:
-            await asyncio.sleep(0.01)
+        await until(lambda: client.tickets)
         ticket, other = client.tickets[0], client.tickets[1]
         assert not client.handshake.session_resumed
     async with Connected(early=True, ticket=ticket) as client:
@@ -639,8 +641,7 @@ async def bounds():
     async with Connected(raw=True) as client:
         for _ in range(20):
             request(HEAD)(client)
-        while client._quic._remote_max_streams_bidi < 100:
-            await asyncio.sleep(0.005)
+        await until(lambda: client._quic._remote_max_streams_bidi >= 100)
         many_streams(False, 99)(client)
         await client.ping()
         assert not client.closed.done()
@@ -671,8 +672,7 @@ async def websocket():
     """Extended CONNECT (RFC 9220) to an upstream that says `first` and then gives all back."""
     opened = lambda protocol: [(":protocol", protocol), ("sec-websocket-version", "13")]
     async with Connected() as client:
-        while not (client.http.received_settings or {}).get(8):
-            await asyncio.sleep(0.005)
+        await until(lambda: (client.http.received_settings or {}).get(8))
         stream = client.ask("CONNECT", "/ws", opened("websocket"), end=False)
         await asyncio.wait_for(stream.began.wait(), PATIENCE)
         assert stream.status == 200, stream.headers
@@ -680,8 +680,7 @@ async def websocket():
         sent = bytes(range(256)) * 4000
         client.http.send_data(stream.id, sent, end_stream=False)
         client.transmit()
-        while len(stream.body) < 5 + len(sent):
-            await asyncio.sleep(0.005)
+        await until(lambda: len(stream.body) >= 5 + len(sent))
         assert stream.body == b"first" + sent
         for path, protocol, status in (("/plain", "websocket", 403), ("/ws", "connect-udp", 501)):
             refused = client.ask("CONNECT", path, opened(protocol), end=False)
@@ -701,20 +700,16 @@ async def websocket():
 async def websocket_drained(end):
     """A WebSocket goes on while the gateway drains, until it is closed (`closes`) or the drain is over (`stays`)."""
     async with Connected() as client:
-        while not (client.http.received_settings or {}).get(8):
-            await asyncio.sleep(0.005)
+        await until(lambda: (client.http.received_settings or {}).get(8))
         opened = [(":protocol", "websocket"), ("sec-websocket-version", "13")]
         stream = client.ask("CONNECT", "/ws", opened, end=False)
-        while stream.body != b"first":
-            await asyncio.sleep(0.005)
+        await until(lambda: stream.body == b"first")
         print("open", flush=True)
         # GOAWAY on the control stream: the drain has begun
-        while b"\x07\x01" not in client.data.get(3, b""):
-            await asyncio.sleep(0.005)
+        await until(lambda: b"\x07\x01" in client.data.get(3, b""))
         client.http.send_data(stream.id, b"late", end_stream=False)
         client.transmit()
-        while stream.body != b"firstlate":
-            await asyncio.sleep(0.005)
+        await until(lambda: stream.body == b"firstlate")
         print("late", flush=True)
         if end == "closes":
             client.http.send_data(stream.id, b"", end_stream=True)
