@@ -33,6 +33,7 @@ use crate::expr::{Expr, Template};
 use crate::model::schema::number_text;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
 use crate::reactor;
+use crate::wire::uri;
 
 /// The plugin.
 pub const SPEC: Spec = Spec {
@@ -113,7 +114,7 @@ impl Abort {
         for (name, value) in &self.headers {
             let mut text = Vec::new();
             value.render(ex, &mut text);
-            ex.resp_headers().set(name, &text);
+            ex.resp_headers().set(name, &uri::header_value(text));
         }
         let body = self.body.as_ref().map(|body| {
             let mut text = Vec::new();
@@ -185,6 +186,9 @@ mod tests {
         assert_eq!(reply, Some(Reply { status: 418, body: ReplyBody::Text(b"no jack".to_vec()) }));
         assert_eq!(test::values(ex.resp_headers(), "X-Number"), "1.5");
         assert_eq!(test::values(ex.resp_headers(), "X-Name"), "jack");
+        let mut split = test::exchange("GET /?name=jack%0d%0aa:%20b HTTP/1.1\nHost: a");
+        test::run(&plugin, Phase::Rewrite, &mut split, &host);
+        assert_eq!(test::values(split.resp_headers(), "X-Name"), "jack%0D%0Aa: b");
         let bare = test::build(&SPEC, &host, json!({"abort": {"http_status": 503}}));
         assert_eq!(test::run(&bare, Phase::Rewrite, &mut ex, &host), Some(Reply::page(503)));
     }

@@ -26,7 +26,8 @@
 //! Phases: access. The call is made by the core on connections that it keeps (`keepalive*`).
 //!
 //! Known differences: a `uri` that is no http or https URL is an error of every call, as in APISIX, but is
-//! logged once, when the plugin is built; a body that the server sends beyond 64 MiB is an error.
+//! logged once, when the plugin is built; a body that the server sends beyond 64 MiB is an error; an extra header
+//! that takes no value (a line end in a variable) gets `status_on_error`, also with `allow_degradation`.
 
 use std::rc::Rc;
 
@@ -151,6 +152,16 @@ impl ForwardAuth {
             ex.body_read = Some(Box::new(ReadBody::new(read, host.config.graphql_max_bytes)));
             headers = self.headers(ex);
         }
+        let headers = match headers {
+            Ok(headers) => headers,
+            Err(name) => {
+                let name = String::from_utf8_lossy(name);
+                log::warn!(
+                    "failed to process forward auth, err: invalid characters found in header value, {name}"
+                );
+                return Some(Reply::page(self.status_on_error));
+            }
+        };
         let mut body = None;
         if self.posts {
             match ex.req.body.read_ahead(self.max_body_bytes).await {
@@ -188,8 +199,9 @@ impl ForwardAuth {
         None
     }
 
-    /// What the server is told. Client headers do not replace what is there.
-    fn headers(&self, ex: &Exchange) -> Headers {
+    /// What the server is told. Client headers do not replace what is there. The error is the name of an extra header
+    /// whose variables make no value of a header, as line ends do: without it the server would judge another request.
+    fn headers(&self, ex: &Exchange) -> Result<Headers, &[u8]> {
         let mut headers = Headers::default();
         for (name, variable) in [
             ("X-Forwarded-Proto", "scheme"),
@@ -209,7 +221,7 @@ impl ForwardAuth {
             let mut value = Vec::new();
             template.render(ex, &mut value);
             if !headers.set(name, &value) {
-                log::error!("extra header {} has an invalid value", String::from_utf8_lossy(name));
+                return Err(name);
             }
         }
         for name in &self.request_headers {
@@ -219,7 +231,7 @@ impl ForwardAuth {
                 headers.set(name, value);
             }
         }
-        headers
+        Ok(headers)
     }
 }
 
@@ -351,6 +363,22 @@ mod tests {
             assert_eq!(reply, Some(Reply::page(503)));
             let (reply, ..) = asked(json!({ "allow_degradation": true }), REQUEST, "", "").await;
             assert_eq!(reply, None);
+        });
+    }
+
+    /// t/plugin/forward-auth.t, TEST 16
+    #[test]
+    fn a_line_end_in_an_extra_header_is_refused() {
+        on_both(async || {
+            for degrades in [false, true] {
+                let host = test::host();
+                let conf = json!({ "uri": "http://127.0.0.1:1", "extra_headers": { "X-User": "$arg_user" },
+                    "allow_degradation": degrades });
+                let plugin = test::build(&SPEC, &host, conf);
+                let mut ex = test::exchange("GET /a?user=guest%0d%0ax-role:%20admin HTTP/1.1\nHost: a.com");
+                let Step::Wait(step) = plugin.access(&mut ex, &host) else { panic!("it must wait") };
+                assert_eq!(step.await, Some(Reply::page(403)), "degrades: {degrades}");
+            }
         });
     }
 

@@ -243,7 +243,7 @@ fn rendered(templates: &[Template], ex: &Exchange, captures: Option<&Captures<'_
     let render = |template: &Template| {
         let mut value = Vec::new();
         template.render(&vars, &mut value);
-        value
+        uri::header_value(value)
     };
     templates.iter().map(render).collect()
 }
@@ -456,6 +456,20 @@ mod tests {
             ),
         ] {
             assert_eq!(rewritten(conf.clone(), target).1, expected, "{conf} {target}");
+        }
+    }
+
+    /// A header that is set takes the place of the client's, whatever a variable holds.
+    #[test]
+    fn line_ends_in_variables_are_escaped_in_headers() {
+        let host = test::host();
+        let conf =
+            json!({ "headers": { "set": { "X-User": "$arg_user" }, "add": { "X-Tag": "$arg_user" } } });
+        let plugin = test::build(&SPEC, &host, conf);
+        let mut ex = test::exchange("GET /?user=joe%0d%0ax-role:%20admin HTTP/1.1\nHost: a\nX-User: forged");
+        assert_eq!(test::run(&plugin, Phase::Rewrite, &mut ex, &host), None);
+        for name in ["X-User", "X-Tag"] {
+            assert_eq!(test::values(ex.req_headers(), name), "joe%0D%0Ax-role: admin", "{name}");
         }
     }
 

@@ -40,7 +40,7 @@ use crate::plugins::kit::base64;
 use crate::plugins::kit::content_coding::{self, decode};
 use crate::plugins::kit::headers::has_operations;
 use crate::reactor::Chunk;
-use crate::wire::Name;
+use crate::wire::{Name, uri};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -231,10 +231,10 @@ impl Headers {
     }
 }
 
-/// A header that would break the message is left out.
+/// A header whose name would break the message is left out.
 fn drop_refused(written: bool, name: &[u8]) {
     if !written {
-        log::error!("header {} cannot be set: invalid name or value", String::from_utf8_lossy(name));
+        log::error!("header {} cannot be set: invalid name", String::from_utf8_lossy(name));
     }
 }
 
@@ -263,7 +263,7 @@ fn fields(conf: &Map<String, Value>) -> Vec<(Box<[u8]>, Template)> {
 fn rendered(template: &Template, ex: &Exchange) -> Vec<u8> {
     let mut value = Vec::new();
     template.render(ex, &mut value);
-    value
+    uri::header_value(value)
 }
 
 impl Plugin for ResponseRewrite {
@@ -436,6 +436,17 @@ mod tests {
             assert_eq!(header(gone), "-", "{gone}");
         }
         assert_eq!(header("Content-Length"), "12", "the body is the same");
+    }
+
+    #[test]
+    fn line_ends_in_variables_are_escaped_in_headers() {
+        let conf = json!({ "headers": { "set": { "X-A": "$arg_a" } } });
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, conf);
+        let mut ex = test::exchange("GET /?a=1%0d%0aSet-Cookie:%20a HTTP/1.1\nHost: a");
+        ex.resp_headers().set(b"X-A", b"the upstream's");
+        plugin.header_filter(&mut ex, &host, 0);
+        assert_eq!(test::values(ex.resp_headers(), "X-A"), "1%0D%0ASet-Cookie: a");
     }
 
     #[test]

@@ -164,6 +164,15 @@ pub fn encode_controls(text: &[u8]) -> Cow<'_, [u8]> {
     escape(text, must)
 }
 
+/// A text as the value of a header, control characters percent-encoded: OpenResty does so with each value that Lua sets
+/// (lua-nginx-module, `ngx_http_lua_copy_escaped_header`). A value that is refused would leave what was there before it.
+pub fn header_value(text: Vec<u8>) -> Vec<u8> {
+    if let Cow::Owned(encoded) = encode_controls(&text) {
+        return encoded;
+    }
+    text
+}
+
 /// Percent-encodes one argument or path component as `ngx.escape_uri` does: all but letters, digits and `- . _ ~`.
 pub fn encode_component(text: &[u8]) -> Cow<'_, [u8]> {
     const fn must(b: u8) -> bool {
