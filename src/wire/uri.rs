@@ -164,10 +164,13 @@ pub fn encode_controls(text: &[u8]) -> Cow<'_, [u8]> {
     escape(text, must)
 }
 
-/// A text as the value of a header, control characters percent-encoded: OpenResty does so with each value that Lua sets
-/// (lua-nginx-module, `ngx_http_lua_copy_escaped_header`). A value that is refused would leave what was there before it.
+/// A text as the value of a header, control characters but tabs percent-encoded: OpenResty does so with each value that
+/// Lua sets (`ngx.req.set_header`, `ngx.header`). A value that is refused would leave what was there before it.
 pub fn header_value(text: Vec<u8>) -> Vec<u8> {
-    if let Cow::Owned(encoded) = encode_controls(&text) {
+    const fn must(b: u8) -> bool {
+        b.is_ascii_control() && b != b'\t'
+    }
+    if let Cow::Owned(encoded) = escape(&text, must) {
         return encoded;
     }
     text
@@ -246,6 +249,12 @@ mod tests {
         let uri = Uri::parse(target.as_bytes(), &mut out).map_err(|reject| reject.status)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((text(uri.path(target.as_bytes(), &out)), uri.args(target.as_bytes()).map(text)))
+    }
+
+    /// Compared with an OpenResty.
+    #[test]
+    fn control_characters_do_not_reach_a_header() {
+        assert_eq!(header_value(b"a\r\nb\tc\x7f \xff".to_vec()), b"a%0D%0Ab\tc%7F \xff");
     }
 
     /// Each line was compared with an nginx.
