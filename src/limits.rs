@@ -69,11 +69,6 @@ pub const ETCD_ANSWER_BYTES: usize = 1 << 30;
 /// Reached by: src/control/store/tests.rs an_etcd_that_vanished_is_found_out_by_pings.
 pub const ETCD_PING_S: u64 = 10;
 
-/// Fields of a head that httparse reads on its straight road, 8 KiB of stack. nginx counts bytes, not fields: a head
-/// with more is read line by line.
-/// Reached by: tests/bounds.rs fields_are_counted_in_bytes.
-pub const HEADER_FIELDS: usize = 256;
-
 /// Extension bytes behind one chunk size. No one uses them; room for a signature, and far less than what would
 /// make a byte of data cost kilobytes of framing.
 /// Reached by: src/wire/http/chunked.rs refuses.

@@ -111,13 +111,12 @@ impl Headers {
         Span::new(start, 1 + path.len())
     }
 
-    /// Adds a field whose name and value are already in the text, and says which name it is.
+    /// Adds a field whose name and value stand in `text`, with which this text begins, or will.
     #[inline]
-    pub fn push_span(&mut self, name: Span, value: Span) -> Name {
-        let id = Name::of(name.of(&self.text));
+    pub fn push_span(&mut self, text: &[u8], name: Span, value: Span) {
+        let id = Name::of(name.of(text));
         self.seen |= bit(id);
         self.list.push(Field { name, value, id });
-        id
     }
 
     /// Gives the first field of a known name a value that is already in the text.
@@ -503,10 +502,10 @@ mod tests {
         let mut headers = Headers::default();
         headers.append_text(head);
         for line in [(16, 4, 22, 1), (25, 1, 28, 1), (31, 2, 35, 1), (38, 1, 40, 1), (43, 1, 46, 1)] {
-            headers.push_span(Span::new(line.0, line.1), Span::new(line.2, line.3));
+            headers.push_span(head, Span::new(line.0, line.1), Span::new(line.2, line.3));
         }
-        headers.push_span(Span::new(51, 1), Span::new(54, 0));
-        headers.push_span(Span::new(56, 1), Span::new(59, 1));
+        headers.push_span(head, Span::new(51, 1), Span::new(54, 0));
+        headers.push_span(head, Span::new(56, 1), Span::new(59, 1));
         assert!(headers.add(b"X", b"ab"));
         headers.put(Name::Server, b"s");
         let written = |headers: &Headers, left_out: &[Name]| {

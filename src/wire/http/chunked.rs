@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::scan::{self, Rules};
+use super::fields::{self, Rules};
 use super::{Framing, Reject};
 use crate::limits;
 use crate::wire::header_name::Name;
@@ -267,11 +267,10 @@ pub fn may_be_trailer(name: Name) -> bool {
 
 /// Reads the collected fields and drops those that must not come so late.
 fn read_trailers(trailers: &mut Trailers) -> Result<(), Reject> {
-    let Trailers { received, fields } = trailers;
-    fields.append_text(received);
-    let rules = Rules { ignore_invalid: true, underscores: true, controls: false, any_token: true };
-    scan::fields(received, 0, rules, fields).map_err(Reject::bad)?;
-    fields.retain(|_, _, name| may_be_trailer(name));
+    let Trailers { received, fields: kept } = trailers;
+    kept.append_text(received);
+    fields::read(received, 0, Rules::TRAILERS, kept).map_err(Reject::bad)?;
+    kept.retain(|_, _, name| may_be_trailer(name));
     *received = Vec::new();
     Ok(())
 }

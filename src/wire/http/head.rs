@@ -1,11 +1,9 @@
-//! Heads of requests and responses. httparse reads what is in order, which is nearly everything; what it refuses, or what has a
-//! peculiarity that nginx knows, is read again line by line by [`scan`](super::scan), which alone decides on errors.
-
-use std::mem::MaybeUninit;
+//! Heads of requests and responses. A head that is whole at the first look, which is nearly every one, is read in one pass
+//! (the first line by [`scan`](super::scan), then [`fields`](super::fields)). Otherwise its end is searched first, as often as
+//! bytes come, and what does not keep to the limits is refused there; only then are its lines read, and decide on errors.
 
 use super::scan::{self, Search};
 use super::{BadUpstream, Host, Method, Progress, Reject};
-use crate::limits;
 use crate::wire::header_name::Name;
 use crate::wire::headers::{Headers, Span};
 
@@ -203,18 +201,18 @@ pub fn parse_request(buf: &[u8], limits: &RequestLimits, head: &mut RequestHead)
     let first_try = head.search.is_new();
     if first_try {
         head.clear();
-        if straight_request(bytes, limits, head) {
+        // one that fits within a line's limit has no line above it
+        if scan::request(bytes, limits, head).is_ok_and(|end| end <= limits.line_bytes.min(limits.head_bytes))
+        {
             return done_request(skipped, head);
         }
+        head.clear();
     }
     let Some(end) = head.search.request_end(bytes, limits)? else {
         scan::check_request_line_start(bytes)?;
         return Ok(Progress::Partial);
     };
-    let whole = &bytes[..end];
-    if first_try || !straight_request(whole, limits, head) {
-        scan::request(whole, limits, head)?;
-    }
+    scan::request(&bytes[..end], limits, head)?;
     done_request(skipped, head)
 }
 
@@ -223,62 +221,6 @@ fn done_request(skipped: usize, head: &mut RequestHead) -> Result<Progress, Reje
     let end = head.headers.text().len();
     head.settle()?;
     Ok(Progress::Done(skipped + end))
-}
-
-/// The straight road: false, with the head cleared, if there is anything to look at twice.
-fn straight_request(bytes: &[u8], limits: &RequestLimits, head: &mut RequestHead) -> bool {
-    let mut fields = [const { MaybeUninit::uninit() }; limits::HEADER_FIELDS];
-    let mut request = httparse::Request::new(&mut []);
-    let Ok(httparse::Status::Complete(end)) = request.parse_with_uninit_headers(bytes, &mut fields) else {
-        return false;
-    };
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
-        return false;
-    };
-    // httparse skips any empty line, CR or not. A head within one buffer has no line above it.
-    if span_in(bytes, method.as_bytes()).start() > 0 || end > limits.line_bytes.min(limits.head_bytes) {
-        return false;
-    }
-    let head_bytes = &bytes[..end];
-    head.headers.append_text(head_bytes);
-    head.method = Method::of(method.as_bytes());
-    head.method_text = span_in(bytes, method.as_bytes());
-    head.target = span_in(bytes, target.as_bytes());
-    head.line = Span::new(0, head.target.start() + target.len() + b" HTTP/1.1".len());
-    head.version = 10 + minor;
-    let in_order = push_fields(head_bytes, request.headers, &mut head.headers, |name| {
-        name.iter()
-            .all(|b| b.is_ascii_alphanumeric() || *b == b'-' || (*b == b'_' && limits.underscores_in_headers))
-    });
-    if !in_order || (head.method == Method::Other && !scan::is_method(method.as_bytes())) {
-        head.clear();
-        return false;
-    }
-    true
-}
-
-/// Adds what httparse found. False if a name is not `valid`, or a line does not end with CRLF: httparse takes a bare LF,
-/// and between a field and the next name there is nothing but blanks and the line's end.
-fn push_fields(
-    head: &[u8],
-    fields: &[httparse::Header<'_>],
-    headers: &mut Headers,
-    valid: impl Fn(&[u8]) -> bool,
-) -> bool {
-    for field in fields {
-        let name = span_in(head, field.name.as_bytes());
-        let id = headers.push_span(name, span_in(head, field.value));
-        if !head[..name.start()].ends_with(b"\r\n") || (id == Name::Other && !valid(field.name.as_bytes())) {
-            return false;
-        }
-    }
-    head.ends_with(b"\r\n\r\n")
-}
-
-/// Where `part`, a slice of `whole`, begins in it.
-fn span_in(whole: &[u8], part: &[u8]) -> Span {
-    // httparse's empty value is a slice of the input too, so that the subtraction holds for it.
-    Span::new((part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize), part.len())
 }
 
 /// Reads a response head from the beginning of `buf`, as [`parse_request`] does; above `head_bytes` it gives up.
@@ -291,54 +233,22 @@ pub fn parse_response(
     let first_try = head.search.is_new();
     if first_try {
         head.clear();
-        if straight_response(buf, head_bytes, head) {
+        if scan::response(buf, head).is_ok_and(|end| end <= head_bytes) {
             return Ok(done_response(head));
         }
+        head.clear();
     }
     let Some(end) = head.search.response_end(buf, head_bytes)? else {
         scan::check_status_line_start(buf)?;
         return Ok(Progress::Partial);
     };
-    let whole = &buf[..end];
-    if first_try || !straight_response(whole, head_bytes, head) {
-        scan::response(whole, head)?;
-    }
+    scan::response(&buf[..end], head)?;
     Ok(done_response(head))
 }
 
 fn done_response(head: &mut ResponseHead) -> Progress {
     head.search = Search::default();
     Progress::Done(head.headers.text().len())
-}
-
-/// The straight road: false, with the head cleared, if there is anything to look at twice.
-fn straight_response(bytes: &[u8], head_bytes: usize, head: &mut ResponseHead) -> bool {
-    let mut fields = [const { MaybeUninit::uninit() }; limits::HEADER_FIELDS];
-    let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut response,
-        bytes,
-        &mut fields,
-    );
-    let Ok(httparse::Status::Complete(end)) = parsed else { return false };
-    let (Some(status @ 100..), Some(reason), Some(minor)) =
-        (response.code, response.reason, response.version)
-    else {
-        return false;
-    };
-    // httparse skips empty lines, which we do not, and gives no reason where that has bytes above 0x7f.
-    if end > head_bytes || reason.is_empty() || !bytes.starts_with(b"HTTP") {
-        return false;
-    }
-    head.headers.append_text(&bytes[..end]);
-    head.status = status;
-    head.version = 10 + minor;
-    head.reason = span_in(bytes, reason.as_bytes());
-    if !push_fields(&bytes[..end], response.headers, &mut head.headers, |_| true) {
-        head.clear();
-        return false;
-    }
-    true
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Heads line by line: finds where a head ends, and reads those that httparse refuses: either nginx accepts them
-//! (raw bytes in a target, names to be dropped), or here is decided what the client is told.
+//! The first line of a head, and where a head ends that did not come in one piece.
 
+use super::bytes::{METHOD, TARGET, is, past};
+use super::fields::{self, Rules};
 use super::head::{RequestHead, RequestLimits, ResponseHead};
 use super::{BadUpstream, Method, Reject};
-use crate::wire::headers::{Headers, Span};
+use crate::wire::headers::Span;
 
 /// The search for the empty line, continued over several reads.
 #[derive(Clone, Copy, Default, Debug)]
@@ -93,7 +94,7 @@ pub(super) fn empty_lines(buf: &[u8]) -> usize {
 
 /// Whether nginx would take this as a method: capital letters, `-` and `_`.
 pub(super) fn is_method(method: &[u8]) -> bool {
-    !method.is_empty() && method.iter().all(|b| matches!(b, b'A'..=b'Z' | b'-' | b'_'))
+    !method.is_empty() && method.iter().all(|&b| is(b, METHOD))
 }
 
 const BAD_METHOD: Reject = Reject::bad("invalid method");
@@ -102,30 +103,48 @@ const BAD_VERSION: Reject = Reject::bad("invalid HTTP version");
 
 /// Refuses early what can't become a request line (a TLS hello on a plain port): `bytes` is a head that is not whole.
 pub(super) fn check_request_line_start(bytes: &[u8]) -> Result<(), Reject> {
-    let line = match memchr::memchr(b'\n', bytes) {
-        Some(lf) => return request_line(bytes[..lf].strip_suffix(b"\r").ok_or(BAD_LINE)?).map(drop),
-        None => bytes,
-    };
-    match memchr::memchr(b' ', line) {
-        None if is_method(line) => Ok(()),
-        Some(space) if is_method(&line[..space]) => Ok(()),
-        _ => Err(BAD_METHOD),
+    if memchr::memchr(b'\n', bytes).is_some() {
+        return RequestLine::read(bytes).map(drop);
+    }
+    let method = past(bytes, 0, METHOD);
+    match bytes.get(method) {
+        None => Ok(()),
+        Some(b' ') if method > 0 => Ok(()),
+        Some(_) => Err(BAD_METHOD),
     }
 }
 
-/// A request line in parts: method, target, minor version.
-fn request_line(line: &[u8]) -> Result<(&[u8], &[u8], u8), Reject> {
-    let space = memchr::memchr(b' ', line).ok_or(BAD_LINE)?;
-    let (method, rest) = (&line[..space], &line[space + 1..]);
-    if !is_method(method) {
-        return Err(BAD_METHOD);
+/// A request line: where its parts end.
+struct RequestLine {
+    method: usize,
+    target: usize,
+    version: usize,
+    /// The minor version: 0 or 1.
+    minor: u8,
+}
+
+impl RequestLine {
+    /// Reads the line at the beginning of `bytes`, its CRLF included.
+    fn read(bytes: &[u8]) -> Result<RequestLine, Reject> {
+        let method = past(bytes, 0, METHOD);
+        if method == 0 || bytes.get(method) != Some(&b' ') {
+            return Err(BAD_METHOD);
+        }
+        let target = past(bytes, method + 1, TARGET);
+        if target == method + 1 || bytes.get(target) != Some(&b' ') {
+            return Err(BAD_LINE);
+        }
+        let rest = &bytes[target + 1..];
+        let (len, minor) = match rest.first_chunk() {
+            Some(b"HTTP/1.1\r\n") => (8, 1),
+            _ => {
+                let line = &rest[..memchr::memchr(b'\n', rest).ok_or(BAD_LINE)?];
+                let version = line.strip_suffix(b"\r").ok_or(BAD_LINE)?;
+                (version.len(), minor_version(version)?)
+            }
+        };
+        Ok(RequestLine { method, target, version: target + 1 + len, minor })
     }
-    let target_len = memchr::memchr(b' ', rest).ok_or(BAD_LINE)?;
-    let (target, version) = (&rest[..target_len], &rest[target_len + 1..]);
-    if target.is_empty() || target.iter().any(|&b| b <= b' ' || b == 0x7f) {
-        return Err(BAD_LINE);
-    }
-    Ok((method, target, minor_version(version)?))
 }
 
 /// 0 or 1: of `HTTP/1.x` the minor version, where a higher one counts as 1 (RFC 9110 section 2.5). A higher
@@ -145,24 +164,19 @@ fn minor_version(version: &[u8]) -> Result<u8, Reject> {
     }
 }
 
-/// Reads a whole request head into `head`, which is clear.
-pub(super) fn request(bytes: &[u8], limits: &RequestLimits, head: &mut RequestHead) -> Result<(), Reject> {
-    let line_len = memchr::memchr(b'\n', bytes).ok_or(BAD_LINE)?;
-    let line = bytes[..line_len].strip_suffix(b"\r").ok_or(BAD_LINE)?;
-    let (method, target, minor) = request_line(line)?;
-    head.headers.append_text(bytes);
-    head.method = Method::of(method);
-    head.method_text = Span::new(0, method.len());
-    head.target = Span::new(method.len() + 1, target.len());
-    head.line = Span::new(0, line.len());
-    head.version = 10 + minor;
-    let rules = Rules {
-        ignore_invalid: limits.ignore_invalid_headers,
-        underscores: limits.underscores_in_headers,
-        controls: false,
-        any_token: false,
-    };
-    fields(bytes, line_len + 1, rules, &mut head.headers).map_err(Reject::bad)
+/// Reads a request head, which begins with `bytes`, into `head`, which is clear, and gives its length. After an error the
+/// head is to be cleared; where the head is not whole there is an error, too.
+pub(super) fn request(bytes: &[u8], limits: &RequestLimits, head: &mut RequestHead) -> Result<usize, Reject> {
+    let line = RequestLine::read(bytes)?;
+    let rules = Rules::request(limits);
+    let end = fields::read(bytes, line.version + 2, rules, &mut head.headers).map_err(Reject::bad)?;
+    head.headers.append_text(&bytes[..end]);
+    head.method = Method::of(&bytes[..line.method]);
+    head.method_text = Span::new(0, line.method);
+    head.target = Span::new(line.method + 1, line.target - line.method - 1);
+    head.line = Span::new(0, line.version);
+    head.version = 10 + line.minor;
+    Ok(end)
 }
 
 /// Refuses early what can't become a status line.
@@ -176,14 +190,15 @@ pub(super) fn check_status_line_start(bytes: &[u8]) -> Result<(), BadUpstream> {
 
 const BAD_STATUS_LINE: BadUpstream = BadUpstream { reason: "upstream sent no valid HTTP/1 status line" };
 
-/// Reads a whole response head into `head`, which is clear.
-pub(super) fn response(bytes: &[u8], head: &mut ResponseHead) -> Result<(), BadUpstream> {
+/// Reads a response head, as [`request`] does.
+pub(super) fn response(bytes: &[u8], head: &mut ResponseHead) -> Result<usize, BadUpstream> {
     let line_len = memchr::memchr(b'\n', bytes).ok_or(BAD_STATUS_LINE)?;
     let line = &bytes[..line_len];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let (version, rest) = line.split_at_checked(b"HTTP/1.1 ".len()).ok_or(BAD_STATUS_LINE)?;
     let version = version.strip_suffix(b" ").ok_or(BAD_STATUS_LINE)?;
-    let minor = minor_version(version).map_err(|_| BAD_STATUS_LINE)?;
+    let minor =
+        if version == b"HTTP/1.1" { 1 } else { minor_version(version).map_err(|_| BAD_STATUS_LINE)? };
     let (digits, reason) = rest.split_at_checked(3).ok_or(BAD_STATUS_LINE)?;
     let reason = match reason {
         [] => reason,
@@ -196,76 +211,11 @@ pub(super) fn response(bytes: &[u8], head: &mut ResponseHead) -> Result<(), BadU
     {
         return Err(BAD_STATUS_LINE);
     }
-    head.headers.append_text(bytes);
+    let end = fields::read(bytes, line_len + 1, Rules::RESPONSE, &mut head.headers)
+        .map_err(|reason| BadUpstream { reason })?;
+    head.headers.append_text(&bytes[..end]);
     head.status = digits.iter().fold(0, |status, b| status * 10 + u16::from(b - b'0'));
     head.version = 10 + minor;
     head.reason = Span::new(line.len() - reason.len(), reason.len());
-    let rules = Rules { ignore_invalid: true, underscores: true, controls: true, any_token: true };
-    fields(bytes, line_len + 1, rules, &mut head.headers).map_err(|reason| BadUpstream { reason })
-}
-
-/// What may stand in a field line.
-#[derive(Clone, Copy)]
-pub(super) struct Rules {
-    /// A name with other than valid bytes drops its line instead of refusing the head.
-    pub(super) ignore_invalid: bool,
-    /// `_` is valid in a name.
-    pub(super) underscores: bool,
-    /// Control characters other than NUL, CR and LF may stand in a value.
-    pub(super) controls: bool,
-    /// Every token of RFC 9110 section 5.6.2 is a valid name; else only letters, digits, `-` (and `_`), as in nginx.
-    pub(super) any_token: bool,
-}
-
-impl Rules {
-    fn is_valid_in_name(self, b: u8) -> bool {
-        match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => true,
-            b'_' => self.underscores,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'.' | b'^' | b'`' | b'|' | b'~' => {
-                self.any_token
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Reads the field lines of `bytes` from `at` to the empty line into `headers`, whose text begins with `bytes`.
-/// Folded lines, blanks before the colon, and lines without colon are refused: recipients disagree on them (RFC 9112 section 5).
-pub(super) fn fields(
-    bytes: &[u8],
-    mut at: usize,
-    rules: Rules,
-    headers: &mut Headers,
-) -> Result<(), &'static str> {
-    loop {
-        let lf = at + memchr::memchr(b'\n', &bytes[at..]).ok_or("header without end")?;
-        let line = &bytes[at..lf];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            return Ok(());
-        }
-        let colon = memchr::memchr(b':', line).ok_or("header line without colon")?;
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
-        if name.is_empty() || name.iter().any(|&b| b <= b' ' || b == 0x7f) {
-            return Err("invalid header name, folded line, or blank before the colon");
-        }
-        let is_bad = |&b: &u8| match b {
-            0 | b'\r' => true,
-            b'\t' => false,
-            _ => !rules.controls && (b < b' ' || b == 0x7f),
-        };
-        if value.iter().any(is_bad) {
-            return Err("control character in a header value");
-        }
-        if name.iter().all(|&b| rules.is_valid_in_name(b)) {
-            let value = crate::wire::headers::trim_blanks(value);
-            let leading = line[colon + 1..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
-            let start = if value.is_empty() { at + colon + 1 } else { at + colon + 1 + leading };
-            headers.push_span(Span::new(at, name.len()), Span::new(start, value.len()));
-        } else if !rules.ignore_invalid {
-            return Err("invalid header name");
-        }
-        at = lf + 1;
-    }
+    Ok(end)
 }
