@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, RealIpSource};
 use crate::conn::h2::{self, link::Links};
 use crate::conn::h3;
 use crate::conn::{Gate, Settings, Switched, tunnel};
@@ -28,6 +28,7 @@ use crate::pubsub::{self, System, session};
 use crate::reactor;
 use crate::telemetry::format::LogFormat;
 use crate::telemetry::lines::LogLines;
+use crate::wire::Name;
 
 /// One core's gateway: its configuration as it runs, and what its exchanges share.
 pub struct Core {
@@ -54,6 +55,8 @@ pub struct Core {
     /// `; charset=…` as it is put behind text types.
     charset: Option<Box<[u8]>>,
     real_ip_from: IpNets,
+    /// The header that says the client's address, where it is a known one.
+    real_ip_name: Name,
     trusted: Option<IpNets>,
     add_headers: Vec<(Box<[u8]>, Template, bool)>,
     #[allow(clippy::vec_box)] // they are handed out as boxes: a pointer moves, not a kilobyte
@@ -99,6 +102,10 @@ impl Core {
             server_header: config.server_name().as_bytes(),
             charset: config.http.charset.as_ref().map(|name| format!("; charset={name}").into_bytes().into()),
             real_ip_from: IpNets::new(&config.http.real_ip.from),
+            real_ip_name: match &config.http.real_ip.source {
+                RealIpSource::Header(name) => Name::of(name.as_bytes()),
+                RealIpSource::ProxyProtocol => Name::Other,
+            },
             trusted: config.trusted_addresses.as_deref().map(IpNets::new),
             add_headers,
             config,

@@ -104,7 +104,7 @@ fn real_ip(core: &Core, ex: &mut Exchange) {
         }
         RealIpSource::Header(name) => name.as_bytes(),
     };
-    if ex.req.head.headers.get_named(header).is_none() {
+    if core.real_ip_name != Name::Other && !ex.req.head.headers.has(core.real_ip_name) {
         return;
     }
     let Some(value) = ex.header(header) else { return };

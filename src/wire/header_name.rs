@@ -91,6 +91,25 @@ header_names! {
     XRequestId = "X-Request-Id",
 }
 
+/// The same texts in lower case, as HTTP/2 and HTTP/3 send them, and whoever writes headers by hand.
+const LOWER: [[u8; LONGEST]; KNOWN.len()] = {
+    let mut all = [[0; LONGEST]; KNOWN.len()];
+    let mut i = 0;
+    while i < KNOWN.len() {
+        let text = KNOWN[i].1.as_bytes();
+        let mut at = 0;
+        while at < text.len() {
+            all[i][at] = text[at].to_ascii_lowercase();
+            at += 1;
+        }
+        i += 1;
+    }
+    all
+};
+
+/// No known name is longer, bytes.
+const LONGEST: usize = 32;
+
 /// Slots of the perfect hash; a power of two.
 const SLOTS: usize = 512;
 
@@ -128,15 +147,13 @@ impl Name {
         if text.len() < 2 {
             return Name::Other;
         }
-        match KNOWN.get(SLOT[slot(text)] as usize) {
-            // most senders use the usual spelling, and comparing bytes is cheaper than folding case
-            Some((name, known))
-                if known.as_bytes() == text || known.as_bytes().eq_ignore_ascii_case(text) =>
-            {
-                *name
-            }
-            _ => Name::Other,
-        }
+        let index = usize::from(SLOT[slot(text)]);
+        let Some((name, known)) = KNOWN.get(index) else { return Name::Other };
+        let known = known.as_bytes();
+        // nearly all senders use one of two spellings, and comparing bytes is cheaper than folding case
+        let is_same = known.len() == text.len()
+            && (known == text || LOWER[index].starts_with(text) || known.eq_ignore_ascii_case(text));
+        if is_same { *name } else { Name::Other }
     }
 
     /// The usual spelling; empty for [`Name::Other`].
