@@ -66,7 +66,7 @@ class Gateway(Peer):
 
     def put(self, path, value, connection=None):
         """One Admin API write; `connection` is kept alive where given."""
-        own = connection or http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=30)
+        own = connection or http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=120)
         own.request("PUT", f"/apisix/admin/{path}", json.dumps(value), {"X-API-KEY": self.key})
         answer = own.getresponse()
         text = answer.read()

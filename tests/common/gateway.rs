@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Client, PATIENCE, Response, eventually, free_port};
+use super::{Client, Response, eventually, free_port};
 
 /// The admin key of every gateway that has an Admin API.
 pub const KEY: &str = "edd1c9f034335f136f87ad84b625c8f1";
@@ -223,6 +223,9 @@ pub struct Gateway {
     starts: u32,
 }
 
+/// How long a gateway may take to come up: on a host with thirty programs for two cores it needs more than [`PATIENCE`](super::PATIENCE).
+const START: Duration = Duration::from_secs(60);
+
 impl Gateway {
     /// With these routes (and other objects), on two cores.
     pub fn with_yaml(driver: &'static str, objects: &str) -> Gateway {
@@ -257,7 +260,7 @@ impl Gateway {
             .unwrap();
         self.stdout.lock().unwrap().clear();
         let up = follow(child.stdout.take().unwrap(), self.stdout.clone());
-        match up.recv_timeout(PATIENCE) {
+        match up.recv_timeout(START) {
             Ok(()) => {
                 self.running = Some(child);
                 Ok(())
@@ -265,7 +268,7 @@ impl Gateway {
             Err(RecvTimeoutError::Timeout) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("no banner within {PATIENCE:?}\n{}", self.logs());
+                panic!("no banner within {START:?}\n{}", self.logs());
             }
             Err(RecvTimeoutError::Disconnected) => Err(child.wait().unwrap()),
         }
