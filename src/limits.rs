@@ -20,7 +20,7 @@ pub const SCHEMA_NODES: usize = 65_536;
 /// Reached by: src/expr/condition/tests.rs error_texts.
 pub const EXPR_DEPTH: usize = 64;
 
-/// Steps a regular expression of a condition may take (PCRE's LIMIT_MATCH, whose default is 10,000,000):
+/// Steps a regular expression of a condition or a schema may take (PCRE's LIMIT_MATCH, whose default is 10,000,000):
 /// about 10 ms of a core.
 /// Reached by: src/expr/condition/tests.rs a_runaway_pattern_gives_up.
 pub const REGEX_STEPS: u32 = 1_000_000;
@@ -35,6 +35,11 @@ pub const STORE_CACHE_BYTES: usize = 16 << 20;
 /// Reached by: src/control/store/tests.rs concurrent_writers_share_revisions_without_gaps, where all are served; who waits in
 /// the queue and who before it, nobody can tell.
 pub const STORE_QUEUE: usize = 256;
+
+/// Leases of the embedded store that have run out are tried again this long after a write failed, ms: often enough to
+/// notice that the disk has room again, too seldom to cost anything. As often its failure is logged.
+/// Reached by: src/control/store/embedded.rs a_disk_that_fails_is_not_asked_without_pause.
+pub const STORE_RETRY_MS: u64 = 1_000;
 
 /// Writes committed by one fsync of the embedded store: an fsync costs milliseconds, a write microseconds,
 /// so a batch this size is already limited by the writes.
@@ -64,6 +69,11 @@ pub const TTL_S: i64 = 10 * 366 * 24 * 3600;
 /// Not reached by a test: it would be a gigabyte; 6 MB come whole (tests/full.rs
 /// a_large_configuration_comes_from_etcd_whole).
 pub const ETCD_ANSWER_BYTES: usize = 1 << 30;
+
+/// A snapshot of etcd that has missed a change waits this long until all is read for it, seconds: a disk that is full or
+/// slow is not better at once, and etcd is not to be read again and again for it.
+/// Reached by: src/control/store/snapshot.rs a_snapshot_that_missed_a_change_keeps_none_until_it_gets_all.
+pub const SNAPSHOT_RETRY_S: u64 = 30;
 
 /// HTTP/2 pings to etcd, seconds: a peer that vanished without a word is noticed after two of them.
 /// Reached by: src/control/store/tests.rs an_etcd_that_vanished_is_found_out_by_pings.
@@ -139,8 +149,12 @@ pub const TURN_COMPLETIONS: usize = 4096;
 
 /// Polls of tasks in one turn; the rest wait until the kernel was asked again, so that tasks that wake each
 /// other without end cannot starve the sockets.
-/// Reached by: src/reactor/tests.rs tasks_that_wake_each_other_without_end_do_not_starve_sockets.
+/// Reached by: src/reactor/tests/turns.rs tasks_that_wake_each_other_without_end_do_not_starve_sockets.
 pub const TURN_POLLS: usize = 4096;
+/// Times in one turn that sends which were taken at once may make tasks go on before the kernel is asked what else has come:
+/// a body of 64 KiB pieces between two peers that never pause takes a megabyte of each turn.
+/// Reached by: src/reactor/tests/turns.rs sends_that_are_taken_at_once_do_not_starve_sockets.
+pub const TURN_FLUSHES: usize = 16;
 
 /// Runtimes (cores) alive at once in a process: during a reload there are twice as many as [`CORES`].
 /// Reached by: src/reactor/task.rs where_there_are_too_many_runtimes_another_one_is_an_error, with two places.
@@ -201,6 +215,9 @@ pub const DRAIN_BODY_BYTES: usize = 64 << 10;
 /// nginx's `lingering_timeout`: how long a client may still send after our last byte, ms.
 /// Reached by: tests/full.rs a_client_that_sends_on_behind_its_answer_is_left_in_time.
 pub const LINGER_MS: u64 = 5_000;
+/// How long a client of layer 4 that no upstream takes may still be about to speak, ms: a round trip of most of them.
+/// Reached by: tests/stream.rs a_session_without_an_upstream_is_reset.
+pub const TURNED_AWAY_MS: u64 = 100;
 /// TLS sessions that the process keeps for resumption, of all certificates: as many as nginx does in the 20 MB that
 /// APISIX gives it.
 /// Reached by: src/transport/sessions.rs sessions_are_bounded.
@@ -236,7 +253,7 @@ pub const LOAD_SLACK: u32 = 8;
 /// Pause after a failed accept (no descriptors left), ms: the connections wait in the backlog.
 /// Reached by: tests/full.rs without_descriptors_connections_wait_in_the_backlog.
 pub const ACCEPT_PAUSE_MS: u32 = 100;
-/// Buckets of node-wide counters, eight each of 24 bytes: 131,072 live keys in 3.5 MB.
+/// Buckets of a plugin's node-wide counters, eight each of 24 bytes: 131,072 live keys in 3.5 MB, from the first key on.
 /// Reached by: src/plugin/counters.rs places_are_taken_and_given_back, with fewer.
 pub const COUNTER_BUCKETS: usize = 16 << 10;
 /// Names of `limit-count` groups whose configuration is remembered: a few hundred bytes each.
@@ -260,6 +277,11 @@ pub const CONTROL_MAIL: usize = 4096;
 /// Reached by: src/transport/pool.rs a_full_core_keeps_no_more_and_begins_again_when_there_is_room.
 pub const IDLE_UPSTREAM_CONNECTIONS: usize = 16_000;
 
+/// Beyond so many of [`IDLE_UPSTREAM_CONNECTIONS`] none with TLS is kept: its name may be what a client wrote as Host,
+/// another each time, which would leave no room for nodes without TLS.
+/// Reached by: src/transport/pool.rs names_fill_half_a_core.
+pub const IDLE_UPSTREAM_CONNECTIONS_OF_NAMES: usize = IDLE_UPSTREAM_CONNECTIONS / 2;
+
 /// Error lines waiting for their thread: a burst of a second at 1,000 a second and more; each is small.
 /// Reached by: src/telemetry/file.rs a_full_queue_drops_and_counts, with a queue of one.
 pub const ERROR_LOG_QUEUE: usize = 4096;
@@ -278,7 +300,7 @@ pub const ACCESS_LOG_BUFFER_BYTES: usize = 1 << 20;
 pub const ACCESS_LOG_AGE_MS: u64 = 3000;
 
 /// Metric series of one core: 11 labels of 20 bytes and their values are about 500 bytes, so 16 MB. A label
-/// that takes ever new values (a host, a path) fills this, not the memory.
+/// that takes ever new values (a host, a path) fills this, not the memory; expired ones give way.
 /// Reached by: src/telemetry/metrics.rs a_flood_of_labels_is_bounded_and_counted.
 pub const METRIC_SERIES: usize = 32_768;
 
@@ -330,6 +352,10 @@ pub const REQUEST_ID: usize = 1024;
 /// The body of an answer to a plugin's own call: what lua-resty-http would hold in memory without a bound.
 /// Reached by: tests/full.rs an_endless_answer_to_a_plugin_is_an_error.
 pub const CALL_ANSWER_BYTES: usize = 64 << 20;
+/// The bodies of a batch's answers together, which are held until the last one has come; the one that goes beyond may be as
+/// long as any answer.
+/// Reached by: src/plugins/batch_requests.rs behind_so_many_bytes_of_answers_there_are_none.
+pub const BATCH_ANSWERS_BYTES: usize = 64 << 20;
 /// How deep a `log_format` may nest (apisix/utils/log-util.lua).
 /// Reached by: src/plugins/kit/log_entry.rs a_format_of_ones_own.
 pub const LOG_FORMAT_DEPTH: usize = 5;
@@ -456,6 +482,15 @@ pub const UNSEEN_TRIES: u32 = 5;
 /// 6,400 requests under way.
 /// Reached by: tests/h2.rs an_upstream_gets_so_many_connections.
 pub const H2_LINKS: usize = 64;
+/// HTTP/2 connections of one core to all targets, beyond which idle ones end: with TLS the name may be what a client wrote as
+/// Host, another each time. Each costs a descriptor, TLS and some buffers, so some 100 MB at most; 1,000 upstreams with 4 nodes
+/// each fit.
+/// Reached by: src/conn/h2/link.rs beyond_the_bound_of_all_targets_the_connection_that_was_idle_longest_ends, with room for two.
+pub const H2_IDLE_LINKS: usize = 4_000;
+/// Of these, how many are looked at for each that is made: more than one, so that their number falls again after many were in
+/// use at one time.
+/// Reached by: src/conn/h2/link.rs connections_with_requests_under_way_stay_and_make_room_when_they_are_idle.
+pub const H2_IDLE_LINKS_LOOKED_AT: usize = 8;
 /// How long an HTTP/2 connection without streams waits for its peer to close it after GOAWAY, ms.
 /// Reached by: tests/h2.rs a_client_that_stays_after_the_goodbye_is_left.
 pub const H2_GOODBYE_MS: u64 = 1_000;
@@ -588,6 +623,9 @@ pub const PUBSUB_PING_MS: u64 = 60_000;
 /// A pub/sub client that says nothing so long, no pong either, is gone, ms. APISIX waits without end.
 /// Not reached by a test: it takes ten minutes.
 pub const PUBSUB_SILENCE_MS: u64 = 10 * 60_000;
+/// Frames that may wait for a pub/sub client which takes none: each has memory of its own beside its bytes.
+/// Reached by: tests/pubsub.rs a_client_that_asks_and_never_reads_makes_little_wait.
+pub const PUBSUB_QUEUED_FRAMES: usize = SEND_PIECES;
 /// How long a goodbye of a pub/sub session may take to leave, ms.
 /// Not reached by a test: the goodbye is seen to leave (tests/pubsub.rs); a client that does not take it, not yet.
 pub const PUBSUB_GOODBYE_MS: u32 = 5_000;
@@ -607,7 +645,7 @@ pub const FEED_WINDOW_BYTES: usize = 4 << 20;
 pub const FEED_WINDOW_BATCHES: usize = 1024;
 /// Batches of a partition that may wait for one core: 8 MiB at [`KAFKA_FETCH_BYTES`] each. What does not fit is a gap,
 /// which subscribers fill by fetches.
-/// Reached by: src/pubsub/feed.rs a_gap_is_to_be_fetched, as a full mail leaves one.
+/// Reached by: src/pubsub/kafka/tail.rs who_missed_the_end_of_a_burst_is_told_without_another_message.
 pub const FEED_MAIL: usize = 16;
 /// Messages that may wait for the Kafka thread.
 /// Not reached by a test: the Kafka thread would have to stand still.
@@ -621,6 +659,10 @@ pub const KAFKA_WAITING: usize = 4096;
 /// What one fetch asks for, bytes. A record batch that is longer comes whole.
 /// Reached by: tests/pubsub.rs a_fetch_brings_so_much_at_once.
 pub const KAFKA_FETCH_BYTES: i32 = 512 << 10;
+/// Offsets without a message, one behind the other, that one fetch goes past; the next goes on from there. Each costs a
+/// call, and all of them must fit into [`KAFKA_CALL_MS`] where a broker is far away.
+/// Reached by: src/pubsub/kafka/past.rs a_fetch_goes_past_so_many_offsets.
+pub const KAFKA_PASSED_OVER: usize = 128;
 /// The longest answer of a broker, bytes: Kafka's default lets no record batch pass 1 MiB, some operators raise it.
 /// Not reached by a test: no broker sends as much for what is asked here; rskafka reads on and drops it.
 pub const KAFKA_ANSWER_BYTES: usize = 32 << 20;

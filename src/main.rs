@@ -9,7 +9,7 @@ use ringway::verbs;
 
 /// Each core allocates from a heap of its own; what few things cross cores are freed where they are dropped.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ringway::reactor::Allocator = ringway::reactor::Allocator;
 
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os().skip(1)) {
@@ -47,7 +47,10 @@ fn run(path: Option<&Path>) -> ExitCode {
 
 /// Goes on only with a configuration that could be started.
 fn tested(path: Option<&Path>, then: impl FnOnce(Option<&Path>) -> ExitCode) -> ExitCode {
-    let Some(loaded) = load(path) else { return ExitCode::FAILURE };
+    let Some(loaded) = load(path) else {
+        eprintln!("configuration test failed");
+        return ExitCode::FAILURE;
+    };
     tell(&loaded);
     println!("configuration test is successful");
     then(path)

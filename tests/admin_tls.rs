@@ -49,12 +49,16 @@ fn routes(port: u16, with_certificate: bool) -> std::io::Result<String> {
 }
 
 fn gateway(client_ca: bool) -> Gateway {
+    serving(Setup::new("epoll", Source::Embedded), client_ca)
+}
+
+fn serving(setup: Setup, client_ca: bool) -> Gateway {
     let ca = if client_ca { format!(", admin_ssl_ca_cert: {PEMS}/ca.pem") } else { String::new() };
     let lines = format!(
         "    https_admin: true\n    admin_api_mtls: {{admin_ssl_cert: {PEMS}/server.pem, admin_ssl_cert_key: \
          {PEMS}/server.key.pem{ca}}}\n"
     );
-    Setup::new("epoll", Source::Embedded).rest(&lines).start()
+    setup.rest(&lines).start()
 }
 
 #[test]
@@ -91,4 +95,19 @@ fn an_upstream_is_shown_the_certificate_of_an_ssl_object() {
     assert_eq!(status(), 502);
     gateway.put("/ssls/c", &certificate);
     assert_eq!(status(), 200);
+}
+
+/// t/cli/test_access_log.sh: the proxy's line tells of the upstream, the Admin API's of its client.
+#[test]
+fn the_access_log_tells_of_tls_on_either_side() {
+    let format = "access_log_format: '\"$upstream_scheme://$upstream_host\" $ssl_server_name'";
+    let gateway = serving(Setup::new("epoll", Source::Embedded).http(format), false);
+    let node = format!("localhost:{}", gateway.ports.admin);
+    let over_tls = Setup::new("epoll", Source::Embedded).http(format).start();
+    let upstream = json!({"scheme": "https", "type": "roundrobin", "nodes": {&node: 1}, "pass_host": "node"});
+    over_tls.put("/routes/1", &json!({"uri": "/*", "upstream": upstream}));
+    let key = format!("Host: a\r\nX-API-KEY: {KEY}\r\n");
+    assert_eq!(request(over_tls.port(), "GET", "/apisix/admin/routes", &key).status, 200);
+    over_tls.read_until("logs/access.log", &format!("\"https://{node}\" -\n"));
+    gateway.read_until("logs/access.log", &format!("\"http://{node}\" localhost\n"));
 }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -352,10 +354,12 @@ fn bytes_behind_an_answer_reach_no_other_client() {
 #[test]
 fn an_early_answer_to_a_large_body_arrives() {
     on_both_drivers(|driver| {
-        let upstream = Upstream::start(|conn| {
+        let passed = Arc::new(AtomicUsize::new(0));
+        let counted = passed.clone();
+        let upstream = Upstream::start(move |conn| {
             conn.head();
             let _ = conn.send("HTTP/1.1 403 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
-            conn.drain();
+            counted.store(conn.drain(), Relaxed);
         });
         let gateway = Gateway::to(driver, upstream.port);
         let mut client = gateway.connect();
@@ -374,6 +378,9 @@ fn an_early_answer_to_a_large_body_arrives() {
         assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
         client.rest();
         writing.join().unwrap();
+        eventually("the upstream is left", || passed.load(Relaxed) > 0);
+        let passed = passed.load(Relaxed);
+        assert!(passed < 50_000_000, "{passed} bytes went up behind the answer");
     });
 }
 

@@ -64,6 +64,18 @@ fn a_body_that_nobody_wants_is_read_up_to_a_bound() {
     });
 }
 
+/// nginx's `lingering_timeout`, not the minute that a body has on its way to an upstream.
+#[test]
+fn the_rest_of_a_body_is_not_waited_for_long_behind_the_answer() {
+    on_both_drivers(|driver| {
+        let gateway = Gateway::with_yaml(driver, "routes: []");
+        let mut client = gateway.connect();
+        client.send("POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf of it");
+        assert_eq!(client.response().status, 404);
+        client.closed();
+    });
+}
+
 #[test]
 fn a_proxy_header_has_a_bound() {
     on_both_drivers(|driver| {
@@ -240,6 +252,15 @@ fn received(upstream: &UdpSocket, last: &[u8]) -> usize {
         .count()
 }
 
+/// All threads are stopped (proc_pid_stat(5), the state behind the name).
+fn stands_still(pid: u32) -> bool {
+    let states = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+    });
+    states.fold(true, |all, stopped| all & stopped)
+}
+
 #[test]
 fn datagrams_wait_for_their_upstream_but_not_many() {
     on_both_drivers(|driver| {
@@ -251,6 +272,7 @@ fn datagrams_wait_for_their_upstream_but_not_many() {
             client.connect(("127.0.0.1", udp)).unwrap();
             let began = Instant::now();
             gateway.signal("STOP");
+            eventually("the gateway stands still", || stands_still(gateway.pid()));
             for _ in 0..sent {
                 client.send(b"x").unwrap();
             }

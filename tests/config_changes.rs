@@ -126,6 +126,32 @@ fn a_file_that_is_rewritten_is_applied() {
     });
 }
 
+/// A route that needs a plugin is not there without it, and there as soon as the plugin is.
+#[test]
+fn a_new_list_of_plugins_in_a_file_counts_for_all_its_routes() {
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let objects = |plugins: &str| {
+        format!(
+            "plugins: [{plugins}]\n\
+             routes:\n\
+             - {{uri: /guarded, plugins: {{key-auth: {{}}}}, upstream: {{nodes: {{\"127.0.0.1:{0}\": 1}}}}}}\n\
+             - {{uri: /open, upstream: {{nodes: {{\"127.0.0.1:{0}\": 1}}}}}}",
+            upstream.port
+        )
+    };
+    let gateway = Gateway::with_yaml("epoll", &objects("{name: cors}"));
+    let statuses = || ["/guarded", "/open"].map(|target| gateway.get(target).status);
+    assert_eq!(statuses(), [404, 200]);
+    gateway.rewrite_yaml(&objects("{name: key-auth}"));
+    eventually("the guard", || statuses() == [401, 200]);
+    gateway.rewrite_yaml(&objects("{name: cors}"));
+    eventually("no route without its guard", || {
+        let now = statuses();
+        assert_ne!(now[0], 200);
+        now == [404, 200]
+    });
+}
+
 /// Requests without pause on several connections, until they are told to stop.
 struct Load {
     stop: Arc<AtomicBool>,

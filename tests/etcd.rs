@@ -47,6 +47,7 @@ fn routes_are_served_watched_and_removed() {
     });
 }
 
+/// t/cli/test_etcd_sync_event_handle.sh
 #[test]
 fn wrong_values_harm_nobody_else() {
     on_both_drivers(|driver| {
@@ -62,7 +63,54 @@ fn wrong_values_harm_nobody_else() {
         etcd.put("/apisix/routes/last", &route("last", "/last", &upstream));
         eventually("what came behind a wrong value", || gateway.get("/last").status == 200);
         gateway.read_until("logs/error.log", "late");
+        // what was served goes on as it was, until a value is right again
+        etcd.put("/apisix/routes/good", "{\"uri\": \"/good\"}");
+        gateway.read_until("logs/error.log", "failed to check item data of [/routes/good] err: ");
+        assert_eq!(gateway.get("/good").text(), "served");
+        etcd.put("/apisix/routes/good", &route("good", "/better", &upstream));
+        eventually("a value that is right", || gateway.get("/better").status == 200);
+        assert_eq!(gateway.get("/good").status, 404);
     });
+}
+
+/// t/cli/test_etcd_sync_event_handle.sh
+#[test]
+fn changes_that_were_missed_come_later_but_for_the_wrong_ones() {
+    on_both_drivers(|driver| {
+        let mut etcd = Etcd::start();
+        init_dirs(&etcd);
+        let put = |etcd: &Etcd, id: u8, plugins: Value| {
+            etcd.put(
+                &format!("/apisix/routes/{id}"),
+                &json!({"uri": format!("/{id}"), "plugins": plugins}).to_string(),
+            );
+        };
+        (1..=5).for_each(|id| put(&etcd, id, json!({})));
+        let gateway = gateway(driver, &etcd);
+        let statuses = || (1..=6).map(|id| gateway.get(&format!("/{id}")).status).collect::<Vec<_>>();
+        assert_eq!(statuses(), [503, 503, 503, 503, 503, 404]);
+        // the watch breaks, and nobody notices before all is written
+        gateway.signal("STOP");
+        etcd.kill(false);
+        etcd.start_again();
+        for id in [1, 3, 4, 5] {
+            put(&etcd, id, json!({"fault-injection": {"abort": {"http_status": 204}}}));
+        }
+        etcd.put("/apisix/routes/2", "{\"uri\": \"/2\"}");
+        gateway.signal("CONT");
+        eventually("what was missed", || statuses() == [204, 503, 204, 204, 204, 404]);
+        gateway.read_until("logs/error.log", "failed to check item data of [/routes/2] err: ");
+    });
+}
+
+/// t/cli/test_etcd.sh
+#[test]
+fn a_start_without_etcd_is_tried_again_and_says_why_it_failed() {
+    let port = free_port();
+    let said = Setup::new("epoll", Source::Etcd(port)).refused();
+    let tried = format!("etcd http://127.0.0.1:{port}: tcp connect error: Connection refused");
+    assert_eq!(said.matches(&tried).count(), 3, "once and two times again: {said}");
+    assert!(said.contains(&format!("no etcd of [\"http://127.0.0.1:{port}\"] answers: ")), "{said}");
 }
 
 #[test]
@@ -152,15 +200,27 @@ fn it_starts_from_its_snapshot_when_etcd_is_down() {
     on_both_drivers(|driver| {
         let (mut etcd, upstream) = (Etcd::start(), Upstream::answering(ok("served")));
         etcd.put("/apisix/routes/1", &route("1", "/a", &upstream));
+        etcd.put("/apisix/routes/old", &route("old", "/old", &upstream));
+        etcd.put("/apisix/routes/older", &route("older", "/older", &upstream));
         let mut gateway = gateway(driver, &etcd);
+        let stop = |gateway: &mut Gateway| {
+            gateway.signal("TERM");
+            gateway.wait(PATIENCE);
+        };
+        assert_eq!(gateway.get("/older").text(), "served");
+        stop(&mut gateway);
+        etcd.delete("/apisix/routes/older");
+        gateway.start_again();
         etcd.put("/apisix/routes/2", &route("2", "/b", &upstream));
-        eventually("the watch", || gateway.get("/b").status == 200);
-        gateway.signal("TERM");
-        gateway.wait(PATIENCE);
+        etcd.delete("/apisix/routes/old");
+        eventually("the watch", || gateway.get("/b").status == 200 && gateway.get("/old").status == 404);
+        stop(&mut gateway);
         etcd.kill(false);
         gateway.start_again();
         assert_eq!(gateway.get("/a").text(), "served");
         assert_eq!(gateway.get("/b").text(), "served");
+        assert_eq!(gateway.get("/old").status, 404, "deleted while the gateway ran");
+        assert_eq!(gateway.get("/older").status, 404, "deleted while it did not");
         etcd.start_again();
         etcd.put("/apisix/routes/3", &route("3", "/c", &upstream));
         eventually("etcd is back", || gateway.get("/c").status == 200);

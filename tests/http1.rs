@@ -3,6 +3,8 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::thread;
 
@@ -322,6 +324,77 @@ fn expect_100_continue_is_answered_when_the_body_is_wanted() {
         let mut client = gateway.connect();
         client.send("POST /none HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
         assert_eq!(client.response().status, 404, "nobody wants this body");
+        client.send("bodyGET /none HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().status, 404, "what comes of it is dropped, and not asked for");
+    });
+}
+
+/// RFC 9110 section 10.1.1: behind its final answer a request is not told to go on.
+#[test]
+fn a_body_that_nobody_wants_is_not_asked_for() {
+    on_both_drivers(|driver| {
+        let routes = "routes:\n- {id: 1, uri: /only, upstream: {nodes: {\"127.0.0.1:1\": 1}}}";
+        let gateway = Gateway::with_yaml(driver, routes);
+        let mut client = gateway.connect();
+        client.send("POST /none HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+        assert_eq!(client.response().status, 404);
+        client.closed(); // the gateway does not wait for long
+    });
+}
+
+/// As nginx does: nobody reads the rest, which may never end.
+#[test]
+fn an_upstream_whose_client_has_left_is_left_too() {
+    on_both_drivers(|driver| {
+        let (closed, was_closed) = channel();
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
+            conn.drain();
+            let _ = closed.send(());
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect().stream();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"data: 1\n\n\r\n") {
+            let mut piece = [0; 1024];
+            let n = client.read(&mut piece).unwrap();
+            assert_ne!(n, 0, "{}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&piece[..n]);
+        }
+        assert!(was_closed.try_recv().is_err(), "while its client is there it is waited for");
+        drop(client);
+        was_closed.recv_timeout(PATIENCE).expect("the upstream's connection is closed");
+        assert!(gateway.read_until("logs/access.log", " 200 ").contains("\"GET / HTTP/1.1\" 200 "));
+    });
+}
+
+#[test]
+fn a_request_that_waits_behind_a_stream_is_no_reason_to_end_it() {
+    on_both_drivers(|driver| {
+        let (go_on, told) = channel();
+        let told = std::sync::Mutex::new(told);
+        let upstream = Upstream::start(move |conn| {
+            while let Some(request) = conn.request() {
+                if request.target == "/next" {
+                    let _ = conn.send(ok("next"));
+                    continue;
+                }
+                let _ = conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
+                let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+                let _ = conn.send("3\r\ntwo\r\n0\r\n\r\n");
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut first = [0; 1024];
+        let n = client.stream().peek(&mut first).unwrap();
+        assert!(n > 0, "the answer has begun");
+        go_on.send(()).unwrap();
+        assert_eq!(client.response().text(), "onetwo");
+        assert_eq!(client.response().text(), "next");
     });
 }
 
@@ -483,6 +556,46 @@ fn informational_answers_do_not_confuse() {
 }
 
 #[test]
+fn an_interim_answer_does_not_end_an_upload() {
+    const LENGTH: usize = 2 << 20;
+    on_both_drivers(|driver| {
+        let told = Arc::new(AtomicUsize::new(0));
+        let telling = told.clone();
+        let upstream = Upstream::start(move |conn| {
+            while let Some(head) = conn.head() {
+                conn.remember(&head);
+                let _ = conn
+                    .send("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+                let _ = conn.send("HTTP/1.1 100 Con");
+                telling.fetch_add(1, Relaxed);
+                let mut piece = vec![0; 256 << 10];
+                let mut left = LENGTH - conn.take_buffered();
+                while left > 0 {
+                    match conn.stream.read(&mut piece) {
+                        Ok(n @ 1..) => left -= n,
+                        _ => return,
+                    }
+                }
+                let _ = conn.send("tinue\r\n\r\n");
+                let _ = conn.send(ok("got it"));
+            }
+        });
+        let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port))).workers(1);
+        let gateway = setup.start();
+        let mut client = gateway.connect();
+        for asked in 1..=2 {
+            client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            client.send(vec![b'x'; LENGTH / 2]);
+            eventually("the interim answers are sent", || told.load(Relaxed) == asked);
+            client.send(vec![b'x'; LENGTH / 2]);
+            assert_eq!(client.response().text(), "got it");
+        }
+        let connections: Vec<usize> = upstream.requests().iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 0], "the whole request was sent: its connection is kept");
+    });
+}
+
+#[test]
 fn hop_by_hop_fields_stay_on_their_hop() {
     on_both_drivers(|driver| {
         let upstream = Upstream::answering(
@@ -590,6 +703,12 @@ fn forwarding_fields_tell_what_was_seen_here() {
         assert_eq!(request.all("x-forwarded-port"), ["8443"]);
         assert_eq!(request.header("forwarded"), None);
 
+        // a request without Host has the server's name, which is `_` (nginx's $host)
+        ask(gateway.port(), b"GET / HTTP/1.0\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\n\r\n");
+        let request = upstream.last();
+        assert_eq!(request.all("x-forwarded-host"), ["_"]);
+        assert_eq!(request.all("x-forwarded-port"), [port.as_str()]);
+
         // from 127.0.0.1 the address in X-Real-IP is believed (real_ip_from)
         request_to(&gateway, "Host: a\r\nX-Real-IP: 10.1.2.3\r\n");
         let request = upstream.last();
@@ -620,6 +739,16 @@ fn a_trusted_peer_is_believed() {
         let far = Setup::new(driver, source.clone()).http("real_ip_from: [10.0.0.0/8]").start();
         request_to(&far, "Host: a\r\nX-Real-IP: 10.1.2.3\r\n");
         assert_eq!(upstream.last().all("x-real-ip"), ["127.0.0.1"], "it says who it is, and is not believed");
+
+        // t/cli/test_main.sh
+        for (recursive, client) in [("off", "127.0.0.2"), ("on", "10.1.2.3")] {
+            let chain = format!(
+                "real_ip_from: [127.0.0.0/8]\nreal_ip_header: X-Forwarded-For\nreal_ip_recursive: \"{recursive}\""
+            );
+            let gateway = Setup::new(driver, source.clone()).http(&chain).start();
+            request_to(&gateway, "Host: a\r\nX-Forwarded-For: 1.2.3.4, 10.1.2.3, 127.0.0.2\r\n");
+            assert_eq!(upstream.last().all("x-real-ip"), [client], "{recursive}");
+        }
 
         let other = Setup::new(driver, source).apisix("trusted_addresses: [10.0.0.0/8]").start();
         request_to(&other, claims);

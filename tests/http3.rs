@@ -171,8 +171,9 @@ fn an_answer_larger_than_any_window() {
     });
 }
 
-/// A client with a request under way hears that the gateway drains by `signal`, and gets its answer.
-fn drained_by(driver: &'static str, signal: &str) -> (Gateway, Upstream) {
+/// A client with a request under way hears that the gateway drains by `signal`; after `meanwhile` it asks once more in vain,
+/// and gets its answer.
+fn drained_by(driver: &'static str, signal: &str, meanwhile: impl FnOnce(&Gateway)) -> (Gateway, Upstream) {
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
     let upstream = Upstream::start(move |conn| {
@@ -192,6 +193,9 @@ fn drained_by(driver: &'static str, signal: &str) -> (Gateway, Upstream) {
     upstream.wait_for(2);
     gateway.signal(signal);
     assert_eq!(lines.next().unwrap().unwrap(), "goodbye");
+    meanwhile(&gateway);
+    client.stdin.take().unwrap().write_all(b"go on\n").unwrap();
+    assert_eq!(lines.next().transpose().unwrap().as_deref(), Some("refused"));
     go.send(()).unwrap();
     finished(client);
     (gateway, upstream)
@@ -200,7 +204,7 @@ fn drained_by(driver: &'static str, signal: &str) -> (Gateway, Upstream) {
 #[test]
 fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
     on_both_drivers(|driver| {
-        let (mut gateway, _upstream) = drained_by(driver, "QUIT");
+        let (mut gateway, _upstream) = drained_by(driver, "QUIT", |_| {});
         assert!(gateway.wait(PATIENCE).success());
     });
 }
@@ -209,11 +213,36 @@ fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
 #[test]
 fn a_reload_keeps_connections_until_they_end() {
     on_both_drivers(|driver| {
-        let (gateway, _upstream) = drained_by(driver, "HUP");
+        let (gateway, _upstream) = drained_by(driver, "HUP", |_| {});
         assert!(counter(&gateway, "quic_passed_total") > 0);
         assert_eq!(counter(&gateway, "quic_dropped_total"), 0);
         play(&gateway, "key_update", &[]);
     });
+}
+
+/// Those that made place in between, and had nothing to wait for, are gone.
+#[test]
+fn connections_outlive_a_second_reload() {
+    on_both_drivers(|driver| {
+        let (gateway, _upstream) = drained_by(driver, "HUP", |gateway| {
+            gateway.signal("HUP");
+            eventually("the second reload", || {
+                gateway.read("logs/error.log").matches("the configuration is reloaded").count() == 2
+            });
+            eventually("the end of the second generation", || cores_of_all_generations(gateway) == 2);
+        });
+        assert!(counter(&gateway, "quic_passed_total") > 0);
+        play(&gateway, "key_update", &[]);
+    });
+}
+
+/// Threads of cores, one a generation on a gateway with one worker.
+fn cores_of_all_generations(gateway: &Gateway) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+    let name = |thread: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap_or_default()
+    };
+    threads.map(name).filter(|name| name.starts_with("core-")).count()
 }
 
 fn counter(gateway: &Gateway, name: &str) -> u64 {

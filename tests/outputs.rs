@@ -81,6 +81,51 @@ fn gzip_compresses_what_the_upstream_streams() {
     });
 }
 
+/// t/cli/test_proxy_buffering.sh: each event is sent when the client has the one before.
+#[test]
+fn events_reach_the_client_as_they_are_sent() {
+    on_both_drivers(|driver| {
+        let (read, has_read) = std::sync::mpsc::channel();
+        let has_read = std::sync::Mutex::new(has_read);
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            let _ =
+                conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n");
+            for event in 0..3 {
+                let _ = conn.send(format!("data: {event}\n\n"));
+                let _ = has_read.lock().unwrap().recv_timeout(PATIENCE);
+            }
+        });
+        let nginx = Nginx::start(&format!(
+            "location /events {{ proxy_pass http://127.0.0.1:{}; proxy_buffering off; }}",
+            upstream.port
+        ));
+        for (scheme, port, plugins) in [
+            ("http", upstream.port, json!({})),
+            ("http", upstream.port, json!({"proxy-buffering": {"disable_proxy_buffering": true}})),
+            ("https", nginx.tls_port, json!({"proxy-buffering": {"disable_proxy_buffering": true}})),
+        ] {
+            let nodes = json!({format!("127.0.0.1:{port}"): 1});
+            let route =
+                json!({"uri": "/*", "plugins": plugins, "upstream": {"scheme": scheme, "nodes": nodes}});
+            let gateway = Gateway::with_yaml(driver, &format!("routes:\n- {route}"));
+            let mut client = gateway.connect();
+            client.send("GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+            let mut answer = Vec::new();
+            for event in 0..3 {
+                let wanted = format!("data: {event}\n\n");
+                while !String::from_utf8_lossy(&answer).contains(&wanted) {
+                    let piece = &mut [0; 1024];
+                    let length = client.stream().read(piece).unwrap();
+                    assert_ne!(length, 0, "{}", String::from_utf8_lossy(&answer));
+                    answer.extend_from_slice(&piece[..length]);
+                }
+                read.send(()).unwrap();
+            }
+        }
+    });
+}
+
 #[test]
 fn public_endpoints() {
     on_both_drivers(|driver| {

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::pubsub::{PubSub, masked, upgrade};
@@ -353,6 +355,7 @@ fn subscribers_of_a_partition_share_one_fetch() {
         let topic = topic(&kafka, "shared", driver);
         let gateway = gateway(driver, &[kafka.port]);
         let mut sessions: Vec<_> = (0..100).map(|_| PubSub::open(gateway.port(), "/kafka")).collect();
+        let began = Instant::now();
         let subscriptions: Vec<i64> =
             sessions.iter_mut().map(|session| session.subscribe(&topic, -1, 1000).0).collect();
         for round in 0..3 {
@@ -361,11 +364,60 @@ fn subscribers_of_a_partition_share_one_fetch() {
                 assert_eq!(session.pushed(*subscription, 20)[0].offset, round * 20);
             }
         }
+        // one for each of the messages at the very most, and two each second while there are none
+        let (all, took) = (fetches(&gateway, &topic), began.elapsed());
+        assert!(u128::from(all) < 70 + took.as_millis() / 490, "{all} fetches in {took:?}");
+        // one for both cores: it waits for half a second at its broker
+        let began = Instant::now();
+        std::thread::sleep(Duration::from_secs(3));
+        let (more, took) = (fetches(&gateway, &topic) - all, began.elapsed());
+        assert!(u128::from(more) <= 2 + took.as_millis() / 490, "{more} fetches in {took:?}");
         let log = gateway.read("logs/error.log");
         assert!(!log.contains("panic"), "{log}");
         // one for metadata, one for calls, one for the fetch; on a slow host some of them anew
         let connections = connections_to(&gateway, kafka.port);
         assert!(connections < 20, "{connections}");
+    });
+}
+
+/// How often brokers were asked for new messages of a topic.
+fn fetches(gateway: &Gateway, topic: &str) -> u64 {
+    let series = format!("apisix_pubsub_fetches_total{{system=\"kafka\",topic=\"{topic}\"}} ");
+    let page = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+    let line = page.lines().find_map(|line| line.strip_prefix(&series));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+/// Behind the messages of a transaction lies its end, which is no message.
+#[test]
+fn messages_of_transactions_are_served_and_their_ends_passed_over() {
+    let kafka = Kafka::shared();
+    on_both_drivers(|driver| {
+        let topic = topic(&kafka, "transaction", driver);
+        let gateway = gateway(driver, &[kafka.port]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let (subscription, _) = session.subscribe(&topic, -1, 1000);
+        for round in 0..2 {
+            kafka.transact(&topic, 0, "t", 3);
+            let messages = session.pushed(subscription, 3);
+            assert_eq!(
+                (texts(&messages), messages[0].offset),
+                (vec!["t1".into(), "t2".into(), "t3".into()], 4 * round)
+            );
+        }
+        // what lies at the end is not fetched again and again: each fetch waits for half a second at its broker
+        let (before, began) = (fetches(&gateway, &topic), Instant::now());
+        std::thread::sleep(Duration::from_secs(1));
+        let (more, took) = (fetches(&gateway, &topic) - before, began.elapsed());
+        assert!(u128::from(more) <= 3 + took.as_millis() / 490, "{more} fetches in {took:?}");
+        kafka.produce(&topic, 0, "m", 1);
+        assert_eq!(texts(&session.pushed(subscription, 1)), ["m1"]);
+        // from the beginning, from an end, and all of it by a subscription that comes late
+        assert_eq!(session.fetch(&topic, 0, 0).map(|messages| messages[0].offset), Ok(0));
+        assert_eq!(session.fetch(&topic, 0, 3).map(|messages| messages[0].offset), Ok(4));
+        assert_eq!(session.fetch(&topic, 0, 7).map(|messages| texts(&messages)), Ok(vec!["m1".into()]));
+        let (late, _) = session.subscribe(&topic, -2, 1000);
+        assert_eq!(texts(&session.pushed(late, 7)), ["t1", "t2", "t3", "t1", "t2", "t3", "m1"]);
     });
 }
 
@@ -421,6 +473,27 @@ fn a_reader_that_stands_still_holds_little_and_stops_nobody() {
         // who reads again misses none
         let messages = slow.pushed(slow_one, 40_000);
         assert!(messages.iter().zip(0..).all(|(message, offset)| message.offset == offset));
+    });
+}
+
+#[test]
+fn a_client_that_asks_and_never_reads_makes_little_wait() {
+    on_both_drivers(|driver| {
+        let kafka_route = yaml(&[route("kafka", &[free_port()], None, json!({}))]);
+        let gateway = Setup::new(driver, Source::Yaml(kafka_route)).http("send_timeout: 600s").start();
+        let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.write_all(upgrade("/kafka", "").as_bytes()).unwrap();
+        let ping = Command::Ping(Ping { state: "".into() });
+        let ping = masked(0x82, &Request { sequence: 1, command: Some(ping) }.encode_to_vec());
+        let pings = ping.repeat(4096);
+        stream.write_all(&pings).unwrap();
+        let before = gateway.peak_kib();
+        // until the gateway takes no more: the kernel's buffers are full, and so is what it keeps itself
+        let taken = (0..2000).take_while(|_| stream.write_all(&pings).is_ok()).count();
+        assert!(taken < 2000, "it takes pings without end");
+        let grown = (gateway.peak_kib() - before) / 1024;
+        assert!(grown < 12, "{grown} MiB wait, after {taken} times 4096 pings");
     });
 }
 

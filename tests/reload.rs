@@ -95,3 +95,26 @@ fn admin_keys_change_and_ports_do_not() {
     eventually("the warning", || gateway.logs().contains("changes that need a restart, not a reload"));
     assert_eq!(status("other"), 200);
 }
+
+/// apisix.yaml has no list of its own here, so that of config.yaml decides which of its routes are right.
+#[test]
+fn the_list_of_plugins_judges_the_routes_of_a_file() {
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let nodes = format!("upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}", upstream.port);
+    let routes = format!(
+        "routes:\n\
+         - {{uri: /open, {nodes}}}\n\
+         - {{uri: /guarded, plugins: {{key-auth: {{}}}}, {nodes}}}\n\
+         - {{uri: /limited, plugins: {{limit-count: {{count: 1, time_window: 60}}}}, {nodes}}}"
+    );
+    let gateway = Setup::new("epoll", Source::Yaml(routes)).rest("plugins: [key-auth]\n").start();
+    let statuses = || ["/open", "/guarded", "/limited"].map(|target| gateway.get(target).status);
+    assert_eq!(statuses(), [200, 401, 404]);
+    change(&gateway, "plugins: [key-auth]", "plugins: [limit-count]");
+    let mut seen = Vec::new();
+    eventually("the other list", || {
+        seen.push(statuses());
+        seen.last() == Some(&[200, 404, 503]) || seen.last() == Some(&[200, 404, 200])
+    });
+    assert!(seen.iter().all(|[open, guarded, _]| *open == 200 && *guarded != 200), "{seen:?}");
+}

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use common::{KEY, eventually, free_port};
+use serde_json::Value;
 
 /// Status and a part of the answer to each command, in their order.
 const EXPECTED: [(u16, &str); 24] = [
@@ -108,6 +109,16 @@ impl Gateway {
         (status, answer.to_owned())
     }
 
+    /// The object that was written, as it is shown afterwards. The answer names it.
+    fn stored(&self, answer: &str) -> Value {
+        let json = answer.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
+        let key = json.and_then(|json| json["key"].as_str()?.strip_prefix("/apisix/").map(str::to_owned));
+        let key = key.unwrap_or_else(|| panic!("no key of an object in {answer}"));
+        let path = format!("http://127.0.0.1:9080/apisix/admin/{key}");
+        let (_, shown) = self.run(&format!("curl {path} -H 'X-API-KEY: {KEY}'"));
+        serde_json::from_str::<Value>(&shown).unwrap_or_default()["value"].take()
+    }
+
     /// Host and key filled in.
     fn address(&self, command: &str) -> String {
         let here = format!("http://127.0.0.1:{}", self.port);
@@ -143,6 +154,22 @@ fn commands() -> Vec<String> {
     commands
 }
 
+/// What a command sends; `None` where the shell makes it.
+fn body(command: &str) -> Option<Value> {
+    let text = command.split_once("-d '")?.1.rsplit_once('\'')?.0;
+    Some(serde_json::from_str(text).expect("an accepted body is JSON"))
+}
+
+/// All that was sent is there; more may stand beside it.
+fn is_in(sent: &Value, stored: &Value) -> bool {
+    match (sent, stored) {
+        (Value::Object(sent), Value::Object(stored)) => {
+            sent.iter().all(|(name, sent)| stored.get(name).is_some_and(|stored| is_in(sent, stored)))
+        }
+        _ => sent == stored,
+    }
+}
+
 /// The shell blocks of docs/getting-started.md that begin with `# command N`.
 fn repaired() -> Vec<(usize, String)> {
     let text = fs::read_to_string("docs/getting-started.md").unwrap();
@@ -172,6 +199,11 @@ fn the_commands_of_the_documents_get_the_answers_of_apisix() {
         assert!(types <= 1, "{answer}");
         if got != status || !answer.contains(part) {
             wrong.push(format!("{name}: expected {status} with {part}\n  {command}\n  {got} {answer}"));
+        } else if let Some(sent) = (got < 300).then(|| body(command)).flatten() {
+            let stored = gateway.stored(&answer);
+            if !is_in(&sent, &stored) {
+                wrong.push(format!("{name}: {sent} is stored as {stored}"));
+            }
         }
     };
     for (at, (command, (status, part))) in commands.iter().zip(EXPECTED).enumerate() {

@@ -59,6 +59,32 @@ fn a_route_is_chosen_by_addresses_and_port() {
     });
 }
 
+/// t/stream-plugin/mqtt-proxy.t, TEST 5; t/stream-node/upstream-domain.t, TEST 6: what an end without a word would not say.
+#[test]
+fn a_session_without_an_upstream_is_reset() {
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, "");
+        let is_reset = |why: &str| {
+            let mut stream = connect(gateway.ports.proxied);
+            stream.write_all(b"hello").unwrap();
+            let ended = stream.read(&mut [0; 8]).map_err(|error| error.kind());
+            assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset), "{why}");
+            let mut silent = connect(gateway.ports.proxied);
+            assert_eq!(silent.read(&mut [0; 8]).unwrap(), 0, "{why}: who says nothing sees an end");
+        };
+        is_reset("no route");
+        let nobody = json!({"type": "roundrobin", "nodes": {format!("127.0.0.1:{}", free_port()): 1}});
+        gateway.put("/stream_routes/1", &json!({"upstream": nobody}));
+        is_reset("no upstream");
+        let echo = Echo::start("A");
+        let refused = json!({"ip-restriction": {"blacklist": ["127.0.0.1"]}});
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream(), "plugins": refused}));
+        is_reset("a plugin refuses");
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
+        assert_eq!(said(gateway.ports.proxied, "x"), "Axbye");
+    });
+}
+
 #[test]
 fn upstreams_and_services_are_referred_to() {
     on_both_drivers(|driver| {
@@ -180,6 +206,47 @@ fn proxy_headers_in_and_out() {
         assert_eq!(answer, format!("APROXY TCP4 192.0.2.7 127.0.0.1 4000 {third}\r\nxbye"));
         gateway.put("/stream_routes/1", &json!({"remote_addr": "192.0.2.7", "upstream": echo.upstream()}));
         assert_eq!(said(gateway.ports.proxied, &format!("{header}x")), "Axbye", "the balancer is believed");
+    });
+}
+
+/// t/cli/test_stream_port_range.sh
+#[test]
+fn each_port_of_a_range_serves() {
+    on_both_drivers(|driver| {
+        let first =
+            std::iter::repeat_with(|| (free_port(), free_port())).find(|(a, b)| a + 1 == *b).unwrap().0;
+        let range = format!(
+            "proxy_mode: http&stream\nstream_proxy: {{tcp: [\"127.0.0.1:{first}-{}\"]}}\n",
+            first + 1
+        );
+        let gateway = Setup::new(driver, Source::Embedded).apisix(&range).start();
+        let echo = Echo::start("A");
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
+        for port in [first, first + 1] {
+            assert_eq!(said(port, "x"), "Axbye", "{port}");
+        }
+    });
+}
+
+/// t/cli/test_prometheus_stream.sh
+#[test]
+fn without_http_there_are_metrics_all_the_same() {
+    on_both_drivers(|driver| {
+        let echo = Echo::start("A");
+        let objects = format!(
+            "stream_routes:\n- {{id: 1, plugins: {{prometheus: {{}}}}, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+            echo.port
+        );
+        let gateway = Setup::new(driver, Source::Yaml(objects))
+            .apisix("proxy_mode: stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n")
+            .rest("plugins: []\nstream_plugins: [prometheus]\n")
+            .start();
+        assert!(TcpStream::connect(("127.0.0.1", gateway.port())).is_err(), "HTTP is served");
+        assert_eq!(said(gateway.ports.proxied, "x"), "Axbye");
+        let metrics = || get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+        for line in ["apisix_stream_connection_total{route=\"1\"} 1\n", "apisix_node_info{hostname="] {
+            eventually(line, || metrics().contains(line));
+        }
     });
 }
 

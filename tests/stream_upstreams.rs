@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::streams::{Echo, connect, listening, listening_tls, listening_udp, mirror, said, said_by_tls};
 use common::*;
@@ -195,5 +196,21 @@ fn a_session_that_lasts_is_counted_meanwhile() {
         drop(stream);
         eventually("all of it, once", || counted("ingress", "downstream") == sent);
         eventually("all of it, once", || counted("ingress", "upstream") > sent);
+    });
+}
+
+/// t/cli/test_dns.sh
+#[test]
+fn names_are_asked_of_the_resolver_that_is_configured() {
+    on_both_drivers(|driver| {
+        let address = Arc::new(Mutex::new([127, 0, 0, 1]));
+        let dns = name_server(address.clone());
+        let gateway = listening(driver).apisix(&format!("dns_resolver: [\"127.0.0.1:{dns}\"]\n")).start();
+        let echo = Echo::start("A");
+        let nodes = json!([{"host": "sd.test.local", "port": echo.port, "weight": 1}]);
+        gateway.put("/stream_routes/1", &json!({"upstream": {"type": "roundrobin", "nodes": nodes}}));
+        assert_eq!(said(gateway.ports.proxied, "x"), "Axbye");
+        *address.lock().unwrap() = [127, 0, 0, 99];
+        eventually("nobody listens at the new address", || said(gateway.ports.proxied, "x").is_empty());
     });
 }

@@ -15,6 +15,40 @@ fn post(client: &mut Client, fields: &str, body: &str) -> Response {
     client.send(body).response()
 }
 
+#[test]
+fn a_route_that_the_body_rules_out_leaves_nothing_behind() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok("served"));
+        let route = |id: &str, uri: &str, vars: &str, priority: u32| {
+            format!(
+                "- {{id: {id}, uri: \"{uri}\", vars: [{vars}], priority: {priority}, \
+                 upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}, type: roundrobin}}}}\n",
+                upstream.port
+            )
+        };
+        let routes = [
+            route("named", "/p/:name", r#"["post_arg_a", "~=", "no"]"#, 10),
+            route("rest", "/p/*", r#"["post_arg_b", "==", "yes"]"#, 1),
+        ];
+        let gateway = Setup::new(driver, Source::Yaml(format!("routes:\n{}", routes.concat())))
+            .workers(1)
+            .apisix("router: {http: radixtree_uri_with_parameter}")
+            .http("access_log_format: \"$status route $route_id name $uri_param_name.\"")
+            .start();
+        for body in ["a=yes", "a=no&b=yes", "a=no"] {
+            let text = format!(
+                "POST /p/jack HTTP/1.1\r\nHost: a\r\n{FORM}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            ask(gateway.port(), text.as_bytes());
+        }
+        let log = gateway.read_until("logs/access.log", "404 ");
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines[..2], ["200 route named name jack.", "200 route rest name -."]);
+        assert_eq!(lines[2], "404 route - name -.");
+    });
+}
+
 /// t/node/vars.t, t/router/graphql.t: conditions look into the body, which then goes upstream as it came.
 #[test]
 fn conditions_look_into_bodies() {
@@ -30,6 +64,7 @@ fn conditions_look_into_bodies() {
             r#"["post_arg_k", "==", "form v"]"#,
             r#"["post_arg.a.b", "==", "deep"]"#,
             r#"["post_arg.parts[*].type", "has", "image"]"#,
+            r#"["post_arg.admin", "==", true], ["post_arg.age", "in", [5]]"#,
             r#"["graphql_root_fields", "has", "owner"], ["graphql_operation", "==", "query"]"#,
         ];
         let routes: String = vars.into_iter().map(route).collect();
@@ -42,6 +77,8 @@ fn conditions_look_into_bodies() {
             (JSON, r#"{"a":["b"]}"#, 404),
             (JSON, r#"{"parts":[{"type":"text"},{"type":"image"}]}"#, 200),
             (JSON, r#"{"parts":[{"type":"text"}]}"#, 404),
+            (JSON, r#"{"admin":true,"age":5}"#, 200),
+            (JSON, r#"{"admin":"true","age":"5"}"#, 404),
             (JSON, r#"{"query":"query{owner{name}}"}"#, 200),
             ("", "{ repo owner { name } }", 200),
             ("", "mutation { owner }", 404),
@@ -123,6 +160,29 @@ fn a_websocket_route_passes_connection_on() {
         let answer = request(gateway.port(), "GET", "/a", "Host: x\r\nConnection: close\r\n");
         assert_eq!(answer.status, 200);
         assert_eq!(upstream.last().header("connection"), Some("close"));
+    });
+}
+
+/// t/core/trusted-addresses.t, TEST 17 and 19: who is not trusted cannot forge the chain, but what he sent can be logged.
+#[test]
+fn the_chain_that_an_untrusted_client_sent_can_be_read() {
+    on_both_drivers(|driver| {
+        for (trusted, upstream_sees) in
+            [("trusted_addresses: [10.0.0.0/8]", "127.0.0.1"), ("", "9.9.9.9, 127.0.0.1")]
+        {
+            let upstream = Upstream::mirror();
+            let yaml = format!(
+                "routes:\n- {{uri: /a, plugins: {{response-rewrite: {{headers: {{set: {{X-Sent: \"$original_x_forwarded_for\", \
+                 X-Now: \"$http_x_forwarded_for\"}}}}}}}}, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}, type: roundrobin}}}}",
+                upstream.port
+            );
+            let gateway = Setup::new(driver, Source::Yaml(yaml)).apisix(trusted).start();
+            let answer = request(gateway.port(), "GET", "/a", "Host: x\r\nX-Forwarded-For: 9.9.9.9\r\n");
+            assert_eq!(answer.header("x-sent"), Some("9.9.9.9"), "{trusted}");
+            let now = answer.header("x-now").filter(|now| !now.is_empty());
+            assert_eq!(now, trusted.is_empty().then_some("9.9.9.9"), "{trusted}");
+            assert_eq!(upstream.last().header("x-forwarded-for"), Some(upstream_sees), "{trusted}");
+        }
     });
 }
 

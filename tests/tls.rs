@@ -50,10 +50,16 @@ struct Stays(StreamOwned<ClientConnection, TcpStream>);
 
 impl Stays {
     fn connect(gateway: &Gateway, name: &'static str) -> Stays {
+        Stays::behind(b"", gateway.ports.proxied, name)
+    }
+
+    /// On this port, with these bytes before the handshake.
+    fn behind(header: &[u8], port: u16, name: &'static str) -> Stays {
         let config = trust::client_config(&Trust::Anyone, None, &[]).unwrap();
         let name = ServerName::try_from(name).unwrap();
-        let tcp = TcpStream::connect(("127.0.0.1", gateway.ports.proxied)).unwrap();
+        let mut tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        tcp.write_all(header).unwrap();
         Stays(StreamOwned::new(ClientConnection::new(config, name).unwrap(), tcp))
     }
 
@@ -366,6 +372,32 @@ fn long_bodies_pass_both_ways() {
             assert_eq!(got.stdout.len(), long.len(), "{}", String::from_utf8_lossy(&got.stderr));
             assert!(body(&got) == long);
         }
+    });
+}
+
+/// t/cli/test_main.sh
+#[test]
+fn the_proxy_header_comes_before_tls() {
+    on_both_drivers(|driver| {
+        let pki = Pki::new(&format!("proxied-{driver}"));
+        pki.make("own", "ec", "DNS:a.x.test", None);
+        let (upstream, port) = (Upstream::answering(ok("hi")), free_port());
+        let proxied = format!(
+            "ssl: {{enable: true, listen: [{{ip: 127.0.0.1, port: $PROXIED}}]}}\nproxy_protocol: {{listen_https_port: {port}}}"
+        );
+        let setup = Setup::new(driver, Source::Embedded).apisix(&proxied);
+        let gateway = setup.http("real_ip_header: proxy_protocol").start();
+        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+        gateway.put("/routes/1", &json!({"uri": "/*", "upstream": {"type": "roundrobin", "nodes": nodes}}));
+        gateway.put("/ssls/own", &pki.ssl("own", &["a.x.test"]));
+        let mut client = Stays::behind(b"PROXY TCP4 10.9.8.7 10.0.0.1 5678 443\r\n", port, "a.x.test");
+        assert_eq!(client.get(), "hi");
+        assert_eq!(upstream.last().header("x-real-ip"), Some("10.9.8.7"));
+        assert_eq!(Stays::connect(&gateway, "a.x.test").get(), "hi", "the other port wants none");
+        assert_eq!(upstream.last().header("x-real-ip"), Some("127.0.0.1"));
+        let mut without = Client::connect(port);
+        without.send(GET);
+        without.closed();
     });
 }
 

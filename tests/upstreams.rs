@@ -2,13 +2,14 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::*;
+use serde_json::{Value, json};
 
 /// Two or more servers that answer with their number.
 fn numbered(count: usize) -> Vec<Upstream> {
@@ -56,7 +57,7 @@ fn chash_is_sticky_on_every_core() {
                      \"127.0.0.1:$1\": 1, \"127.0.0.1:$2\": 1, \"127.0.0.1:$3\": 1}}";
         let gateway = with(driver, &servers, nodes);
         let mut places = HashMap::new();
-        let mut used = std::collections::HashSet::new();
+        let mut used = HashSet::new();
         for turn in 0..4 {
             for user in 0..20 {
                 // a connection each: they land on all cores
@@ -253,28 +254,6 @@ fn an_upstream_that_takes_no_body_is_a_504() {
     });
 }
 
-/// A name server that says what it is told: one address for every name.
-fn name_server(address: Arc<Mutex<[u8; 4]>>) -> u16 {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        let mut question = [0; 512];
-        while let Ok((length, from)) = socket.recv_from(&mut question) {
-            // the question as it came, up to its type and class (RFC 1035 section 4)
-            let name = question[12..length].iter().position(|byte| *byte == 0).unwrap();
-            let mut answer = question[..12 + name + 5].to_vec();
-            let is_a = question[12 + name + 2] == 1;
-            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, is_a.into(), 0, 0, 0, 0]);
-            if is_a {
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]); // its time to live: a second
-                answer.extend(*address.lock().unwrap());
-            }
-            let _ = socket.send_to(&answer, from);
-        }
-    });
-    port
-}
-
 #[test]
 fn a_name_that_moves_is_followed() {
     on_both_drivers(|driver| {
@@ -361,6 +340,56 @@ fn connections_are_kept_as_long_as_the_pool_says() {
     });
 }
 
+/// The name that TLS asks for may be the client's, so that the node alone does not tell which connections will do.
+#[test]
+fn connections_to_https_upstreams_are_kept() {
+    on_both_drivers(|driver| {
+        let nginx = Nginx::start("");
+        let route = |keep: &str| {
+            let nodes = format!("nodes: {{\"127.0.0.1:{}\": 1}}", nginx.tls_port);
+            format!("routes:\n- {{id: 1, uri: /*, upstream: {{scheme: https, {nodes}{keep}}}}}")
+        };
+        let of_five = ", keepalive_pool: {size: 4, idle_timeout: 60, requests: 5}";
+        for (keep, connections) in [("", 1), (of_five, 4)] {
+            let gateway = Setup::new(driver, Source::Yaml(route(keep))).workers(1).start();
+            let mut client = gateway.connect();
+            let mut used = |host: &str| {
+                let answer = client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).response();
+                assert_eq!((answer.status, answer.header("got-sni")), (200, Some(host)));
+                answer.header("got-connection").unwrap().to_string()
+            };
+            let mut of_name = |host| (0..20).map(|_| used(host)).collect::<HashSet<String>>();
+            let (one, other) = (of_name("one.test"), of_name("other.test"));
+            assert_eq!((one.len(), other.len()), (connections, connections), "{keep}");
+            assert!(one.is_disjoint(&other), "a connection is of one name");
+        }
+    });
+}
+
+/// t/cli/test_main.sh
+#[test]
+fn connections_are_kept_as_config_yaml_says() {
+    on_both_drivers(|driver| {
+        let server = Upstream::answering(ok("x"));
+        let setup = |keep: &str| {
+            let setup = Setup::new(driver, Source::Yaml(everything_to(server.port))).workers(1);
+            setup.http(&format!("upstream: {{{keep}}}")).start()
+        };
+        let mut before = 0;
+        for (keep, connections) in
+            [("keepalive: 32, keepalive_requests: 5, keepalive_timeout: 60s", 4), ("keepalive: 0", 20)]
+        {
+            let gateway = setup(keep);
+            let mut client = gateway.connect();
+            for _ in 0..20 {
+                assert_eq!(client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 200);
+            }
+            assert_eq!(server.connections() - before, connections, "{keep}");
+            before = server.connections();
+        }
+    });
+}
+
 #[test]
 fn connections_that_rest_are_closed_when_the_pool_says() {
     on_both_drivers(|driver| {
@@ -418,6 +447,41 @@ fn https_upstreams() {
     });
 }
 
+/// t/cli/test_upstream_mtls.sh
+#[test]
+fn a_snippet_has_every_https_upstream_verified() {
+    const PEMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport/tests");
+    let pem = |name: &str| std::fs::read_to_string(format!("{PEMS}/{name}")).unwrap();
+    on_both_drivers(|driver| {
+        let nginx = Nginx::start(&format!("ssl_client_certificate {PEMS}/ca.pem; ssl_verify_client on;"));
+        let answer = |trusted: &str, host: &str| {
+            let route = json!({"id": 1, "uri": "/*", "upstream": {
+                "scheme": "https", "pass_host": "rewrite", "upstream_host": host, "type": "roundrobin",
+                "nodes": {format!("127.0.0.1:{}", nginx.tls_port): 1},
+                "tls": {"client_cert": pem("client.pem"), "client_key": pem("client.key.pem")}}});
+            let gateway = Setup::new(driver, Source::Yaml(format!("routes:\n- {route}")))
+                .apisix(&format!("ssl: {{enable: false, ssl_trusted_certificate: {trusted}}}\n"))
+                .nginx("http_server_configuration_snippet: |\n  proxy_ssl_verify on;\n")
+                .start();
+            (gateway.get("/").status, gateway)
+        };
+        let trusted = format!("{PEMS}/ca.pem");
+        assert_eq!(answer(&trusted, "server.example").0, 200);
+        for (trusted, host, why) in [
+            ("system", "server.example", "invalid peer certificate: UnknownIssuer"),
+            (
+                &*trusted,
+                "other.example",
+                "invalid peer certificate: certificate not valid for name \"other.example\"",
+            ),
+        ] {
+            let (status, gateway) = answer(trusted, host);
+            assert_eq!(status, 502, "{trusted} {host}");
+            gateway.read_until("logs/error.log", why);
+        }
+    });
+}
+
 #[test]
 fn https_upstreams_by_http_2() {
     on_both_drivers(|driver| {
@@ -430,7 +494,7 @@ fn https_upstreams_by_http_2() {
             nginx.tls_port
         );
         let gateway = Setup::new(driver, Source::Yaml(text.clone())).workers(1).start();
-        let mut connections = std::collections::HashSet::new();
+        let mut connections = HashSet::new();
         for _ in 0..10 {
             let answer = gateway.get("/s?x=1");
             assert_eq!((answer.status, answer.header("got-version")), (200, Some("HTTP/2.0")), "{answer}");
@@ -524,6 +588,82 @@ fn active_checks_take_a_node_out_and_back() {
         let probed = probes.lock().unwrap().len();
         assert!(probed < 60, "probed once a process, not once a core: {probed}");
     });
+}
+
+/// Two nodes, the first of which is out: its checks get this status.
+fn with_one_node_out() -> (Gateway, [Upstream; 2], Arc<AtomicU16>) {
+    let status = Arc::new(AtomicU16::new(500));
+    let answered = status.clone();
+    let first = Upstream::start(move |conn| {
+        while let Some(request) = conn.head() {
+            let answer = match (&*request.target, answered.load(Ordering::SeqCst)) {
+                ("/status", 500) => "HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n".to_string(),
+                _ => ok("first"),
+            };
+            if conn.send(answer).is_err() {
+                return;
+            }
+        }
+    });
+    let servers = [first, Upstream::answering_unseen(ok("second"))];
+    let gateway = Setup::new("epoll", Source::Embedded).start();
+    gateway.put("/upstreams/1", &checked(&servers, 0));
+    gateway.put("/routes/1", &json!({"uri": "/*", "upstream_id": "1"}));
+    eventually("the first node is out", || twenty(&gateway).iter().all(|node| node == "second"));
+    (gateway, servers, status)
+}
+
+/// The upstream of [`with_one_node_out`], without so many of its first nodes.
+fn checked(servers: &[Upstream], without: usize) -> Value {
+    let node = |server: &Upstream| json!({"host": "127.0.0.1", "port": server.port, "weight": 1});
+    json!({
+        "nodes": servers.iter().skip(without).map(node).collect::<Vec<_>>(),
+        "checks": {"active": {
+            "http_path": "/status",
+            "healthy": {"interval": 1, "successes": 1},
+            "unhealthy": {"interval": 1, "http_failures": 1},
+        }},
+    })
+}
+
+fn twenty(gateway: &Gateway) -> Vec<String> {
+    (0..20).map(|_| gateway.get("/").text()).collect()
+}
+
+fn first_serves(gateway: &Gateway) {
+    eventually("the first node serves", || twenty(gateway).iter().any(|node| node == "first"));
+}
+
+#[test]
+fn a_node_that_was_out_serves_when_it_is_put_there_again() {
+    let (gateway, servers, status) = with_one_node_out();
+    gateway.put("/upstreams/1", &checked(&servers, 1));
+    assert!(twenty(&gateway).iter().all(|node| node == "second"));
+    status.store(200, Ordering::SeqCst);
+    gateway.put("/upstreams/1", &checked(&servers, 0));
+    first_serves(&gateway);
+}
+
+#[test]
+fn a_node_that_was_out_serves_where_nothing_checks_it() {
+    let (gateway, servers, _broken) = with_one_node_out();
+    let mut unchecked = checked(&servers, 0);
+    unchecked.as_object_mut().unwrap().remove("checks");
+    gateway.put("/upstreams/1", &unchecked);
+    first_serves(&gateway);
+}
+
+#[test]
+fn a_node_that_was_out_serves_after_its_upstream_was_deleted() {
+    let (gateway, servers, status) = with_one_node_out();
+    gateway.delete("/routes/1");
+    gateway.delete("/upstreams/1");
+    status.store(200, Ordering::SeqCst);
+    // longer than the prober keeps the states of upstreams that have gone
+    std::thread::sleep(Duration::from_secs(11));
+    gateway.put("/upstreams/1", &checked(&servers, 0));
+    gateway.put("/routes/1", &json!({"uri": "/*", "upstream_id": "1"}));
+    first_serves(&gateway);
 }
 
 #[test]

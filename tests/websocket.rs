@@ -126,6 +126,40 @@ fn an_extended_connect_is_an_upgrade_for_its_upstream() {
     });
 }
 
+/// Each tunnel counts for its node while it is open, and no longer.
+#[test]
+fn a_tunnel_that_has_ended_is_no_load() {
+    on_both_drivers(|driver| {
+        let (strong, weak) = (echo(), echo());
+        let nodes = format!("{{\"127.0.0.1:{}\": 3, \"127.0.0.1:{}\": 1}}", strong.port, weak.port);
+        let objects = format!(
+            "routes:\n- {{id: 1, uri: /ws, enable_websocket: true, upstream: {{type: least_conn, nodes: {nodes}}}}}"
+        );
+        let gateway = Setup::new(driver, Source::Yaml(objects)).workers(1).start();
+        for _ in 0..4 {
+            let mut client = gateway.connect();
+            client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+            assert_eq!(client.response().status, 101);
+            assert_eq!(client.bytes(5), b"first");
+            client.shut();
+            client.closed();
+        }
+        with_client(gateway.port(), async |client| {
+            for _ in 0..4 {
+                let (_, mut from, mut to) = open(&client, "/ws", "websocket").await.unwrap();
+                assert_eq!(bytes(&mut from, 5).await, b"first");
+                to.send_data(Bytes::new(), true).unwrap();
+                is_end(from.data().await);
+            }
+        });
+        assert_eq!((strong.requests().len(), weak.requests().len()), (8, 0));
+        let log = gateway.read_until("logs/access.log", "HTTP/2.0");
+        let line = log.lines().find(|line| line.contains(" 101 ")).unwrap();
+        let (_, times) = line.split_once(&format!("127.0.0.1:{} 101 ", strong.port)).unwrap();
+        assert!(times.starts_with("0."), "how long the upstream served: {line}");
+    });
+}
+
 #[test]
 fn a_success_without_a_switch_is_none() {
     on_both_drivers(|driver| {

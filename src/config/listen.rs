@@ -1,6 +1,7 @@
 //! Ports: which are asked for, and which of them are in each other's way (apisix/cli/ops.lua).
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use super::read::Reader;
 use super::types::{Admin, Listen};
@@ -46,7 +47,7 @@ impl Reader<'_> {
 }
 
 /// Reads every port and names the conflicts.
-pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
+pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>, home: &Path) -> Ports {
     let mut ports = Ports::default();
     // (port, name as APISIX's messages have it, line)
     let mut taken: Vec<(u16, &str)> = Vec::new();
@@ -110,15 +111,27 @@ pub(super) fn read(r: &mut Reader<'_>, admin: Option<&Admin>) -> Ports {
     }
     ports.listen.http3 = http3;
     ports.listen.http3.retain(|address| ports.listen.ssl.contains(address));
-    let trusted = r.text("apisix.ssl.ssl_trusted_certificate").filter(|path| path != "system");
-    for path in trusted.iter().flat_map(|paths| paths.split(',')).map(str::trim) {
-        if path != "system" && !std::path::Path::new(path).exists() {
-            let line = r.line("apisix.ssl.ssl_trusted_certificate");
-            r.notes.error(line, format!("certificate path {path} doesn't exist"));
-        }
-    }
-    ports.listen.trusted_certificate = trusted.map(std::path::PathBuf::from);
+    ports.listen.trusted_certificate = trusted(r, home);
     ports
+}
+
+/// `ssl_trusted_certificate`: places separated by commas, each a file or `system`.
+fn trusted(r: &mut Reader<'_>, home: &Path) -> Option<PathBuf> {
+    const OPTION: &str = "apisix.ssl.ssl_trusted_certificate";
+    let text = r.text(OPTION).filter(|text| text != "system")?;
+    let mut places = Vec::new();
+    for place in text.split(',').map(str::trim) {
+        if place == "system" {
+            places.push(place.to_owned());
+            continue;
+        }
+        let path = home.join(place);
+        if !path.exists() {
+            r.notes.error(r.line(OPTION), format!("certificate path {} doesn't exist", path.display()));
+        }
+        places.push(path.to_string_lossy().into_owned());
+    }
+    Some(places.join(",").into())
 }
 
 /// An address, and `[::]` beside the IPv4 wildcard if IPv6 is on.

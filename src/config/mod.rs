@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 pub mod admin_key;
 pub mod args;
+mod discovery;
 mod listen;
 pub mod merge;
 pub mod options;
@@ -201,6 +202,7 @@ fn assemble(text: Option<&str>, place: Place, env: Environment<'_>) -> Result<Lo
     merge::overlay(&mut merged, tree);
     etcd_host_from_env(&mut merged, env, &mut notes);
     schema::check(&merged, &mut notes);
+    discovery::check(&merged, &mut notes);
     if !notes.errors.is_empty() {
         return Err(Failure { errors: notes.errors });
     }

@@ -106,7 +106,7 @@ pub(super) fn config(
     let mut http = read_http::http(&mut r, &place.home);
     let mut streams = read_stream::streams(&mut r, &place.home);
     read_http::snippets(&mut r, source, &mut http, &mut streams);
-    let mut ports = listen::read(&mut r, admin.as_ref());
+    let mut ports = listen::read(&mut r, admin.as_ref(), &place.home);
     if r.text("apisix.proxy_mode").as_deref() == Some("stream") {
         let Listen { trusted_certificate, .. } = std::mem::take(&mut ports.listen);
         ports.listen.trusted_certificate = trusted_certificate;

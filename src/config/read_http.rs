@@ -44,6 +44,7 @@ pub(super) fn http(r: &mut Reader<'_>, home: &Path) -> Http {
         }),
         charset,
         proxy_ssl_server_name: r.is(&at("proxy_ssl_server_name")),
+        proxy_ssl_verify: false,
         upstream: UpstreamKeepalive {
             connections: r.number(&at("upstream.keepalive"), 0),
             requests: r.number(&at("upstream.keepalive_requests"), 1000),

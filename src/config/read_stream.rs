@@ -101,10 +101,11 @@ fn parse(text: &str) -> Result<(IpAddr, std::ops::RangeInclusive<u16>), String> 
         "localhost" => Ipv4Addr::LOCALHOST.into(),
         host => units::ip(host).ok_or_else(|| format!("invalid address: {host}"))?,
     };
-    let port = |text: &str| match text.parse::<u64>() {
+    let port = |digits: &str| match digits.parse::<u64>() {
         Ok(port @ 1..=65535) => Ok(port as u16),
-        Ok(_) => Err(format!("port out of range (1-65535): {text}")),
-        Err(_) => Err(format!("invalid port: {text}")),
+        Ok(_) => Err(format!("port out of range (1-65535): {digits}")),
+        Err(_) if ports.is_empty() => Err(format!("missing port: {text}")),
+        Err(_) => Err(format!("invalid port format: {text}")),
     };
     let Some((first, last)) = ports.split_once('-') else {
         let port = port(ports)?;
@@ -112,7 +113,7 @@ fn parse(text: &str) -> Result<(IpAddr, std::ops::RangeInclusive<u16>), String> 
     };
     let (first, last) = (port(first)?, port(last)?);
     if first > last {
-        return Err(format!("invalid port range (start > end): {ports}"));
+        return Err(format!("invalid port range (start > end): {text}"));
     }
     Ok((ip, first..=last))
 }
@@ -143,6 +144,7 @@ mod tests {
         load_text(text, &|_| None).map_err(|failure| failure.to_string()).unwrap().config
     }
 
+    /// t/cli/test_stream_port_range.sh
     #[test]
     fn addresses_ports_and_ranges() {
         for (text, outcome) in [
@@ -155,13 +157,56 @@ mod tests {
             ("65536", Err("port out of range (1-65535): 65536")),
             ("2100-2000", Err("invalid port range (start > end): 2100-2000")),
             ("a.b:1", Err("invalid address: a.b")),
-            ("x", Err("invalid port: x")),
+            ("x", Err("invalid port format: x")),
+            ("0-100", Err("port out of range (1-65535): 0")),
+            ("100-70000", Err("port out of range (1-65535): 70000")),
+            ("127.0.0.1:0", Err("port out of range (1-65535): 0")),
+            ("127.0.0.1:65536", Err("port out of range (1-65535): 65536")),
+            ("127.0.0.1:3000-2000", Err("invalid port range (start > end): 127.0.0.1:3000-2000")),
+            ("80.5", Err("invalid port format: 80.5")),
+            ("1e3", Err("invalid port format: 1e3")),
+            ("127.0.0.1:", Err("missing port: 127.0.0.1:")),
+            ("", Err("missing port: ")),
         ] {
             let expected = outcome
                 .map(|(ip, first, last): (&str, u16, u16)| (ip.parse().unwrap(), first..=last))
                 .map_err(str::to_owned);
             assert_eq!(parse(text), expected, "{text}");
         }
+    }
+
+    /// Ports, whether they have TLS, and where the PROXY header is taken and sent.
+    fn tcp(text: &str) -> Vec<(u16, bool, bool, bool)> {
+        let listeners = load(text).streams.tcp.into_iter();
+        listeners.map(|l| (l.address.port(), l.tls, l.proxy_protocol, l.proxy_protocol_to_upstream)).collect()
+    }
+
+    /// t/cli/test_stream_proxy_protocol.sh
+    #[test]
+    fn a_listener_goes_before_what_is_global() {
+        let tcp = |global: &str, list: &str| {
+            tcp(&format!(
+                "apisix: {{proxy_mode: http&stream, proxy_protocol: {{{global}}}, stream_proxy: {{tcp: [{list}], udp: \
+                 [9200]}}}}"
+            ))
+        };
+        assert_eq!(tcp("", "9100"), [(9100, false, false, false)]);
+        assert_eq!(
+            tcp("enable_tcp_pp: true", "9100, {addr: 9101, proxy_protocol: false}"),
+            [(9100, false, true, false), (9101, false, false, false)]
+        );
+        assert_eq!(
+            tcp("enable_tcp_pp_to_upstream: true", "9100, {addr: 9101, proxy_protocol_to_upstream: false}"),
+            [(9100, false, false, true), (9101, false, false, false)]
+        );
+        assert_eq!(
+            tcp("", "9100, {addr: '127.0.0.1:9101-9102', tls: true, proxy_protocol_to_upstream: true}"),
+            [(9100, false, false, false), (9101, true, false, true), (9102, true, false, true)]
+        );
+        let trusted =
+            |stream: &str| load(&format!("nginx_config: {{stream: {{{stream}}}}}")).streams.real_ip_from;
+        assert_eq!(trusted(""), []);
+        assert_eq!(trusted("real_ip_from: [192.168.1.0/24, 10.0.0.0/8]").len(), 2);
     }
 
     #[test]

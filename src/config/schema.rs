@@ -9,8 +9,11 @@ use crate::model::schema::Schema;
 use crate::model::schemas::ip_or_net;
 
 /// Each option by its path, with its schema.
-fn checked() -> [(&'static str, Value); 9] {
-    let texts = json!({"type": "array", "minItems": 1, "items": {"type": "string"}});
+fn checked() -> [(&'static str, Value); 10] {
+    let list_of = |item: Value| json!({"type": "array", "minItems": 1, "items": item});
+    let texts = list_of(json!({"type": "string"}));
+    // What a process can hand on in its environment.
+    let variables = list_of(json!({"type": "string", "pattern": r"\A[^\x00-\x1f]*\z"}));
     let port = json!([{"type": "integer"}, {"type": "string"}]);
     let listeners = |kinds: Value| json!({"type": "array", "minItems": 1, "items": {"anyOf": kinds}, "uniqueItems": true});
     let listener = json!({
@@ -45,7 +48,12 @@ fn checked() -> [(&'static str, Value); 9] {
         "required": ["name", "file", "priority"],
     });
     [
-        ("apisix.dns_resolver", texts.clone()),
+        // How long the keys are says read.rs: what is wrong with one is said without showing it.
+        (
+            "apisix.data_encryption.keyring",
+            json!({"anyOf": [{"type": "array", "minItems": 1}, {"type": "string"}]}),
+        ),
+        ("apisix.dns_resolver", texts),
         ("apisix.dns_resolver_valid", json!({"type": "integer"})),
         ("apisix.lua_module_hook", json!({"pattern": "^[a-zA-Z._-]+$"})),
         (
@@ -58,17 +66,21 @@ fn checked() -> [(&'static str, Value); 9] {
             "apisix.trusted_addresses",
             json!({"type": "array", "minItems": 1, "items": {"anyOf": ip_or_net()}, "uniqueItems": true}),
         ),
-        ("nginx_config.envs", texts),
+        ("nginx_config.envs", variables),
         ("wasm.plugins", json!({"type": "array", "minItems": 1, "items": wasm})),
     ]
+}
+
+/// Why a schema refuses a value, if it does.
+pub(super) fn refusal(schema: Value, node: &Node) -> Option<String> {
+    Schema::compile(schema).and_then(|schema| schema.check(&node.to_json())).err()
 }
 
 /// Checks the options that are there.
 pub(super) fn check(tree: &Node, notes: &mut Notes) {
     for (path, schema) in checked() {
         let Some(node) = path.split('.').try_fold(tree, |node, step| node.get(step)) else { continue };
-        let outcome = Schema::compile(schema).and_then(|schema| schema.check(&node.to_json()));
-        if let Err(why) = outcome {
+        if let Some(why) = refusal(schema, node) {
             let place: String =
                 path.split('.').map(|step| format!("property \"{step}\" validation failed: ")).collect();
             notes.error(node.line, format!("failed to validate config: {place}{why}"));
@@ -112,7 +124,23 @@ mod tests {
             ),
             ("apisix: {dns_resolver: []}", "expect array to have at least 1 items"),
             ("apisix: {proxy_cache: {zones: [{name: a}]}}", "value should match only one schema"),
+            (
+                "apisix: {lua_module_hook: example/my_hook}",
+                "property \"lua_module_hook\" validation failed: failed to match pattern",
+            ),
+            (
+                "apisix: {data_encryption: {keyring: []}}",
+                "property \"keyring\" validation failed: object matches none of the required",
+            ),
+            (
+                "nginx_config: {envs: [A, \"B=b\\nc\"]}",
+                "property \"envs\" validation failed: failed to validate item 2: failed to match pattern",
+            ),
             ("apisix: {stream_proxy: {tcp: [{tls: true}]}}", "object matches none of the required"),
+            (
+                "apisix: {stream_proxy: {tcp: [80.5]}}",
+                "failed to validate item 1: object matches none of the required",
+            ),
             ("wasm: {plugins: [{name: a, file: b}]}", "property \"priority\" is required"),
         ] {
             assert!(error(text).contains(why), "{text}: {}", error(text));
@@ -121,6 +149,12 @@ mod tests {
             "apisix: {dns_resolver_valid: 30}",
             "apisix: {stream_proxy: {tcp: ['localhost:9100', 9101, {addr: 9102, tls: true}], udp: [9200]}}",
             "apisix: {proxy_cache: {zones: [{name: a, memory_size: 1m}]}}",
+            "apisix: {proxy_cache: {zones: [{name: a, disk_path: /tmp/a, disk_size: 100m, memory_size: 20m, \
+             cache_levels: '1:2'}]}}",
+            "apisix: {lua_module_hook: my_hook}",
+            "apisix: {data_encryption: {keyring: [qeddd145sfvddff3qeddd145sfvddff3, qeddd145sfvddff3]}}",
+            "apisix: {data_encryption: {keyring: ~}}",
+            r#"nginx_config: {envs: [A, A=a b, "A=a\"b\\c"]}"#,
         ] {
             assert_eq!(error(text), "accepted", "{text}");
         }

@@ -181,6 +181,7 @@ fn set(name: &str, args: &[String], http: &mut Http) -> Option<Outcome> {
         "proxy_next_upstream" => http.proxy.next_upstream = next_upstream(args)?,
         "proxy_next_upstream_tries" => http.proxy.next_upstream_tries = number()?,
         "proxy_next_upstream_timeout" => http.proxy.next_upstream_timeout_ms = ms()?,
+        "proxy_ssl_verify" => http.proxy_ssl_verify = on_off(first?)?,
         "proxy_buffers"
         | "proxy_buffer_size"
         | "proxy_busy_buffers_size"
@@ -285,13 +286,14 @@ mod tests {
             "client_max_body_size 8m;\nproxy_read_timeout 3s;\nproxy_next_upstream error http_502 non_idempotent;\n\
              proxy_next_upstream_tries 2;\nset_real_ip_from 10.0.0.0/8;\nreal_ip_header X-Forwarded-For;\n\
              real_ip_recursive on;\nlarge_client_header_buffers 8 16k;\nunderscores_in_headers off;\n\
-             ignore_invalid_headers off;\nadd_header X-A $host always;\nproxy_buffers 8 16k;\nclient_body_timeout 500ms;",
+             ignore_invalid_headers off;\nproxy_ssl_verify on;\nadd_header X-A $host always;\nproxy_buffers 8 16k;\nclient_body_timeout 500ms;",
         );
         assert_eq!(http.client_max_body_bytes, 8 << 20);
         assert_eq!(http.proxy.read_timeout_ms, 3000);
         let next = &http.proxy.next_upstream;
         assert!(next.error && !next.timeout && next.non_idempotent);
         assert_eq!(next.statuses, [502]);
+        assert!(http.proxy_ssl_verify);
         assert_eq!(http.proxy.next_upstream_tries, 2);
         assert_eq!(http.real_ip.from.len(), 2);
         assert_eq!(http.real_ip.source, RealIpSource::Header("x-forwarded-for".into()));
@@ -303,6 +305,36 @@ mod tests {
         );
         assert_eq!(http.client_body_timeout_ms, 500);
         assert!(notes.is_empty(), "{notes:?}");
+    }
+
+    /// t/cli/test_snippet.sh
+    #[test]
+    fn each_snippet_may_be_there() {
+        let text = "nginx_config:\n  main_configuration_snippet: |\n    daemon on;\n  http_configuration_snippet: |\n    \
+                    chunked_transfer_encoding on;\n  http_server_configuration_snippet: |\n    send_timeout 3s;\n  \
+                    http_server_location_configuration_snippet: |\n    client_body_timeout 4s;\n  \
+                    http_admin_configuration_snippet: |\n    log_format admin \"$request_time $pipe\";\n  \
+                    http_end_configuration_snippet: |\n    server_names_hash_bucket_size 128;\n    \
+                    keepalive_timeout 5s;\n  stream_configuration_snippet: |\n    tcp_nodelay off;\n    \
+                    proxy_timeout 6s;\n";
+        let loaded = load_text(text, &|_| None).unwrap();
+        let (http, streams) = (&loaded.config.http, &loaded.config.streams);
+        assert_eq!((http.send_timeout_ms, http.client_body_timeout_ms), (3000, 4000));
+        assert_eq!((http.keepalive_timeout_ms, streams.timeout_ms), (5000, 6000));
+        let notes: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
+        let named = |line: u32, directive: &str, snippet: &str| {
+            format!(
+                "line {line}: directive \"{directive}\" of nginx_config.{snippet} has no effect in ringway"
+            )
+        };
+        assert_eq!(
+            notes,
+            [
+                named(3, "daemon", "main_configuration_snippet"),
+                named(5, "chunked_transfer_encoding", "http_configuration_snippet"),
+                named(11, "log_format", "http_admin_configuration_snippet"),
+            ]
+        );
     }
 
     #[test]

@@ -105,6 +105,8 @@ mod tests {
             "HOST" => "etcd1".into(),
             "YES" => "true".into(),
             "EMPTY" => String::new(),
+            "SOME_VALUE" => "short".into(),
+            "SOME_VALUE_BUT_DIFFERENT" => "long".into(),
             _ => return None,
         })
     }
@@ -117,6 +119,8 @@ mod tests {
             ("${{NONE:=a b}}", "a b"),
             ("${{NONE:= x }}", "x"),
             ("${{HOST:=x}}-${{PORT}}", "etcd1-8000"),
+            // t/cli/cli_envsubst_confusion.t: a name that begins like another one
+            ("${{SOME_VALUE_BUT_DIFFERENT}} ${{SOME_VALUE}}", "long short"),
             ("${{EMPTY:=x}}", ""),
             ("${{NONE:=}}", ""),
             ("$host ${x} ${{", "$host ${x} ${{"),

@@ -43,6 +43,8 @@ fn an_empty_file_is_apisix_with_its_defaults() {
     assert!(config.http.underscores_in_headers && config.http.proxy_ssl_server_name);
     assert_eq!(config.worker_shutdown_timeout_ms, 240_000);
     assert_eq!((config.worker_processes, config.worker_rlimit_nofile), (None, 20480));
+    assert_eq!(config.error_log.level, "warn");
+    assert!(config.deployment.etcd.tls_verify && !config.ssl.session_tickets);
     let plugins = config.plugins.as_ref().unwrap();
     assert!(plugins.len() > 90 && plugins.iter().any(|p| p == "limit-count"));
     assert!(!plugins.iter().any(|p| p == "server-info"));
@@ -79,6 +81,49 @@ fn node_listen_in_its_three_forms() {
     assert_eq!(errors("apisix:\n  node_listen:\n  - ip: nohost\n").len(), 1);
 }
 
+/// t/cli/test_main.sh
+#[test]
+fn ports_of_tls_and_of_the_proxy_protocol() {
+    let listen = |text: &str| good(&format!("apisix:\n  {text}\n")).listen;
+    let shown = |list: &[std::net::SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(&listen("ssl: {listen: [{port: 8443}]}").ssl), ["0.0.0.0:8443", "[::]:8443"]);
+    let three = listen("node_listen: [80, 81, 82]\n  ssl: {listen: [{port: 443}, {port: 444}, {port: 445}]}");
+    assert_eq!((three.http.len(), three.ssl.len(), three.http3.len()), (6, 6, 0));
+    let own = listen(
+        "ssl: {listen: [{ip: 127.0.0.3, port: 9444}, {ip: 127.0.0.4, port: 9445, enable_http3: true}]}",
+    );
+    assert_eq!(shown(&own.ssl), ["127.0.0.3:9444", "127.0.0.4:9445"]);
+    assert_eq!(shown(&own.http3), ["127.0.0.4:9445"]);
+    assert_eq!(
+        errors("apisix:\n  ssl:\n    listen:\n    - port: 9444\n      enable_http2: true\n"),
+        [
+            "line 5: ERROR: port level enable_http2 in ssl.listen is deprecatedfrom 3.9 version, and you should \
+             use enable_http2 in apisix level."
+        ]
+    );
+    let proxied = "proxy_protocol: {listen_http_port: 9181, listen_https_port: 9182}";
+    let both = listen(proxied);
+    assert_eq!(shown(&both.proxy_protocol), ["0.0.0.0:9181", "[::]:9181"]);
+    assert_eq!(shown(&both.proxy_protocol_ssl), ["0.0.0.0:9182", "[::]:9182"]);
+    let ipv4 = listen(&format!("enable_ipv6: false\n  {proxied}"));
+    assert_eq!(shown(&ipv4.proxy_protocol), ["0.0.0.0:9181"]);
+    assert_eq!(shown(&ipv4.proxy_protocol_ssl), ["0.0.0.0:9182"]);
+}
+
+/// t/cli/test_admin.sh and test_control.sh
+#[test]
+fn addresses_of_the_apis() {
+    let apisix = |text: &str| good(&format!("apisix: {{{text}}}\n"));
+    let control = |text: &str| apisix(text).control.map(|address| address.to_string());
+    assert_eq!(control("control: {ip: 127.0.0.2}").as_deref(), Some("127.0.0.2:9090"));
+    assert_eq!(control("control: {port: 9092}").as_deref(), Some("127.0.0.1:9092"));
+    assert_eq!(control("enable_control: false"), None);
+    assert_eq!(apisix("status: {port: 7086}").status.unwrap().to_string(), "127.0.0.1:7086");
+    assert!(apisix("enable_admin: false").admin.is_none());
+    let admin = good("deployment: {admin: {admin_listen: {ip: 127.0.0.2, port: 9181}}}").admin.unwrap();
+    assert_eq!((admin.listen.to_string().as_str(), admin.on_node_port), ("127.0.0.2:9181", false));
+}
+
 #[test]
 fn port_conflicts_are_named() {
     for (text, want) in [
@@ -93,6 +138,10 @@ fn port_conflicts_are_named() {
             "control port 9090 conflicts with admin port",
         ),
         ("apisix:\n  status:\n    port: 9091\n", "prometheus port 9091 conflicts with status port"),
+        (
+            "apisix:\n  control:\n    port: 9093\nplugin_attr:\n  prometheus:\n    export_addr:\n      port: 9093\n",
+            "line 7: prometheus port 9093 conflicts with control port",
+        ),
         (
             "apisix:\n  ssl:\n    listen:\n    - port: 9080\n",
             "line 4: https listen port 9080 conflicts with http listen port",
@@ -136,6 +185,28 @@ fn substitution_reaches_values_and_keys() {
     );
 }
 
+/// t/cli/test_main.sh and test_standalone.sh
+#[test]
+fn what_is_substituted_has_the_type_that_it_looks_like() {
+    let env = |name: &str| match name {
+        "ADMIN" => Some("false".to_owned()),
+        "NUMBER" => Some("5".to_owned()),
+        _ => None,
+    };
+    let text = "apisix:\n  enable_admin: ${{ADMIN}}\n  resolver_timeout: ${{ NUMBER }}\nnginx_config:\n  \
+                worker_processes: ${{NUMBER}}\n  worker_rlimit_nofile: ${{NUMBER}}9999\ntests:\n  key: \
+                ${{NOWHERE:=very-long-domain-with-many-symbols.example:1234/path?param1=value1}}\n";
+    let config = load_text(text, &env).unwrap().config;
+    assert!(config.admin.is_none());
+    assert_eq!(config.dns.timeout_ms, 5000);
+    assert_eq!((config.worker_processes, config.worker_rlimit_nofile), (Some(5), 59999));
+    for text in ["nginx_config: {worker_processes: true}", "nginx_config:\n  worker_processes: ${{ADMIN}}\n"]
+    {
+        let failure = load_text(text, &env).unwrap_err().to_string();
+        assert!(failure.contains("path[nginx_config->worker_processes] expect: "), "{failure}");
+    }
+}
+
 #[test]
 fn the_reserved_environment_variables() {
     let env = |name: &str| match name {
@@ -146,17 +217,38 @@ fn the_reserved_environment_variables() {
     let config = load_text("nginx_config:\n  worker_processes: 7\n", &env).unwrap().config;
     assert_eq!(config.deployment.etcd.hosts, ["http://a:1", "https://b:2"]);
     assert_eq!(config.worker_processes, Some(3));
+    assert_eq!(
+        good("apisix: {enable_dev_mode: true}\nnginx_config: {worker_processes: 7}").worker_processes,
+        Some(1)
+    );
     let bad = |name: &str| (name == "APISIX_DEPLOYMENT_ETCD_HOST").then(|| "x".to_owned());
     let loaded = load_text("", &bad).unwrap();
     assert_eq!(loaded.config.deployment.etcd.hosts, ["http://127.0.0.1:2379"]);
     assert!(loaded.notes.iter().any(|n| n.text.starts_with("parse ${APISIX_DEPLOYMENT_ETCD_HOST} failed")));
+}
+
+/// t/cli/test_standalone_yaml_format.sh and test_standalone_docker.sh
+#[test]
+fn stand_alone_insists_on_a_file_in_whatever_style_it_is_written() {
     let alone = |name: &str| (name == "APISIX_STAND_ALONE").then(|| "true".to_owned());
-    let failure = load_text("", &alone).unwrap_err().to_string();
-    assert!(
-        failure.starts_with("APISIX_STAND_ALONE is set to 'true' but config_provider is 'etcd'"),
-        "{failure}"
-    );
-    assert!(load_text("deployment:\n  role_traditional:\n    config_provider: yaml\n", &alone).is_ok());
+    for text in [
+        "deployment:\n  role: data_plane\n  role_data_plane:\n    config_provider: yaml\n",
+        "deployment:\n  role: \"data_plane\"\n  role_data_plane:\n    config_provider: 'yaml'\n",
+        "deployment:\n  role: 'data_plane'\n  role_data_plane:\n    config_provider: yaml\n",
+        "deployment: {\"role\": \"data_plane\", \"role_data_plane\": {\"config_provider\": \"yaml\"}}\n",
+    ] {
+        let provider = load_text(text, &alone).unwrap().config.deployment.provider;
+        assert_eq!(provider, Provider::Yaml { path: "/conf/apisix.yaml".into() }, "{text}");
+    }
+    let driven = "deployment:\n  role: traditional\n  role_traditional:\n    config_provider: yaml\n  admin:\n    \
+                  admin_key_required: false\napisix:\n  enable_admin: true\n";
+    let driven = load_text(driven, &alone).unwrap().config;
+    assert!(driven.deployment.provider == Provider::StandaloneApi && driven.admin.is_some());
+    for text in ["", "deployment: {role: data_plane, role_data_plane: {config_provider: etcd}}"] {
+        let failure = load_text(text, &alone).unwrap_err().to_string();
+        let why = "APISIX_STAND_ALONE is set to 'true' but config_provider is 'etcd'";
+        assert!(failure.starts_with(why), "{failure}");
+    }
 }
 
 #[test]
@@ -184,8 +276,10 @@ fn providers_by_role() {
         provider("role_traditional: {config_provider: embedded}\n  embedded: {path: /var/x}"),
         Provider::Embedded { path: "/var/x".into() }
     );
-    let plane = good("deployment:\n  role: data_plane\n  role_data_plane: {config_provider: etcd}\n");
-    assert!(plane.admin.is_none());
+    for provider in ["etcd", "yaml"] {
+        let role = format!("{{role: data_plane, role_data_plane: {{config_provider: {provider}}}}}");
+        assert!(good(&format!("apisix: {{enable_admin: true}}\ndeployment: {role}\n")).admin.is_none());
+    }
     assert!(
         good(
             "apisix: {enable_admin: false}\ndeployment:\n  role: control_plane\n  role_control_plane: \
@@ -277,6 +371,10 @@ fn values_that_do_not_parse_stop_the_start_with_their_line() {
             "nginx_config:\n  error_log_level: loud\n",
             "line 2: invalid value \"loud\" of nginx_config.error_log_level",
         ),
+        (
+            "apisix:\n  data_encryption:\n    keyring: [qeddd145sfvddff3, qeddd145sfvddff3qedd]\n",
+            "line 3: apisix.data_encryption.keyring: a key must have 16 or 32 bytes",
+        ),
         ("nginx_config:\n  worker_processes: 1025\n", "line 2: worker_processes must be 1 to 1024"),
         ("nginx_config:\n  worker_processes: 0\n", "line 2: worker_processes must be 1 to 1024"),
     ] {
@@ -288,7 +386,9 @@ fn values_that_do_not_parse_stop_the_start_with_their_line() {
 
 #[test]
 fn unknown_options_are_reported_and_never_stop_the_start() {
-    let notes = notes("apisix:\n  nodelisten: 1\n  lua_module_hook: x\nfoo: {a: 1}\ndiscovery: {dns: {}}\n");
+    let notes = notes(
+        "apisix:\n  nodelisten: 1\n  lua_module_hook: x\nfoo: {a: 1}\ndiscovery: {dns: {servers: [a]}}\n",
+    );
     for want in [
         "line 2: unknown option apisix.nodelisten",
         "line 4: unknown option foo",
@@ -299,16 +399,43 @@ fn unknown_options_are_reported_and_never_stop_the_start() {
     }
 }
 
+/// t/cli/test_main.sh
 #[test]
-fn dns_servers_and_log_formats() {
-    let dns = good(
-        "apisix:\n  dns_resolver: [127.0.0.1, '[::1]:5353', 'fe80::1%eth0', '1.2.3.4:54']\n  \
-                    dns_resolver_valid: 30\n",
-    )
-    .dns;
+fn what_nginx_would_be_told() {
+    let text = "nginx_config:\n  enable_cpu_affinity: true\n  http:\n    client_max_body_size: 512m\n    charset: gbk\n    \
+                real_ip_recursive: \"on\"\n    variables_hash_max_size: 1024\n    lua_shared_dict: {discovery: 2m}\n    \
+                upstream: {keepalive: 32, keepalive_requests: 100, keepalive_timeout: 6s}\n";
+    let http = good(text).http;
+    assert_eq!((http.client_max_body_bytes, http.charset.as_deref()), (512 << 20, Some("gbk")));
+    assert!(http.real_ip.recursive);
+    let upstream = UpstreamKeepalive { connections: 32, requests: 100, timeout_ms: 6000 };
+    assert_eq!(http.upstream, upstream);
+    let notes = notes(text);
+    assert!(
+        notes.iter().all(|note| note.starts_with("options accepted without effect in ringway: ")),
+        "{notes:?}"
+    );
+}
+
+/// t/cli/test_dns.sh
+#[test]
+fn dns_servers() {
+    let text = "apisix:\n  dns_resolver: [127.0.0.1, '[::1]:5353', '::1', '[::2]', 'fe80::1%eth0', '1.2.3.4:54']\n  \
+                dns_resolver_valid: 30\n";
+    let dns = good(text).dns;
     let shown: Vec<String> = dns.resolvers.iter().map(|a| a.to_string()).collect();
-    assert_eq!(shown, ["127.0.0.1:53", "[::1]:5353", "1.2.3.4:54"]);
+    assert_eq!(shown, ["127.0.0.1:53", "[::1]:5353", "[::1]:53", "[::2]:53", "1.2.3.4:54"]);
     assert_eq!((dns.valid_ms, dns.timeout_ms, dns.search), (Some(30_000), 5000, true));
+    assert_eq!(notes(text), ["line 2: unsupported DNS resolver: fe80::1%eth0, would ignore this item"]);
+    assert_eq!(
+        errors("apisix:\n  dns_resolver: [a.b]\n"),
+        ["line 2: invalid address \"a.b\" in apisix.dns_resolver"]
+    );
+    assert!(good("").enable_ipv6 && !good("apisix: {enable_ipv6: false}\n").enable_ipv6);
+}
+
+#[test]
+fn log_formats() {
     let log = good(
         "nginx_config:\n  http:\n    access_log_format: |\n      \"$host \\\"$request\\\"\"\n    \
                     access_log_format_escape: json\n    access_log: /dev/stdout\n",
@@ -334,11 +461,58 @@ fn syslog_makes_no_file_of_that_name() {
     );
 }
 
+/// t/cli/test_validate_config.sh
+#[test]
+fn sub_requests_of_batch_requests_come_from_a_trusted_address() {
+    let text = |from: &str| {
+        format!("plugins: [batch-requests]\nnginx_config: {{http: {{real_ip_from: [{from}]}}}}\n")
+    };
+    for from in ["127.0.0.1", "127.0.0.2/8", "0.0.0.0", "0.0.0.0/0", "'::'", "'::/0'", "'::1', 'unix:'"] {
+        assert!(errors(&text(from)).is_empty(), "{from}: {:?}", errors(&text(from)));
+    }
+    for from in ["128.0.0.2", "10.0.0.0/8", "'unix:'", ""] {
+        let why =
+            "missing loopback or unspecified in the nginx_config.http.real_ip_from for plugin batch-requests";
+        assert_eq!(errors(&text(from)), [format!("line 2: {why}")], "{from}");
+    }
+}
+
+/// t/cli/test_core_config.sh
+#[test]
+fn options_of_nginx_and_lua_are_accepted_and_named() {
+    let text = "nginx_config:\n  max_pending_timers: 10240\n  max_running_timers: 2561\n  http:\n    \
+                custom_lua_shared_dict: {my_dict: 1m}\n";
+    let named = "options accepted without effect in ringway: nginx_config.max_pending_timers (line 2), \
+                 nginx_config.max_running_timers (line 3), nginx_config.http.custom_lua_shared_dict (line 5)";
+    assert_eq!(notes(text), [named]);
+}
+
 /// A directory of its own for one test.
 fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("ringway-config-{}-{name}", std::process::id()));
     std::fs::create_dir_all(dir.join("conf")).unwrap();
     dir
+}
+
+/// t/cli/test_validate_config.sh
+#[test]
+fn trusted_certificates_are_beside_the_folder_of_the_file() {
+    let dir = scratch("trusted");
+    let path = dir.join("conf/config.yaml");
+    std::fs::write(dir.join("ca.pem"), "").unwrap();
+    let read = |places: &str| {
+        let text = format!("apisix:\n  ssl:\n    ssl_trusted_certificate: {places}\n");
+        std::fs::write(&path, text).unwrap();
+        load(Some(&path), &no_env).map(|loaded| loaded.config.listen.trusted_certificate)
+    };
+    let ca = dir.join("ca.pem").display().to_string();
+    assert_eq!(read("ca.pem").unwrap(), Some(PathBuf::from(&ca)));
+    assert_eq!(read(&format!("system, {ca}")).unwrap(), Some(format!("system,{ca}").into()));
+    assert_eq!(read("system").unwrap(), None);
+    let missing = read("ca.pem, other.pem").unwrap_err().to_string();
+    let other = dir.join("other.pem").display().to_string();
+    assert_eq!(missing, format!("{}:3: certificate path {other} doesn't exist", path.display()));
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]

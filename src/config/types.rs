@@ -115,7 +115,7 @@ pub struct Listen {
     pub http3: Vec<SocketAddr>,
     /// `apisix.proxy_protocol.listen_https_port`: a PROXY header, then TLS.
     pub proxy_protocol_ssl: Vec<SocketAddr>,
-    /// `apisix.ssl.ssl_trusted_certificate`: a PEM file; `None` is the system's.
+    /// `apisix.ssl.ssl_trusted_certificate`: PEM files and `system`, separated by commas; `None` is the system's.
     pub trusted_certificate: Option<PathBuf>,
 }
 
@@ -449,6 +449,8 @@ pub struct Http {
     pub charset: Option<String>,
     /// `proxy_ssl_server_name`: SNI towards upstreams.
     pub proxy_ssl_server_name: bool,
+    /// `proxy_ssl_verify` (snippets): all `https` upstreams are looked at as those with `tls.verify`.
+    pub proxy_ssl_verify: bool,
     /// Keep-alive towards upstreams (`upstream.*`).
     pub upstream: UpstreamKeepalive,
     /// `add_header` (snippets).

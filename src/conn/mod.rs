@@ -21,7 +21,6 @@ use std::task::Poll;
 
 use crate::exchange::{BodyPiece, Client, Exchange, Facts};
 use crate::limits;
-use crate::reactor;
 use crate::transport::Stream;
 use crate::wire::http::head::RequestLimits;
 
@@ -55,7 +54,7 @@ pub trait Gate: 'static {
     /// The answer has left, or nobody waits for it: statistics, log phase, upstream connection.
     fn finish(&self, ex: &mut Exchange);
 
-    /// An exchange panicked: it is counted.
+    /// An exchange, or another task of the core, panicked: it is counted.
     fn panicked(&self);
 
     /// Something happened on an HTTP/2 connection: it is counted.
@@ -102,18 +101,9 @@ fn caught<T>(part: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
     })
 }
 
-/// nginx's lingering close: our end is closed, and what the client still sends is read and dropped for
-/// a while, so that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+/// Closes behind an answer that the client may not have read: see [`Stream::linger`].
 pub(in crate::conn) async fn linger<G: Gate>(gate: &G, stream: &Stream) {
-    if h1::answer::flush(gate, stream).await.is_err() {
-        return;
-    }
-    stream.shutdown_write();
-    let until = reactor::now_ms() + limits::LINGER_MS;
-    stream.set_recv_deadline(Some(until));
-    while let Ok(chunk) = stream.recv().await {
-        if chunk.is_empty() || reactor::now_ms() >= until {
-            return;
-        }
+    if h1::answer::flush(gate, stream).await.is_ok() {
+        stream.linger(limits::LINGER_MS).await;
     }
 }

@@ -55,15 +55,19 @@ enum End {
 /// Pumps between the client and the upstream connection of `ex`: see [`Pump::run`]. The client has `send_ms` to take a
 /// piece.
 pub async fn run(client: &Switched, ex: &mut Exchange, send_ms: u32) {
-    let Some(lease) = ex.lease.take() else { return };
+    let Some(lease) = &ex.lease else { return }; // it stays: with it the end of the exchange gives all back
     let upstream = Switched::H1(lease.connection.stream.clone());
     let mut pump = Pump::new(client, &upstream, u64::from(lease.read_timeout_ms), u64::from(send_ms));
     if let Ended::Client(error) | Ended::Upstream(error) = pump.run().await {
         log::info!("a tunnel ended: {error}");
         client.reset();
     }
-    ex.resp.bytes += pump.down_bytes();
-    ex.resp.body_bytes += pump.down_bytes();
+    let bytes = pump.down_bytes();
+    ex.resp.bytes += bytes;
+    ex.resp.body_bytes += bytes;
+    if let Some(attempt) = ex.upstream.current() {
+        attempt.bytes += bytes;
+    }
 }
 
 impl<'a> Pump<'a> {

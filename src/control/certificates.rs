@@ -56,6 +56,30 @@ struct Stapling {
     good_until_s: Option<i64>,
     /// Why the last question was in vain, if it was.
     failure: Option<String>,
+    /// When its authority is asked next, seconds since 1970: its place in [`State::due`].
+    due_s: i64,
+}
+
+impl State {
+    /// A certificate's authority is asked at this time, and no more at the one before.
+    fn schedule(&mut self, key: &Key, due_s: i64) {
+        let Some(stapling) = self.known.get_mut(key).and_then(|known| known.stapling.as_mut()) else {
+            return;
+        };
+        self.due.remove(&(stapling.due_s, key.clone()));
+        stapling.due_s = due_s;
+        self.due.insert((due_s, key.clone()));
+    }
+
+    fn forget(&mut self, id: &Id) {
+        let of_object = (id.clone(), 0)..=(id.clone(), usize::MAX);
+        let keys: Vec<Key> = self.known.range(of_object).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if let Some(Known { stapling: Some(stapling), .. }) = self.known.remove(&key) {
+                self.due.remove(&(stapling.due_s, key));
+            }
+        }
+    }
 }
 
 /// Everything that a question needs.
@@ -172,7 +196,7 @@ impl Certificates {
         for delta in batch.deltas.iter() {
             match delta {
                 Delta::Put(Object::Ssl(object)) => {
-                    self.forget(&object.id);
+                    self.state().forget(&object.id);
                     for (key, certificate) in certificates(object, &self.staples) {
                         if certificate.not_after_s < now_s() {
                             expired += 1;
@@ -184,14 +208,12 @@ impl Certificates {
                                 );
                             }
                         }
-                        let State { known, due } = &mut *self.state();
-                        if certificate.stapling.is_some() {
-                            due.insert((0, key.clone()));
-                        }
-                        known.insert(key, certificate);
+                        let mut state = self.state();
+                        state.known.insert(key.clone(), certificate);
+                        state.schedule(&key, 0);
                     }
                 }
-                Delta::Delete(Kind::Ssl, id) => self.forget(id),
+                Delta::Delete(Kind::Ssl, id) => self.state().forget(id),
                 _ => continue,
             }
             read += 1;
@@ -202,13 +224,6 @@ impl Certificates {
         if expired > limits::EXPIRED_LINES {
             log::warn!("{expired} certificates have expired");
         }
-    }
-
-    fn forget(&self, id: &Id) {
-        let State { known, .. } = &mut *self.state();
-        let of_object = (id.clone(), 0)..=(id.clone(), usize::MAX);
-        let keys: Vec<Key> = known.range(of_object).map(|(key, _)| key.clone()).collect();
-        keys.iter().for_each(|key| drop(known.remove(key)));
     }
 
     /// Asks for those whose time has come, some at once. Gives the seconds until the next, if there is one.
@@ -236,8 +251,8 @@ impl Certificates {
 
     /// Lays the answer where handshakes find it. A response that was good stays until it no longer is.
     fn settle(&self, key: &Key, question: &Question, answer: Answer) {
-        let State { known, due } = &mut *self.state();
-        let stapling = known.get_mut(key).and_then(|certificate| certificate.stapling.as_mut());
+        let mut state = self.state();
+        let stapling = state.known.get_mut(key).and_then(|certificate| certificate.stapling.as_mut());
         // the object may be another one meanwhile
         let Some(stapling) = stapling.filter(|s| s.question.certificate == question.certificate) else {
             return;
@@ -261,7 +276,7 @@ impl Certificates {
                 limits::OCSP_RETRY_S
             }
         };
-        due.insert((now_s + again_s, key.clone()));
+        state.schedule(key, now_s + again_s);
     }
 }
 
@@ -295,6 +310,7 @@ fn certificates(object: &Stored<Value>, staples: &Staples) -> Vec<(Key, Known)> 
             },
             good_until_s: None,
             failure: None,
+            due_s: 0,
         });
         Some(((object.id.clone(), index), Known { sni: sni.into(), not_after_s, stapling }))
     });
@@ -383,6 +399,28 @@ mod tests {
         });
     }
 
+    /// However often an object is written, with questions under way or not.
+    #[test]
+    fn an_authority_is_asked_in_one_series_however_often_an_object_is_written() {
+        block_on(async {
+            let certificates = Certificates::new(Arc::default());
+            let pem = include_str!("../transport/tests/ocsp/leaf.pem");
+            let key: Key = ("1".into(), 0);
+            for _ in 0..3 {
+                certificates.take(&put("1", pem)).await;
+                let question = certificates.state().known[&key].stapling.as_ref().unwrap().question.clone();
+                certificates.settle(&key, &question, Err("down".into()));
+                assert_eq!(certificates.state().due.len(), 1);
+                // the answer to a question of before the write
+                certificates.settle(&key, &question, Err("down".into()));
+                assert_eq!(certificates.state().due.len(), 1);
+            }
+            let gone = Batch { revision: 2, deltas: Arc::new([Delta::Delete(Kind::Ssl, "1".into())]) };
+            certificates.take(&gone).await;
+            assert!(certificates.state().due.is_empty());
+        });
+    }
+
     fn tls() -> Arc<ClientConfig> {
         crate::transport::trust::client_config(&crate::transport::trust::Trust::Anyone, None, &[]).unwrap()
     }
@@ -409,7 +447,8 @@ mod tests {
     fn due(questions: impl IntoIterator<Item = Question>) -> Certificates {
         let certificates = Certificates::new(Arc::default());
         for (n, question) in questions.into_iter().enumerate() {
-            let stapling = Stapling { question, staple: Arc::default(), good_until_s: None, failure: None };
+            let staple = Arc::default();
+            let stapling = Stapling { question, staple, good_until_s: None, failure: None, due_s: 0 };
             let known = Known { sni: "".into(), not_after_s: 0, stapling: Some(stapling) };
             let key: Key = (n.to_string().into(), 0);
             let State { known: all, due } = &mut *certificates.state();

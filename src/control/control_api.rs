@@ -385,6 +385,7 @@ mod tests {
             headers: HeaderMap::new(),
             body: Default::default(),
             peer,
+            server_name: None,
         }
     }
 

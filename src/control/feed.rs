@@ -1,9 +1,10 @@
 //! From the store's changes to what the cores are told: every object is decrypted, checked and made into its
-//! typed form here, once a process. What is wrong with one is logged and leaves the others working.
+//! typed form here, once a process. What is wrong with one is logged and leaves the others working; what it was before
+//! stays in use.
 
 mod model;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
@@ -36,6 +37,8 @@ pub struct Feed {
     /// `/plugins` of the store replaces the operator's list: nodes without an Admin API (apisix/plugin.lua,
     /// `init_plugins_syncer`).
     follow_plugin_list: bool,
+    /// See [`Feed::of_files`].
+    drops_wrong: bool,
     model: Mutex<Model>,
     revision: watch::Sender<i64>,
     /// A list of plugins that the cores have not been told yet.
@@ -66,6 +69,7 @@ impl Feed {
             plugins,
             unknown,
             follow_plugin_list,
+            drops_wrong: false,
             model: Mutex::default(),
             revision,
             new_list: Mutex::default(),
@@ -74,6 +78,14 @@ impl Feed {
             outdated: Mutex::default(),
             some_are_outdated: Notify::new(),
         }
+    }
+
+    /// The configuration of a file, which counts as a whole: an object that is wrong in it is not in use, whatever it was in
+    /// the file before (apisix/core/config_yaml.lua). In a store that others write to, the last one that was right stays
+    /// (apisix/core/config_etcd.lua, `sync_data`).
+    #[must_use]
+    pub fn of_files(self) -> Feed {
+        Feed { drops_wrong: true, ..self }
     }
 
     /// All there is, for cores that know nothing yet. `model` is this feed's own, held: what is published later comes
@@ -100,6 +112,11 @@ impl Feed {
         let _ = self.revision.subscribe().wait_for(|published| *published >= revision).await;
     }
 
+    /// Whether the list of plugins in force is the store's, which one in config.yaml does not replace.
+    pub fn list_is_of_store(&self) -> bool {
+        self.follow_plugin_list && self.model().knows(PLUGIN_LIST)
+    }
+
     /// Replaces the operator's lists of plugins, here and on the cores, and what he says to them.
     pub fn enable_plugins(&self, lists: &Lists) {
         self.plugins.enable_stream(&lists.stream);
@@ -118,10 +135,9 @@ impl Feed {
             let event = tokio::select! {
                 event = events.recv() => event,
                 () = self.list_is_new.notified() => {
-                    let mut list = self.new_list.lock().unwrap_or_else(PoisonError::into_inner);
-                    let deltas = std::mem::take(&mut *list).into();
-                    drop(list);
-                    publish(Batch { revision: self.revision(), deltas });
+                    let (changes, mut deltas) = self.new_list();
+                    self.apply_in_slices(changes, &mut deltas).await;
+                    publish(Batch { revision: self.revision(), deltas: deltas.into() });
                     continue;
                 }
                 () = self.some_are_outdated.notified() => {
@@ -133,15 +149,33 @@ impl Feed {
             };
             let Some(event) = event else { return };
             let (changes, mut deltas, revision) = self.news(event);
-            let mut changes = changes.into_iter();
-            while changes.len() > 0 {
-                self.apply(changes.by_ref().take(limits::FEED_SLICE).collect(), &mut deltas);
-                tokio::task::yield_now().await;
-            }
+            self.apply_in_slices(changes, &mut deltas).await;
             publish(Batch { revision, deltas: deltas.into() });
             // A wiped etcd counts from the beginning again, so this may go down.
             self.revision.send_replace(revision);
         }
+    }
+
+    async fn apply_in_slices(&self, changes: Vec<Change>, deltas: &mut Vec<Delta>) {
+        let mut changes = changes.into_iter();
+        while changes.len() > 0 {
+            self.apply(changes.by_ref().take(limits::FEED_SLICE).collect(), deltas);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The list that was enabled last, for the cores, and the objects that have to be judged by it.
+    fn new_list(&self) -> (Vec<Change>, Vec<Delta>) {
+        let deltas = std::mem::take(&mut *self.new_list.lock().unwrap_or_else(PoisonError::into_inner));
+        (self.model().document(), deltas)
+    }
+
+    /// Takes in at once what [`Feed::enable_plugins`] has changed.
+    #[cfg(test)]
+    pub fn take_list(&self) -> Batch {
+        let (changes, mut deltas) = self.new_list();
+        self.apply(changes, &mut deltas);
+        Batch { revision: self.revision(), deltas: deltas.into() }
     }
 
     /// Takes one event in at once.
@@ -153,7 +187,9 @@ impl Feed {
     }
 
     /// What an event says that is new, and the store's revision after it. A list of plugins decides how the other
-    /// objects are judged: it counts from now on.
+    /// objects are judged: it counts from now on. Those of a file that were judged by another one are judged again, for
+    /// an object whose plugin is not in the list must not be served without it (apisix/core/config_yaml.lua checks all
+    /// at each change of the file).
     fn news(&self, event: Event) -> (Vec<Change>, Vec<Delta>, i64) {
         let mut model = self.model();
         let (mut changes, revision) = match event {
@@ -164,7 +200,12 @@ impl Feed {
         let (lists, changes): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|change| &*change.key == PLUGIN_LIST);
         let lists = lists.iter().filter_map(|change| self.plugin_list(change.value.as_deref()));
-        (changes, lists.flatten().collect(), revision)
+        let lists: Vec<Delta> = lists.flatten().collect();
+        let mut all = if lists.is_empty() { Vec::new() } else { model.document() };
+        let changed: HashSet<&str> = changes.iter().map(|change| &*change.key).collect();
+        all.retain(|change| !changed.contains(&*change.key));
+        all.extend(changes);
+        (all, lists, revision)
     }
 
     /// Takes changes in.
@@ -180,7 +221,7 @@ impl Feed {
                     described.as_ref().map_or_else(|why| Some(Err(why.clone())), |_| Some(Ok(None)));
                 self.secrets.configure(id, described.ok().flatten());
             }
-            deltas.extend(model.place(change, read));
+            deltas.extend(model.place(change, read, self.drops_wrong));
         }
     }
 

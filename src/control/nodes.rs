@@ -170,7 +170,9 @@ impl Nodes {
     /// A verdict of the prober, for every core: one message a node that it speaks of.
     pub fn verdict(&self, delta: &HealthDelta) -> Vec<ToCore> {
         let Some(known) = self.upstreams.get(&delta.upstream) else { return Vec::new() };
-        let probed_port = known.checks.as_ref().and_then(|checks| checks.active.port);
+        // one that was under way when the checks went: nothing would take it back
+        let Some(checks) = &known.checks else { return Vec::new() };
+        let probed_port = checks.active.port;
         (known.conf.nodes.iter().enumerate())
             .filter_map(|(index, node)| {
                 let (ip, port) = self.place(&known.conf, index)?;
@@ -296,5 +298,7 @@ mod tests {
             matches!(&told[..], [ToCore::Health { host, port: 80, healthy: false, .. }] if &**host == "a.example")
         );
         assert!(nodes.verdict(&verdict("10.0.0.7", Status::Unhealthy)).is_empty());
+        nodes.changed(&put("1", &["a.example", "10.0.0.1"], None));
+        assert!(nodes.verdict(&verdict("10.0.0.2", Status::Unhealthy)).is_empty(), "it has no checks now");
     }
 }

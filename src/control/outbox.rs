@@ -13,11 +13,17 @@ use crate::reactor::SendError;
 
 /// The way to the cores.
 pub struct Outbox {
-    /// The last ones are the cores of now; those before them end and hear nothing but that they must hurry.
-    generations: Mutex<Vec<Lines>>,
+    generations: Mutex<Generations>,
     /// The basic debug mode is on: a state that new cores must know, too.
     debug: AtomicBool,
     wake: Notify,
+}
+
+struct Generations {
+    /// The last ones are the cores of now; those before them end and hear nothing but that they must hurry.
+    lines: Vec<Lines>,
+    /// All are to end within so many ms: those, too, that were on their way when this was ordered.
+    drain_ms: Option<u64>,
 }
 
 /// The cores of one generation, with what each could not take yet.
@@ -30,8 +36,8 @@ struct Lines {
 impl Outbox {
     /// To the first cores of the process, generation 0.
     pub fn new(cores: Arc<Cores>) -> Self {
-        let generations = Mutex::new(vec![Lines::new(0, cores)]);
-        Outbox { generations, debug: AtomicBool::new(false), wake: Notify::new() }
+        let generations = Generations { lines: vec![Lines::new(0, cores)], drain_ms: None };
+        Outbox { generations: Mutex::new(generations), debug: AtomicBool::new(false), wake: Notify::new() }
     }
 
     /// Sends a message to all cores.
@@ -39,7 +45,7 @@ impl Outbox {
         if let ToCore::Debug { basic } = message {
             self.debug.store(*basic, Ordering::Relaxed);
         }
-        if self.generations().last_mut().is_some_and(|lines| lines.send(message)) {
+        if self.generations().lines.last_mut().is_some_and(|lines| lines.send(message)) {
             self.wake.notify_one();
         }
     }
@@ -59,25 +65,30 @@ impl Outbox {
             new.send(&message);
         }
         let mut generations = self.generations();
-        if let Some(old) = generations.last_mut() {
-            old.send(&ToCore::Drain { within_ms, gently: true });
+        match (generations.drain_ms, generations.lines.last_mut()) {
+            (Some(within_ms), _) => drop(new.send(&ToCore::Drain { within_ms, gently: false })),
+            (None, Some(old)) => drop(old.send(&ToCore::Drain { within_ms, gently: true })),
+            (None, None) => {}
         }
-        generations.push(new);
+        generations.lines.push(new);
         drop(generations);
         self.wake.notify_one();
     }
 
-    /// All cores end within `within_ms`, those of earlier generations, too.
+    /// All cores end within `within_ms`, those of earlier generations, too, and those that have not taken over yet.
     pub fn drain(&self, within_ms: u64) {
-        for lines in &mut *self.generations() {
+        let mut generations = self.generations();
+        generations.drain_ms = Some(within_ms);
+        for lines in &mut generations.lines {
             lines.send(&ToCore::Drain { within_ms, gently: false });
         }
+        drop(generations);
         self.wake.notify_one();
     }
 
     /// The cores of a generation have ended.
     pub fn forget(&self, generation: u32) {
-        self.generations().retain(|lines| lines.generation != generation);
+        self.generations().lines.retain(|lines| lines.generation != generation);
     }
 
     /// Tries again what was kept, for ever.
@@ -91,10 +102,11 @@ impl Outbox {
     }
 
     fn flush_all(&self) -> bool {
-        self.generations().iter_mut().map(|lines| lines.flush_all()).fold(false, |left, more| left | more)
+        let mut generations = self.generations();
+        generations.lines.iter_mut().map(|lines| lines.flush_all()).fold(false, |left, more| left | more)
     }
 
-    fn generations(&self) -> MutexGuard<'_, Vec<Lines>> {
+    fn generations(&self) -> MutexGuard<'_, Generations> {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -179,5 +191,19 @@ mod tests {
         outbox.forget(0);
         outbox.send(&name());
         assert!(old_mail.try_recv().is_none() && new_mail.try_recv().is_some());
+    }
+
+    #[test]
+    fn cores_that_take_over_after_the_end_was_ordered_end_too() {
+        let (first, old_mail) = mailbox(16);
+        let outbox = Outbox::new(Arc::new(Cores::new(vec![first])));
+        outbox.drain(3);
+        let (second, new_mail) = mailbox(16);
+        outbox.replace(1, Arc::new(Cores::new(vec![second])), [], 7);
+        assert!(matches!(new_mail.try_recv(), Some(ToCore::Debug { .. })));
+        for mail in [&old_mail, &new_mail] {
+            assert!(matches!(mail.try_recv(), Some(ToCore::Drain { within_ms: 3, gently: false })));
+            assert!(mail.try_recv().is_none());
+        }
     }
 }

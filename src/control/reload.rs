@@ -36,7 +36,7 @@ pub type StartCores =
 pub struct Reload {
     /// The configuration of now.
     pub config: Arc<Config>,
-    /// How many reloads there were.
+    /// How many reloads were tried.
     pub generation: u32,
     /// Starts cores.
     pub start_cores: StartCores,
@@ -48,8 +48,6 @@ pub struct Reload {
     pub plugin_lists: Arc<PluginLists>,
     /// The way of the lists to the cores.
     pub feed: Arc<Feed>,
-    /// The list of plugins comes from the store, not from config.yaml.
-    pub follows_store: bool,
 }
 
 impl Reload {
@@ -76,14 +74,15 @@ impl Reload {
             log::warn!("changes that need a restart, not a reload: {}", kept.join(", "));
         }
         let new = Arc::new(new);
-        let (cores, access_log) = match (self.start_cores)(self.generation + 1, &new) {
+        // Those of a reload that fails end with a number of their own, too.
+        self.generation += 1;
+        let (cores, access_log) = match (self.start_cores)(self.generation, &new) {
             Ok(started) => started,
             Err(error) => {
                 log::error!("the configuration is not reloaded: {error}");
                 return None;
             }
         };
-        self.generation += 1;
         error_log::set_level(&new.error_log.level);
         if let (Some(admin), Some(options)) = (&self.admin, &new.admin) {
             admin.set_options(options.clone());
@@ -92,7 +91,7 @@ impl Reload {
             admin.set_access(access_lines(&new, access_log.as_ref()));
         }
         self.plugin_lists.take(&new);
-        if !self.follows_store {
+        if !self.feed.list_is_of_store() {
             self.feed.enable_plugins(&self.plugin_lists.last());
         }
         let drain_ms = new.worker_shutdown_timeout_ms;

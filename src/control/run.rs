@@ -77,9 +77,7 @@ pub fn run(parts: Parts) -> Result<(), String> {
         Err(error) => Err(error.to_string()),
     };
     if result.is_err() {
-        for core in 0..cores.count() {
-            let _ = cores.mail(core).try_send(ToCore::Drain { within_ms: 0, gently: false });
-        }
+        cores.end();
     }
     result
 }
@@ -101,11 +99,12 @@ async fn serve(parts: Parts) -> Result<(), String> {
     } = parts;
     let outbox = Arc::new(Outbox::new(cores.clone()));
     let plugins = Arc::new(plugins(&config, registry));
-    let (unknown, follow) = match config.deployment.provider {
-        Provider::Etcd | Provider::Embedded { .. } => (Unknown::Skip, config.admin.is_none()),
-        _ => (Unknown::RefuseDisabled, true),
-    };
-    let feed = Arc::new(Feed::new(plugins.clone(), unknown, follow));
+    let of_a_store = matches!(config.deployment.provider, Provider::Etcd | Provider::Embedded { .. });
+    let follow = !of_a_store || config.admin.is_none();
+    let feed = Arc::new(match of_a_store {
+        true => Feed::new(plugins.clone(), Unknown::Skip, follow),
+        false => Feed::new(plugins.clone(), Unknown::RefuseDisabled, follow).of_files(),
+    });
     let store = open_store(&config).await?;
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
@@ -149,7 +148,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
         admin: admin.clone(),
         plugin_lists,
         feed: feed.clone(),
-        follows_store: follow,
     };
     let heard = Heard { mail: from_cores, batches, reloads: new_cores };
     let ended = tokio::spawn(switchboard.run(admin, feed.clone(), scrape, heard, cores.count()));

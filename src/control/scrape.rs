@@ -53,9 +53,14 @@ impl Scrape {
         }
     }
 
-    /// The metrics, or nginx's 404 for any other path.
+    /// The metrics, or nginx's 404 for any other path. Where the plugin is in no list there are none (apisix/plugins/
+    /// prometheus/exporter.lua `export_metrics`).
     pub async fn answer(&self, request: &AdminRequest) -> AdminResponse {
-        if request.method != Method::GET || request.path() != metrics_uri(&self.lists.last().attr) {
+        let lists = self.lists.last();
+        if !lists.http.iter().chain(&lists.stream).any(|name| name == "prometheus") {
+            return AdminResponse::text(200, "{}".to_owned());
+        }
+        if request.method != Method::GET || request.path() != metrics_uri(&lists.attr) {
             return page(404);
         }
         let mut response = AdminResponse::text(200, self.text().await);

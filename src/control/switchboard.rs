@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::{mpsc, oneshot};
@@ -52,13 +51,8 @@ impl Switchboard {
     /// Starts the resolver and the prober.
     pub fn start(config: &Config, outbox: Arc<Outbox>, trust: &Trust) -> Result<Self, String> {
         let (names, orders) = mpsc::channel(limits::CONTROL_MAIL);
-        let lookup = Lookup::new(DnsConfig {
-            nameservers: config.dns.resolvers.clone(),
-            valid: config.dns.valid_ms.map(Duration::from_millis),
-            enable_ipv6: config.enable_ipv6,
-            search: config.dns.search,
-        })
-        .map_err(|error| format!("the resolver cannot start: {error}"))?;
+        let lookup = Lookup::new(DnsConfig::from(config))
+            .map_err(|error| format!("the resolver cannot start: {error}"))?;
         let lookup = Arc::new(lookup);
         // bounded by what the resolver and the prober have in flight
         let (found, resolved) = mpsc::unbounded_channel();
@@ -115,6 +109,11 @@ impl Switchboard {
                         self.place(orders).await;
                     }
                 }
+                // Before mail: the end of the old cores is not the end of all.
+                Some(new) = reloads.recv() => {
+                    running.insert(new.generation, new.cores.count());
+                    self.take_over(&feed, new).await;
+                }
                 // Before mail: what they say ends the cores' reports.
                 Some(delta) = self.verdicts.recv() => {
                     self.nodes.verdict(&delta).iter().for_each(|message| self.outbox.send(message));
@@ -129,10 +128,6 @@ impl Switchboard {
                     message => self.hear(message).await,
                 },
                 Some(order) = self.asked.recv() => self.place(vec![Order::Probe(order)]).await,
-                Some(new) = reloads.recv() => {
-                    running.insert(new.generation, new.cores.count());
-                    self.take_over(&feed, new).await;
-                }
                 Some(delta) = self.resolved.recv() => {
                     let (message, orders) = self.nodes.resolved(delta);
                     self.outbox.send(&message);
@@ -221,7 +216,8 @@ async fn admin_call(admin: Option<Arc<AdminState>>, call: AdminCall) {
                 .filter_map(|(n, v)| Some((n.parse::<HeaderName>().ok()?, v.parse::<HeaderValue>().ok()?)))
                 .collect();
             let body = bytes::Bytes::copy_from_slice(&body);
-            admin::handle(admin, AdminRequest { method, target, headers, body, peer }).await
+            let request = AdminRequest { method, target, headers, body, peer, server_name: None };
+            admin::handle(admin, request).await
         }
         _ => AdminResponse::empty(400),
     };

@@ -114,6 +114,11 @@ impl H1Body {
         self
     }
 
+    /// The final answer has left: behind it the client is not told to go on (RFC 9110 section 10.1.1).
+    pub fn answered(&mut self) {
+        self.expects_continue = false;
+    }
+
     /// Refuse bodies longer than `bytes`; 0 allows any.
     pub fn at_most(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
@@ -228,12 +233,14 @@ impl Body {
         match self {
             Body::Empty => Some(0),
             Body::Buffered(chunks) => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
-            Body::H1(body) => match &body.decoder {
-                BodyDecoder::Length(left) => {
-                    Some(body.again.as_ref().map_or(0, |again| again.len() as u64) + left)
+            Body::H1(body) => {
+                let again = body.again.as_ref().map_or(0, |again| again.len() as u64);
+                match &body.decoder {
+                    _ if body.done => Some(again),
+                    BodyDecoder::Length(left) => Some(again + left),
+                    _ => None,
                 }
-                _ => None,
-            },
+            }
             Body::H2(body) => body.arriving.known_length(),
             Body::H3(body) => body.arriving.known_length(),
         }

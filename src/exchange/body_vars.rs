@@ -83,21 +83,25 @@ impl Exchange {
                 uri::args(&body.bytes).find(|(n, _)| uri::decode_component(n) == key.as_bytes())?;
             return Some(value.map_or(Cow::Borrowed(b"true"), uri::decode_component));
         }
-        let path = name.strip_prefix("post_arg.")?;
+        let text = |value: &Value| Cow::Owned(value.to_string().into_bytes());
+        match self.body_member(name.strip_prefix("post_arg.")?)? {
+            Cow::Borrowed(Value::Null) => None,
+            Cow::Borrowed(Value::String(text)) => Some(Cow::Borrowed(text.as_bytes())),
+            Cow::Borrowed(value) => Some(text(value)),
+            Cow::Owned(found) => Some(text(&found)),
+        }
+    }
+
+    /// What `path` leads to in the body as a table: plain names with dots between them, or a JSONPath, which gives
+    /// the list of all it finds.
+    pub(super) fn body_member(&self, path: &str) -> Option<Cow<'_, Value>> {
         if path.contains(['[', '*']) || path.contains("..") {
             let path = JsonPath::parse(&format!("$.{path}")).ok()?;
             let found = path.query(self.body_table()?).all();
-            return (!found.is_empty()).then(|| Cow::Owned(json!(found).to_string().into_bytes()));
+            return (!found.is_empty()).then(|| Cow::Owned(json!(found)));
         }
-        let mut value = self.body_table()?;
-        for step in path.split('.') {
-            value = value.as_object()?.get(step)?;
-        }
-        match value {
-            Value::Null => None,
-            Value::String(text) => Some(Cow::Borrowed(text.as_bytes())),
-            other => Some(Cow::Owned(other.to_string().into_bytes())),
-        }
+        let table = self.body_table()?;
+        path.split('.').try_fold(table, |value, step| value.as_object()?.get(step)).map(Cow::Borrowed)
     }
 
     fn content_type(&self) -> &[u8] {

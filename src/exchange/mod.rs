@@ -11,11 +11,13 @@ pub mod client;
 pub mod encoder;
 pub mod h2;
 pub mod h3;
+pub mod held;
 pub mod record;
 pub mod reply;
 pub mod session;
 pub mod trace;
 pub mod vars;
+pub mod verdicts;
 
 use std::any::Any;
 use std::io::Write;
@@ -30,11 +32,13 @@ pub use body_vars::ReadBody;
 pub use choice::{OwnUpstream, UpstreamChoice};
 pub use client::Client;
 pub use encoder::Encoder;
+pub use held::Held;
 pub use record::{Attempt, RateLimit, UpstreamRecord};
 pub use reply::{Reply, ReplyBody};
 pub use session::Session;
 pub use trace::Trace;
 pub use vars::Vars;
+pub use verdicts::Verdicts;
 
 use crate::mail::messaging::Login;
 use crate::model::{Consumer, Stored};
@@ -103,7 +107,7 @@ pub struct Request {
     pub args: Option<Vec<u8>>,
     /// `Host` as sent, or the authority of an absolute target.
     pub http_host: Vec<u8>,
-    /// The host without its port, lower case: `$host`.
+    /// The host without its port, lower case: `$host`. `_` where the request has none.
     pub host: Vec<u8>,
     /// The client's body.
     pub body: Body,
@@ -245,6 +249,8 @@ pub struct Exchange {
     pub slots: SmallVec<[Option<Box<dyn Any>>; 0]>,
     /// Encodes the answer's body on its way out.
     pub encoder: Option<Box<dyn Encoder>>,
+    /// What the filters of its plugins have said.
+    pub verdicts: Verdicts,
     /// Plugins that run no more: a workflow has run them as its action.
     pub skipped: SmallVec<[&'static str; 0]>,
     /// What plugins hold until the log phase; each is given back when it is dropped.
@@ -265,6 +271,8 @@ pub struct Exchange {
     pub lease: Option<Lease>,
     /// The request on a stream of an upstream's HTTP/2 connection, in place of a lease.
     pub call: Option<h2::Call>,
+    /// The balancer counts it on the node of its last try.
+    pub counted: bool,
     /// Both messages will have ended where they said: the connection may be kept.
     pub keep_upstream: bool,
     /// The client's connection cannot be used again, whatever its request said.
@@ -302,6 +310,7 @@ impl Exchange {
             ended_ms: now_ms,
             slots: SmallVec::new(),
             encoder: None,
+            verdicts: Verdicts::default(),
             skipped: SmallVec::new(),
             held: SmallVec::new(),
             set_vars: SmallVec::new(),
@@ -312,6 +321,7 @@ impl Exchange {
             proxied: false,
             lease: None,
             call: None,
+            counted: false,
             keep_upstream: false,
             close_client: false,
             plan: None,
@@ -342,6 +352,7 @@ impl Exchange {
             ended_ms: _,
             slots: _,
             encoder: _,
+            verdicts: _,
             skipped: _,
             held: _,
             set_vars: _,
@@ -352,6 +363,7 @@ impl Exchange {
             proxied: _,
             lease: _,
             call: _,
+            counted: _,
             keep_upstream: _,
             close_client: _,
             plan: _,
@@ -383,6 +395,7 @@ impl Exchange {
         self.ended_ms = now_ms;
         self.slots.clear();
         self.encoder = None;
+        self.verdicts.clear();
         self.skipped.clear();
         self.held.clear();
         self.set_vars.clear();
@@ -393,6 +406,7 @@ impl Exchange {
         self.proxied = false;
         self.lease = None;
         self.call = None;
+        self.counted = false;
         self.keep_upstream = false;
         self.close_client = false;
         self.plan = None;

@@ -1,16 +1,24 @@
 //! Variables by their nginx and APISIX names (nginx ngx_http_variables.c, APISIX core/ctx.lua).
 
 use std::borrow::Cow;
+use std::io::Write;
+use std::net::SocketAddr;
 
 use super::{ClientVerify, Exchange, Source};
 use crate::transport::x509;
-use crate::wire::http::write::http_date;
+use crate::wire::http::write::{http_date, number};
 use crate::wire::uri;
 
 /// Something that has `$variables`: an exchange, or a table in a test.
 pub trait Vars {
     /// The value of `$name` (without the `$`), or `None` where nginx would have no value.
     fn var(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+
+    /// The JSON value of `$name` where it is more than text: of `post_arg.*`. `None` where it has none; a member
+    /// that is there as `null` is `Value::Null`.
+    fn json_var(&self, name: &str) -> Option<Cow<'_, serde_json::Value>> {
+        self.var(name).map(|text| Cow::Owned(serde_json::Value::from(String::from_utf8_lossy(&text))))
+    }
 }
 
 impl Vars for Exchange {
@@ -26,6 +34,9 @@ impl Vars for Exchange {
                 .or_else(|| self.upstream_var(name))
                 .or_else(|| self.time_var(name));
         }
+        if let Some(key) = name.strip_prefix("http_") {
+            return self.header_var(key);
+        }
         self.request_var(name)
             .or_else(|| self.connection_var(name))
             .or_else(|| self.matched_var(name))
@@ -34,6 +45,10 @@ impl Vars for Exchange {
             .or_else(|| self.time_var(name))
             .or_else(|| self.family_var(name))
             .or_else(|| self.body_var(name))
+    }
+
+    fn json_var(&self, name: &str) -> Option<Cow<'_, serde_json::Value>> {
+        self.body_member(name.strip_prefix("post_arg.")?)
     }
 }
 
@@ -49,6 +64,16 @@ pub(super) fn seconds(ms: u64) -> String {
     format!("{}.{:03}", ms / 1000, ms % 1000)
 }
 
+/// An address and its port. Addresses of version 4 are in most log entries, so they go without the formatter.
+fn write_addr(addr: SocketAddr, out: &mut Vec<u8>) {
+    let SocketAddr::V4(v4) = addr else { return drop(write!(out, "{addr}")) }; // a Vec takes all
+    for (octet, end) in v4.ip().octets().into_iter().zip(*b"...:") {
+        number(out, octet.into());
+        out.push(end);
+    }
+    number(out, v4.port().into());
+}
+
 impl Exchange {
     fn request_var(&self, name: &str) -> Value<'_> {
         let head = &self.req.head;
@@ -58,14 +83,17 @@ impl Exchange {
             "is_args" => {
                 Cow::Borrowed(if self.req.args.as_ref().is_some_and(|a| !a.is_empty()) { b"?" } else { b"" })
             }
-            "request_uri" => Cow::Owned(self.normalized_request_uri()),
+            "request_uri" => {
+                let args = self.req.args.as_ref().map_or(0, Vec::len);
+                let mut uri = Vec::with_capacity(self.req.path.len() + b"?".len() + args);
+                self.write_request_uri(&mut uri);
+                Cow::Owned(uri)
+            }
             "real_request_uri" => Cow::Borrowed(head.target()),
             "method" | "request_method" => {
                 Cow::Borrowed(self.out.method.as_deref().unwrap_or(head.method_text()))
             }
             "host" => Cow::Borrowed(&self.req.host),
-            "http_host" if self.req.http_host.is_empty() => return None,
-            "http_host" => Cow::Borrowed(&self.req.http_host),
             "scheme" => Cow::Borrowed(self.facts.scheme.as_bytes()),
             "https" => Cow::Borrowed(if self.facts.scheme == "https" { b"on" } else { b"" }),
             "server_protocol" => Cow::Borrowed(self.protocol()),
@@ -86,6 +114,8 @@ impl Exchange {
             | "llm_reasoning_tokens" => Cow::Borrowed(b"0"),
             "llm_stream" | "llm_has_tool_calls" => Cow::Borrowed(b"false"),
             "remote_user" => Cow::Owned(self.basic_user()?),
+            // where the gate took it from the request, it has set the variable
+            "original_x_forwarded_for" => return self.header(b"x-forwarded-for"),
             "var_x_forwarded_proto" => Cow::Borrowed(self.facts.scheme.as_bytes()),
             _ => return None,
         })
@@ -178,7 +208,7 @@ impl Exchange {
         };
         let joined = match name {
             "upstream_addr" => self.upstream.join(|a, out| {
-                out.extend_from_slice(a.addr.to_string().as_bytes());
+                write_addr(a.addr, out);
                 true
             }),
             "upstream_status" => self.upstream.join(|a, out| {
@@ -211,30 +241,23 @@ impl Exchange {
     }
 
     fn time_var(&self, name: &str) -> Value<'_> {
-        let now = jiff::Timestamp::now();
+        let now = jiff::Timestamp::now;
         match name {
             "request_time" => text(seconds(crate::reactor::now_ms().saturating_sub(self.started_ms))),
-            "msec" => text(seconds(now.as_millisecond() as u64)),
+            "msec" => text(seconds(now().as_millisecond() as u64)),
             "time_iso8601" => {
-                text(now.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z"))
+                text(now().to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z"))
             }
-            "time_local" => text(now.to_zoned(jiff::tz::TimeZone::system()).strftime("%d/%b/%Y:%H:%M:%S %z")),
-            "date_gmt" => Some(Cow::Owned(http_date(now.as_second() as u64).to_vec())),
+            "time_local" => {
+                text(now().to_zoned(jiff::tz::TimeZone::system()).strftime("%d/%b/%Y:%H:%M:%S %z"))
+            }
+            "date_gmt" => Some(Cow::Owned(http_date(now().as_second() as u64).to_vec())),
             _ => None,
         }
     }
 
-    /// Variables whose name carries a key: `http_*`, `arg_*`, `cookie_*`, …
+    /// Variables whose name carries a key: `arg_*`, `cookie_*`, …
     fn family_var(&self, name: &str) -> Value<'_> {
-        if let Some(key) = name.strip_prefix("http_") {
-            // as in nginx, `_` in a variable's name stands for `-` and for itself
-            let same = |a: &u8, b: &u8| a.eq_ignore_ascii_case(b) || matches!((a, b), (b'-', b'_'));
-            let named = |name: &[u8]| {
-                name.len() == key.len() && name.iter().zip(key.as_bytes()).all(|(a, b)| same(a, b))
-            };
-            let (name, _, _) = self.req.head.headers.iter().find(|(name, _, _)| named(name))?;
-            return self.header(name);
-        }
         if let Some(key) = name.strip_prefix("arg_") {
             let pair = uri::args(self.req.args.as_deref()?)
                 .find(|(name, _)| uri::decode_component(name) == key.as_bytes())?;
@@ -265,10 +288,21 @@ impl Exchange {
         None
     }
 
+    /// `http_KEY`, the variables that are asked for most. As in nginx, `_` stands for `-` and for itself.
+    fn header_var(&self, key: &str) -> Value<'_> {
+        if key == "host" && !self.req.http_host.is_empty() {
+            return Some(Cow::Borrowed(&self.req.http_host));
+        }
+        let same = |a: &u8, b: &u8| a.eq_ignore_ascii_case(b) || matches!((a, b), (b'-', b'_'));
+        let named =
+            |name: &[u8]| name.len() == key.len() && name.iter().zip(key.as_bytes()).all(|(a, b)| same(a, b));
+        let (name, _, _) = self.req.head.headers.iter().find(|(name, _, _)| named(name))?;
+        self.header(name)
+    }
+
     /// All values of a request header, joined as nginx joins them.
     pub fn header(&self, name: &[u8]) -> Value<'_> {
-        let headers = &self.req.head.headers;
-        let mut values = headers.iter().filter(|(n, _, _)| n.eq_ignore_ascii_case(name)).map(|(_, v, _)| v);
+        let mut values = self.req.head.headers.all_named(name);
         let first = values.next()?;
         let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
         let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b", " };
@@ -299,13 +333,13 @@ impl Exchange {
         None
     }
 
-    fn normalized_request_uri(&self) -> Vec<u8> {
-        let mut uri = self.req.path.clone();
+    /// Appends the normalized path and the arguments: `$request_uri`.
+    pub fn write_request_uri(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.req.path);
         if let Some(args) = self.req.args.as_deref().filter(|args| !args.is_empty()) {
-            uri.push(b'?');
-            uri.extend_from_slice(args);
+            out.push(b'?');
+            out.extend_from_slice(args);
         }
-        uri
     }
 
     fn protocol(&self) -> &'static [u8] {
@@ -352,5 +386,19 @@ impl Exchange {
         let decoded = base64::engine::general_purpose::STANDARD.decode(token.trim_ascii()).ok()?;
         let colon = memchr::memchr(b':', &decoded)?;
         Some(decoded[..colon].to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_the_formatter_writes_them() {
+        for text in ["127.0.0.1:80", "0.0.0.0:0", "255.1.20.199:65535", "[::1]:8080", "[fe80::1%3]:1"] {
+            let mut out = Vec::new();
+            write_addr(text.parse().unwrap(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
     }
 }

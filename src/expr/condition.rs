@@ -3,8 +3,8 @@
 //! A condition is `[name, operator, value]` or `[name, "!", operator, value]`; a list of conditions is an
 //! AND; `["OR", c1, c2, …]` (also `AND`, `!AND`, `!OR`) combines two or more. Facts and error texts are from
 //! lib/resty/expr/v1.lua. Known differences: a value that would raise a Lua error at compile time is an
-//! ordinary error here; variables are text, so one whose text is a number never equals (`==`, `in`) a string
-//! by another spelling of it; the depth is bounded.
+//! ordinary error here; variables but `post_arg.*` are text, so one whose text is a number never equals (`==`, `in`)
+//! a string by another spelling of it; the depth is bounded.
 
 use std::net::IpAddr;
 
@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{ip, ip::IpNets, number};
 use crate::exchange::Vars;
 use crate::limits::{EXPR_DEPTH, REGEX_STEPS};
+use crate::model::schema::number_text;
 
 /// A compiled condition.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +39,12 @@ enum Test {
     LessOrEqual(Option<f64>),
     /// `None`: the pattern does not compile, which the library notices only when it matches: never true.
     Matches(Option<Regex>),
-    /// Sorted.
-    In(Box<[Box<[u8]>]>),
+    In {
+        /// Sorted.
+        texts: Box<[Box<[u8]>]>,
+        /// What only a JSON value can equal.
+        others: Box<[Operand]>,
+    },
     Has(Operand),
     IpMatch(IpNets),
 }
@@ -50,8 +55,10 @@ enum Operand {
     Nil,
     Number(f64),
     Text(Box<[u8]>),
-    /// A table or a boolean: equal to no variable.
-    Other,
+    /// Equal to no text.
+    Bool(bool),
+    /// A table: equal to no variable.
+    Table,
 }
 
 impl Expr {
@@ -149,11 +156,15 @@ fn compile_operator(operator: &str, value: Option<&Value>) -> Result<Option<Test
         "~~" => Test::Matches(value.and_then(|value| pattern(value, false))),
         "~*" => Test::Matches(value.and_then(|value| pattern(value, true))),
         "in" => {
-            let items = value.and_then(Value::as_array).into_iter().flatten();
-            let mut texts: Vec<Box<[u8]>> =
-                items.filter_map(|item| Some(item.as_str()?.as_bytes().into())).collect();
+            let (mut texts, mut others) = (Vec::new(), Vec::new());
+            for item in value.and_then(Value::as_array).into_iter().flatten() {
+                match operand(Some(item)) {
+                    Operand::Text(text) => texts.push(text),
+                    other => others.push(other),
+                }
+            }
             texts.sort_unstable();
-            Test::In(texts.into())
+            Test::In { texts: texts.into(), others: others.into() }
         }
         "has" => Test::Has(operand(value)),
         "ipmatch" => Test::IpMatch(networks(value)?),
@@ -164,9 +175,10 @@ fn compile_operator(operator: &str, value: Option<&Value>) -> Result<Option<Test
 fn operand(value: Option<&Value>) -> Operand {
     match value {
         None | Some(Value::Null) => Operand::Nil,
-        Some(Value::Number(number)) => number.as_f64().map_or(Operand::Other, Operand::Number),
+        Some(Value::Number(number)) => number.as_f64().map_or(Operand::Table, Operand::Number),
         Some(Value::String(text)) => Operand::Text(text.as_bytes().into()),
-        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => Operand::Other,
+        Some(Value::Bool(value)) => Operand::Bool(*value),
+        Some(Value::Array(_) | Value::Object(_)) => Operand::Table,
     }
 }
 
@@ -223,12 +235,47 @@ impl Node {
         match self {
             Node::All { negate, nodes } => nodes.iter().all(|node| node.eval(vars)) != *negate,
             Node::Any { negate, nodes } => nodes.iter().any(|node| node.eval(vars)) != *negate,
-            Node::Test { name, negate, test } => test.eval(name, vars.var(name).as_deref()) != *negate,
+            Node::Test { name, negate, test } => test.holds(name, vars) != *negate,
         }
     }
 }
 
 impl Test {
+    fn holds(&self, name: &str, vars: &(impl Vars + ?Sized)) -> bool {
+        if !name.starts_with("post_arg.") {
+            return self.eval(name, vars.var(name).as_deref());
+        }
+        match vars.json_var(name).as_deref() {
+            None => self.eval(name, None),
+            // Text compares as text, whatever variable it is of; but it is no list.
+            Some(Value::String(text)) => self.eval(name, Some(text.as_bytes())),
+            Some(value) => self.eval_json(value),
+        }
+    }
+
+    /// `value` is no string. Lua compares it as it is, and turns it into text only for the patterns.
+    fn eval_json(&self, value: &Value) -> bool {
+        let compare = |right: &Option<f64>, holds: fn(&f64, &f64) -> bool| {
+            value.as_f64().zip(*right).is_some_and(|(left, right)| holds(&left, &right))
+        };
+        match self {
+            // JSON's null is something to Lua, other than nil.
+            Test::Equal(right) => !value.is_null() && same(value, right),
+            Test::NotEqual(right) => value.is_null() || !same(value, right),
+            Test::Greater(right) => compare(right, f64::gt),
+            Test::GreaterOrEqual(right) => compare(right, f64::ge),
+            Test::Less(right) => compare(right, f64::lt),
+            Test::LessOrEqual(right) => compare(right, f64::le),
+            Test::In { others, .. } => others.iter().any(|item| same(value, item)),
+            Test::Has(element) => has(value, element),
+            Test::Matches(regex) => {
+                let text = value.as_f64().map_or_else(|| value.to_string(), number_text);
+                regex.as_ref().is_some_and(|regex| regex.is_match(text.as_bytes()).unwrap_or(false))
+            }
+            Test::IpMatch(_) => false,
+        }
+    }
+
     /// `value` is the variable's, `None` where Lua has nil.
     fn eval(&self, name: &str, value: Option<&[u8]>) -> bool {
         let compare = |right: &Option<f64>, holds: fn(&f64, &f64) -> bool| {
@@ -245,10 +292,16 @@ impl Test {
                 let (Some(regex), Some(value)) = (regex, value) else { return false };
                 regex.is_match(value).unwrap_or(false)
             }
-            Test::In(texts) => {
+            Test::In { texts, .. } => {
                 value.is_some_and(|value| texts.binary_search_by(|text| (**text).cmp(value)).is_ok())
             }
-            Test::Has(element) => list_valued(name) && value.is_some_and(|value| has(value, element)),
+            // The one of these variables that is a table in APISIX (core/ctx.lua). Here its text is a JSON array; an
+            // argument that merely looks like one must not pass for a list.
+            Test::Has(element) => {
+                let list = value.filter(|_| name == "graphql_root_fields");
+                list.and_then(|list| serde_json::from_slice(list).ok())
+                    .is_some_and(|list| has(&list, element))
+            }
             Test::IpMatch(nets) => {
                 let address: Option<IpAddr> = value.and_then(ip::parse_address);
                 address.is_some_and(|address| nets.contains(address))
@@ -263,23 +316,25 @@ fn equal(value: Option<&[u8]>, right: &Operand) -> bool {
         Operand::Nil => value.is_none(),
         Operand::Number(right) => value.and_then(number::parse).is_some_and(|left| left == *right),
         Operand::Text(right) => value.is_some_and(|left| left == &**right),
-        Operand::Other => false,
+        Operand::Bool(_) | Operand::Table => false,
     }
 }
 
-/// The variables that are tables in APISIX (apisix/core/ctx.lua), the only ones `has` can be true of. Here
-/// their text is a JSON array; an argument that merely looks like one must not pass for a list.
-fn list_valued(name: &str) -> bool {
-    name == "graphql_root_fields" || name.starts_with("post_arg.")
+/// Is there an element of `list` that equals `element`?
+fn has(list: &Value, element: &Operand) -> bool {
+    let items = list.as_array().into_iter().flatten();
+    items.filter(|item| !item.is_null()).any(|item| same(item, element))
 }
 
-fn has(list: &[u8], element: &Operand) -> bool {
-    let Ok(Value::Array(items)) = serde_json::from_slice(list) else { return false };
-    items.iter().any(|item| match (item, element) {
-        (Value::String(item), Operand::Text(element)) => item.as_bytes() == &**element,
-        (Value::Number(item), Operand::Number(element)) => item.as_f64() == Some(*element),
+/// Lua's `==`: values of two types differ, and so do two tables.
+fn same(value: &Value, right: &Operand) -> bool {
+    match (value, right) {
+        (Value::Null, Operand::Nil) => true,
+        (Value::Bool(left), Operand::Bool(right)) => left == right,
+        (Value::Number(left), Operand::Number(right)) => left.as_f64() == Some(*right),
+        (Value::String(left), Operand::Text(right)) => left.as_bytes() == &**right,
         _ => false,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -39,10 +39,11 @@ pub fn write_access_line(access: &mut Access, ex: &Exchange) {
     });
 }
 
-/// Gives the upstream connection back if both messages ended where they said, else closes it.
-fn release_upstream(ex: &mut Exchange) {
+/// Gives the upstream connection back if both messages ended where they said, else closes it, and tells the balancer that
+/// its node is done. An exchange does so once, however it ends.
+pub(super) fn release_upstream(ex: &mut Exchange) {
     let (lease, call) = (ex.lease.take(), ex.call.take());
-    if lease.is_none() && call.is_none() {
+    if !std::mem::take(&mut ex.counted) {
         return;
     }
     let whole = ex.resp.answered && ex.resp.body.is_done();

@@ -33,12 +33,17 @@ async fn road(core: &Core, ex: &mut Exchange) -> Road {
     let mut plan = match_route(core, ex);
     if ex.wants_body.take() {
         Box::pin(prepare::read_body(core, ex)).await?;
+        // what was found without the body may not hold with it
+        ex.matched = None;
+        ex.params.clear();
         plan = match_route(core, ex);
     }
     let Some(plan) = plan else { return Box::pin(no_route(core, ex, global)).await };
     hold(ex, Some(&plan), &global);
     refuse_unserved(&plan)?;
-    read_ahead(core, ex, &global, Some(&plan)).await?;
+    if global.rewrites_by_body() || plan.chain.rewrites_by_body() {
+        read_ahead(core, ex, &global, Some(&plan)).await?;
+    }
 
     run(&global, Phase::Rewrite, core, ex).await?;
     run(&plan.chain, Phase::Rewrite, core, ex).await?;
@@ -50,7 +55,8 @@ async fn road(core: &Core, ex: &mut Exchange) -> Road {
     proxy::run(core, ex, &plan, &global).await
 }
 
-/// Reads the body where a plugin will look into it by a variable, for which it cannot wait.
+/// Reads the body where a plugin will look into it by a variable, for which it cannot wait. That is behind authentication,
+/// and what bounds bodies, unless a plugin of their phase looks into it.
 async fn read_ahead(core: &Core, ex: &mut Exchange, global: &Chain, plan: Option<&Plan>) -> Road {
     let asked = global.reads_body() || plan.is_some_and(|plan| plan.chain.reads_body());
     if asked && ex.body_read.is_none() {
@@ -113,12 +119,17 @@ async fn join_consumer(
     global: &Rc<Chain>,
 ) -> Result<Rc<Plan>, Reply> {
     let Some(known) = &ex.consumer else { return Ok(plan) };
+    ex.verdicts.forget_route();
     let joined = plan.join_consumer(&core.live.borrow(), known).map_err(Reply::page)?;
     if Rc::ptr_eq(&joined, &plan) {
         return Ok(plan);
     }
     hold(ex, Some(&joined), global);
     refuse_unserved(&joined)?;
+    read_ahead(core, ex, global, Some(&joined)).await?;
+    if !joined.chain.has_rewrite_in_consumer() {
+        return Ok(joined);
+    }
     match Box::pin(joined.chain.run_rewrite_in_consumer(ex, &core.host)).await {
         Some(reply) => Err(reply),
         None => Ok(joined),

@@ -185,14 +185,15 @@ impl Gate for Core {
     }
 
     fn give_back(&self, mut ex: Box<Exchange>) {
-        // a spare exchange holds nothing open: its bodies refer to the connections
+        // a spare exchange holds nothing open: its bodies refer to the connections. Most have been finished; one that
+        // panicked behind its head has not
+        finish::release_upstream(&mut ex);
+        ex.held.clear();
         ex.client = Client::None;
         ex.req.body = Body::Empty;
         ex.resp.body = Body::Empty;
         ex.plan = None;
         ex.global = None;
-        ex.lease = None;
-        ex.call = None;
         let mut spare = self.spare.borrow_mut();
         if spare.len() < limits::SPARE_EXCHANGES {
             spare.push(ex);

@@ -1,5 +1,6 @@
 //! Before routing: what the request is taken to be (APISIX init.lua `http_access_phase`, ngx_tpl.lua).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -24,9 +25,13 @@ fn set_host(ex: &mut Exchange) {
     if let Some(host) = req.head.headers.get(Name::Host) {
         req.http_host.extend_from_slice(host);
     }
-    if let Some(host) = req.head.host() {
-        req.host.extend_from_slice(host.name);
-        req.host.make_ascii_lowercase();
+    match req.head.host() {
+        Some(host) => {
+            req.host.extend_from_slice(host.name);
+            req.host.make_ascii_lowercase();
+        }
+        // HTTP/1.0: nginx's $host is then the name of the server, and that is `_` (ngx_tpl.lua)
+        None => req.host.extend_from_slice(b"_"),
     }
 }
 
@@ -148,14 +153,18 @@ fn forwarded(core: &Core, ex: &mut Exchange) {
         let mut text = itoa::Buffer::new();
         headers.put(Name::XForwardedPort, text.format(port).as_bytes());
     }
-    if !keeps(headers, Name::XForwardedHost) && !ex.req.http_host.is_empty() {
-        headers.put(Name::XForwardedHost, &ex.req.http_host);
+    if !keeps(headers, Name::XForwardedHost) {
+        let (sent, host) = (&ex.req.http_host, &ex.req.host);
+        headers.put(Name::XForwardedHost, if sent.is_empty() { host } else { sent });
     }
     if trusted != Some(true) && headers.has(Name::Forwarded) {
         headers.remove(Name::Forwarded);
     }
-    if trusted == Some(false) && headers.has(Name::XForwardedFor) {
-        headers.remove(Name::XForwardedFor);
+    if trusted == Some(false)
+        && let Some(sent) = ex.header(b"x-forwarded-for").map(Cow::into_owned)
+    {
+        ex.req.head.headers.remove(Name::XForwardedFor);
+        ex.set_var("original_x_forwarded_for", sent);
     }
 }
 
@@ -224,10 +233,11 @@ async fn admin_call(core: &Core, ex: &mut Exchange) -> Reply {
         match ex.req.body.piece().await {
             Ok(Some(piece)) => body.extend_from_slice(&piece),
             Ok(None) => break,
-            Err(_) => return Reply::page(400),
+            Err(error) => return client_body_error(ex, error),
         }
         if body.len() > limits::ADMIN_BODY_BYTES {
-            return Reply::page(413);
+            ex.close_client = true; // so much as tells the Admin API that it was too long
+            break;
         }
     }
     let (answer, answered) = tokio::sync::oneshot::channel::<AdminAnswer>();

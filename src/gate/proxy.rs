@@ -3,13 +3,13 @@
 
 use std::io;
 use std::rc::Rc;
-use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 
-use super::{Core, handle, over_h2, passive, prepare};
-use crate::conn::h1::client::{self, NoAnswer, SendBody};
-use crate::exchange::{Body, BodyError, Exchange, Reply, Source, UpstreamChoice};
+use super::{Core, handle, passive, prepare};
+use crate::conn::h1::client::{self, AnswerHead, NoAnswer};
+use crate::conn::h1::upload::{self, Unsent};
+use crate::exchange::{Body, BodyError, Exchange, Held, Reply, Source, UpstreamChoice};
 use crate::limits;
 use crate::live::plan::Destination;
 use crate::live::{LiveUpstream, Picked, Plan, Unusable};
@@ -17,13 +17,12 @@ use crate::mail::ToControl;
 use crate::model::Scheme;
 use crate::plugin::{Chain, Phase};
 use crate::pubsub::handshake;
-use crate::reactor::{self, Chunk, Out};
+use crate::reactor;
 use crate::transport::pool::Lease;
-use crate::transport::{Secure, Target, trust};
+use crate::transport::{Secure, trust};
 use crate::upstream::NodeSet;
 use crate::upstream::retry::{Decision, Failure, NO_NODE_TO_TRY, NO_VALID_NODE, Retries, Try};
 use crate::wire::Name;
-use crate::wire::http::chunked::{CHUNK_END, chunk_head};
 use crate::wire::http::{Host, Method};
 
 /// Timeouts of one exchange towards its upstream, ms.
@@ -32,16 +31,6 @@ pub(super) struct Times {
     pub connect_ms: u32,
     pub send_ms: u32,
     pub read_ms: u32,
-}
-
-/// What is kept of a request's body so that it can be sent again.
-#[derive(Default)]
-pub(super) struct Held {
-    pub bytes: Vec<u8>,
-    /// All that was taken from the client so far is in `bytes`.
-    pub whole: bool,
-    /// The body has ended.
-    pub ended: bool,
 }
 
 /// Sends the exchange upstream. `Ok`: `ex.resp` is the upstream's answer, or the client has left.
@@ -63,60 +52,64 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
     if upstream.reads_body && ex.body_read.is_none() {
         prepare::read_body(core, ex).await?;
     }
-    let times = times(core, plan, &upstream);
-    let mut tried = NodeSet::new();
-    let mut picked = pick(core, ex, &upstream, &tried)?;
+    let picked = pick(core, ex, &upstream, &NodeSet::new())?;
     set_host(ex, &upstream, picked.node);
     handle::run(global, Phase::BeforeProxy, core, ex).await?;
     handle::run(&plan.chain, Phase::BeforeProxy, core, ex).await?;
 
+    let (times, websocket) = (times(core, plan, &upstream), plan.websocket);
+    let mut ask = Ask { core, upstream: &upstream, picked, times, websocket, fresh: false };
+    until_answered(ex, &mut ask).await
+}
+
+/// Asks one node after the other, until one has answered or no more may be asked.
+async fn until_answered(ex: &mut Exchange, ask: &mut Ask<'_>) -> Result<(), Reply> {
+    let Ask { core, upstream, .. } = *ask;
     let rules = &core.config.http.proxy;
     let mut retries = Retries::new(&upstream.conf, rules, upstream.nodes.len(), reactor::now_ms());
-    let mut held = Held { whole: true, ..Held::default() };
-    let mut fresh = false;
+    let mut held = Held::default();
+    let mut tried = NodeSet::new();
     loop {
-        ex.upstream.begin(picked.addr, picked.node, reactor::now_ms());
-        upstream.started(picked.node);
-        let may_switch = plan.websocket && ex.req.head.headers.has(Name::Upgrade);
-        let tried_once = match upstream.speaks_h2(may_switch) {
-            true => Box::pin(over_h2::attempt(core, ex, &upstream, &picked, times, &mut held, fresh)).await,
-            false => attempt(core, ex, &upstream, &picked, times, &mut held, plan.websocket, fresh).await,
+        ex.upstream.begin(ask.picked.addr, ask.picked.node, reactor::now_ms());
+        upstream.started(ask.picked.node);
+        ex.counted = true;
+        let asked = match upstream.speaks_h2(ask.may_switch(ex)) {
+            true => Box::pin(ask.over_h2(ex, &mut held)).await,
+            false => ask.over_h1(ex, &mut held).await,
         };
-        let failed = match tried_once {
+        let failed = match asked {
             Ok(()) => return Ok(()),
+            Err(Missed::Try(failed)) => failed,
             Err(Missed::ClientGone) => {
-                upstream.finished(picked.node, None, reactor::now_ms());
+                ask.forget(ex);
                 ex.resp.client_gone = true;
                 return Ok(());
             }
             Err(Missed::Body(error)) => {
-                upstream.finished(picked.node, None, reactor::now_ms());
+                ask.forget(ex);
                 return client_body_failed(ex, error);
             }
-            Err(Missed::Try(failed)) => failed,
         };
-        let decision = retries.after(failed, reactor::now_ms());
-        if decision != Decision::Pass {
-            forget_answer(ex);
-            upstream.finished(picked.node, None, reactor::now_ms());
-        }
-        match decision {
+        match retries.after(failed, reactor::now_ms()) {
             Decision::Pass => return Ok(()),
             Decision::GiveUp(status) => {
+                ask.forget(ex);
                 note_failure(ex, failed, status);
                 return Err(Reply::page(status));
             }
             Decision::SameNode => {
+                ask.forget(ex);
                 ex.upstream.attempts.pop();
-                fresh = true;
+                ask.fresh = true;
             }
             Decision::NextNode => {
+                ask.forget(ex);
                 note_failure(ex, failed, 0);
-                passive::failed(core, &upstream, picked.node, failed.failure);
-                tried.insert(picked.node);
-                fresh = false;
-                picked = pick(core, ex, &upstream, &tried).map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
-                set_host(ex, &upstream, picked.node);
+                passive::failed(core, upstream, ask.picked.node, failed.failure);
+                tried.insert(ask.picked.node);
+                ask.picked = pick(core, ex, upstream, &tried).map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
+                ask.fresh = false;
+                set_host(ex, upstream, ask.picked.node);
             }
         }
     }
@@ -228,111 +221,136 @@ pub(super) fn not_sent(ex: &Exchange, held: &Held) -> Try {
     Try { failure: Failure::Error, reused: false, sent: false, non_idempotent, replayable, unseen: false }
 }
 
-/// One try on one node, from the connection to the head of the answer.
-#[allow(clippy::too_many_arguments)] // one try: everything it depends on, named
-async fn attempt(
-    core: &Core,
-    ex: &mut Exchange,
-    upstream: &LiveUpstream,
-    picked: &Picked,
-    times: Times,
-    held: &mut Held,
-    websocket: bool,
-    fresh: bool,
-) -> Result<(), Missed> {
-    let mut state = not_sent(ex, held);
-    let mut lease = connection(core, ex, upstream, picked, times, fresh).await.map_err(|error| {
-        log::error!("connect() to {} failed: {error}", picked.addr);
-        Missed::Try(Try { failure: failure_of(&error), ..state })
-    })?;
-    lease.read_timeout_ms = times.read_ms;
-    state.reused = lease.connection.reused;
-
-    hold_body(ex, held).await.map_err(Missed::Body)?;
-    state.replayable = held.whole;
-    state.sent = true;
-    ex.proxied = true;
-    let may_switch = websocket && ex.req.head.headers.has(Name::Upgrade);
-    let early = send(ex, &lease, held, websocket, times).await;
-    state.replayable = held.whole;
-    let answered = match early {
-        Err(missed) => Err(missed),
-        Ok(all_sent) => client::read_answer(&lease.connection.stream, ex, times.read_ms, may_switch)
-            .await
-            .map(|keep| keep && all_sent)
-            .map_err(Unsent::from),
-    };
-    if answered.is_err() {
-        // half a head: neither the next try nor our own page goes on from it
-        ex.resp.head.clear();
-    }
-    match answered {
-        Ok(keep) => {
-            ex.keep_upstream = keep;
-            ex.lease = Some(lease);
-            answered_with(core, ex, state)
-        }
-        Err(Unsent::Body(error)) => Err(Missed::Body(error)),
-        Err(Unsent::Upstream(error)) => Err(no_answer(error, picked, state)),
-    }
+/// One try on one node: who is asked, and how.
+pub(super) struct Ask<'a> {
+    pub core: &'a Core,
+    pub upstream: &'a LiveUpstream,
+    pub picked: Picked,
+    pub times: Times,
+    /// The route has `enable_websocket`.
+    pub websocket: bool,
+    /// A kept connection will not do: one has just turned out closed.
+    pub fresh: bool,
 }
 
-/// The head of an answer is there: it counts unless its status leads to the next node.
-pub(super) fn answered_with(core: &Core, ex: &mut Exchange, state: Try) -> Result<(), Missed> {
-    let now_ms = reactor::now_ms();
-    let status = ex.resp.head.status;
-    if let Some(attempt) = ex.upstream.current() {
-        attempt.status = status;
-        attempt.header_ms = Some((now_ms - attempt.began_ms) as u32);
+impl Ask<'_> {
+    /// Does the client ask to change the protocol, on a route that lets it?
+    fn may_switch(&self, ex: &Exchange) -> bool {
+        self.websocket && ex.req.head.headers.has(Name::Upgrade)
     }
-    match core.config.http.proxy.next_upstream.statuses.contains(&status) {
-        true => Err(Missed::Try(Try { failure: Failure::Status(status), ..state })),
-        false => Ok(()),
-    }
-}
 
-/// No answer came, for this reason.
-pub(super) fn no_answer(error: NoAnswer, picked: &Picked, state: Try) -> Missed {
-    match error {
-        NoAnswer::ClientGone => Missed::ClientGone,
-        NoAnswer::Timeout => {
-            log::error!("upstream timed out while reading response header from upstream {}", picked.addr);
-            Missed::Try(Try { failure: Failure::Timeout, ..state })
-        }
-        NoAnswer::Invalid(reason) => {
-            log::error!("{reason}, upstream {}", picked.addr);
-            Missed::Try(Try { failure: Failure::InvalidHead, ..state })
-        }
-        NoAnswer::Broken(error) => {
-            if !state.reused && !state.unseen {
-                log::error!("upstream prematurely closed connection: {error}, upstream {}", picked.addr);
+    /// From the connection to the head of the answer.
+    async fn over_h1(&self, ex: &mut Exchange, held: &mut Held) -> Result<(), Missed> {
+        let mut state = not_sent(ex, held);
+        let mut lease = self.connection(ex).await.map_err(|error| self.unconnected(&error, state))?;
+        lease.read_timeout_ms = self.times.read_ms;
+        state.reused = lease.connection.reused;
+
+        // the connection is there: what is taken of the body now is not lost by a failed connect
+        let most = ex.out.held_bytes.unwrap_or(limits::REPLAY_BODY);
+        held.fill(&mut ex.req.body, most).await.map_err(Missed::Body)?;
+        state.sent = true;
+        ex.proxied = true;
+        let stream = &lease.connection.stream;
+        let (read_ms, send_ms) = (self.times.read_ms, self.times.send_ms);
+        let mut head = AnswerHead::default();
+        let early = upload::send(ex, stream, held, &mut head, self.websocket, send_ms).await;
+        state.replayable = held.whole;
+        let answered = match early {
+            Err(unsent) => Err(unsent),
+            Ok(all_sent) => client::read_answer(stream, ex, head, read_ms, self.may_switch(ex))
+                .await
+                .map(|keep| keep && all_sent)
+                .map_err(Unsent::from),
+        };
+        match answered {
+            Ok(keep) => {
+                ex.keep_upstream = keep;
+                ex.lease = Some(lease);
+                self.answered(ex, state)
             }
-            Missed::Try(state)
+            Err(unsent) => {
+                // half a head: neither the next try nor our own page goes on from it
+                ex.resp.head.clear();
+                match unsent {
+                    Unsent::Body(error) => Err(Missed::Body(error)),
+                    Unsent::Upstream(error) => Err(self.no_answer(error, state)),
+                }
+            }
         }
     }
-}
 
-/// A kept connection, or a new one.
-async fn connection(
-    core: &Core,
-    ex: &mut Exchange,
-    upstream: &LiveUpstream,
-    picked: &Picked,
-    times: Times,
-    fresh: bool,
-) -> io::Result<Lease> {
-    let pool = match &upstream.tls.bare {
-        None => picked.pool.clone(),
-        Some(client) => core.live.borrow().pool(&Target {
-            address: picked.addr,
-            tls: Some(Secure { client: client.clone(), name: server_name(core, ex) }),
-        }),
-    };
-    let lease = Lease::take(&pool, upstream.keep, fresh, reactor::now_ms(), times.connect_ms).await?;
-    if let Some(attempt) = ex.upstream.current() {
-        attempt.connect_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
+    /// A kept connection, or a new one.
+    async fn connection(&self, ex: &mut Exchange) -> io::Result<Lease> {
+        let pool = match &self.upstream.tls.bare {
+            None => self.picked.pool.clone(),
+            Some(client) => {
+                self.picked.pool.secured(Secure { client: client.clone(), name: server_name(self.core, ex) })
+            }
+        };
+        let (keep, now_ms) = (self.upstream.keep, reactor::now_ms());
+        let lease = Lease::take(&pool, keep, self.fresh, now_ms, self.times.connect_ms).await?;
+        note_connected(ex);
+        Ok(lease)
     }
-    Ok(lease)
+
+    /// There is no connection.
+    pub(super) fn unconnected(&self, error: &io::Error, state: Try) -> Missed {
+        log::error!("connect() to {} failed: {error}", self.picked.addr);
+        let timed_out = error.kind() == io::ErrorKind::TimedOut;
+        Missed::Try(Try { failure: if timed_out { Failure::Timeout } else { Failure::Error }, ..state })
+    }
+
+    /// The head of an answer is there: it counts unless its status leads to the next node.
+    pub(super) fn answered(&self, ex: &mut Exchange, state: Try) -> Result<(), Missed> {
+        let now_ms = reactor::now_ms();
+        let status = ex.resp.head.status;
+        if let Some(attempt) = ex.upstream.current() {
+            attempt.status = status;
+            attempt.header_ms = Some((now_ms - attempt.began_ms) as u32);
+        }
+        match self.core.config.http.proxy.next_upstream.statuses.contains(&status) {
+            true => Err(Missed::Try(Try { failure: Failure::Status(status), ..state })),
+            false => Ok(()),
+        }
+    }
+
+    /// No answer came, for this reason.
+    pub(super) fn no_answer(&self, error: NoAnswer, state: Try) -> Missed {
+        let addr = self.picked.addr;
+        match error {
+            NoAnswer::ClientGone => Missed::ClientGone,
+            NoAnswer::Timeout => {
+                log::error!("upstream timed out while reading response header from upstream {addr}");
+                Missed::Try(Try { failure: Failure::Timeout, ..state })
+            }
+            NoAnswer::Invalid(reason) => {
+                log::error!("{reason}, upstream {addr}");
+                Missed::Try(Try { failure: Failure::InvalidHead, ..state })
+            }
+            NoAnswer::Broken(error) => {
+                if !state.reused && !state.unseen {
+                    log::error!("upstream prematurely closed connection: {error}, upstream {addr}");
+                }
+                Missed::Try(state)
+            }
+        }
+    }
+
+    /// The try is over without an answer that the client gets. Another answer may take the place of the one that
+    /// came, if one came; its connection is closed, as nginx does.
+    fn forget(&self, ex: &mut Exchange) {
+        self.upstream.finished(self.picked.node, None, reactor::now_ms());
+        ex.counted = false;
+        ex.lease = None;
+        ex.call = None;
+        ex.keep_upstream = false;
+        ex.resp.body = Body::Empty;
+        ex.resp.head.clear();
+        ex.resp.source = Source::Gateway;
+        ex.resp.answered = false;
+        ex.resp.upgrade = false;
+    }
 }
 
 /// The name that TLS towards the upstream asks for: the Host header's, if `proxy_ssl_server_name` is on.
@@ -345,166 +363,17 @@ pub(super) fn server_name(core: &Core, ex: &Exchange) -> Option<ServerName<'stat
     trust::server_name(host)
 }
 
-/// Takes the body up to the replay limit, or what a plugin says in its place: the connection is there, so what is
-/// taken is not lost by a failed connect, and a body that ends here goes with a Content-Length.
-async fn hold_body(ex: &mut Exchange, held: &mut Held) -> Result<(), BodyError> {
-    if held.ended || matches!(ex.req.body, Body::Empty) {
-        held.ended = true;
-        return Ok(());
-    }
-    let most = ex.out.held_bytes.unwrap_or(limits::REPLAY_BODY);
-    while held.whole && held.bytes.len() < most {
-        match ex.req.body.piece().await? {
-            Some(piece) => held.bytes.extend_from_slice(&piece),
-            None => {
-                held.ended = true;
-                return Ok(());
-            }
-        }
-        if ex.req.body.is_done() {
-            held.ended = true;
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-/// Why the request could not be sent to its end.
-enum Unsent {
-    Body(BodyError),
-    Upstream(NoAnswer),
-}
-
-impl From<NoAnswer> for Unsent {
-    fn from(error: NoAnswer) -> Self {
-        Unsent::Upstream(error)
-    }
-}
-
-/// Sends head and body. `Ok(false)`: the upstream answered before it had the whole body.
-async fn send(
-    ex: &mut Exchange,
-    lease: &Lease,
-    held: &mut Held,
-    websocket: bool,
-    times: Times,
-) -> Result<bool, Unsent> {
-    let stream = &*lease.connection.stream;
-    let framing = match ex.req.body.known_length() {
-        _ if held.ended && client::has_trailers(ex) => SendBody::Chunked,
-        _ if held.ended && held.bytes.is_empty() => SendBody::Nothing,
-        _ if held.ended => SendBody::Length(held.bytes.len() as u64),
-        Some(left) => SendBody::Length(held.bytes.len() as u64 + left),
-        None => SendBody::Chunked,
-    };
-    let mut out = reactor::take_buffer();
-    client::write_request(ex, websocket, framing, &mut out);
-    let chunked = framing == SendBody::Chunked;
-    if !held.bytes.is_empty() {
-        if chunked {
-            chunk_head(&mut out, held.bytes.len());
-        }
-        out.extend_from_slice(&held.bytes);
-        if chunked {
-            out.extend_from_slice(CHUNK_END);
-        }
-    }
-    if held.ended && chunked {
-        client::write_last_chunk(ex, &mut out);
-    }
-    stream.send(Out::from(out));
-    if held.ended {
-        return Ok(true);
-    }
-    held.whole = false;
-    held.bytes = Vec::new();
-    // boxed: most requests have no body that streams, and their road is smaller for it
-    Box::pin(stream_body(ex, lease, chunked, times)).await
-}
-
-/// Passes the rest of the body on, one piece in flight, while watching for an early answer.
-async fn stream_body(ex: &mut Exchange, lease: &Lease, chunked: bool, times: Times) -> Result<bool, Unsent> {
-    let stream = &*lease.connection.stream;
-    loop {
-        stream.set_send_deadline(Some(reactor::now_ms() + u64::from(times.send_ms)));
-        let early = std::future::poll_fn(|cx| {
-            match stream.poll_flushed(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(NoAnswer::from(error))),
-                Poll::Pending => {}
-            }
-            stream.poll_recv(cx).map(|answer| answer.map(Some).map_err(NoAnswer::from))
-        })
-        .await?;
-        if let Some(chunk) = early {
-            stream.unrecv(chunk);
-            return Ok(false);
-        }
-        let body = &mut ex.req.body;
-        let piece = std::future::poll_fn(|cx| {
-            if let Poll::Ready(piece) = body.poll_piece(cx) {
-                return Poll::Ready(piece.map(Ok).map_err(Unsent::Body));
-            }
-            stream.poll_recv(cx).map(|answer| answer.map(Err).map_err(|e| Unsent::Upstream(e.into())))
-        })
-        .await?;
-        match piece {
-            Ok(Some(data)) => {
-                let mut out = reactor::take_buffer();
-                if chunked {
-                    chunk_head(&mut out, data.len());
-                }
-                let mut sent = Out::from(out).chunk(data);
-                if chunked {
-                    sent = sent.chunk(Chunk::from_static(CHUNK_END));
-                }
-                stream.send(sent);
-            }
-            Ok(None) => {
-                if chunked {
-                    let mut out = reactor::take_buffer();
-                    client::write_last_chunk(ex, &mut out);
-                    stream.send(Out::from(out));
-                }
-                return Ok(true);
-            }
-            Err(chunk) => {
-                stream.unrecv(chunk);
-                return Ok(false);
-            }
-        }
-    }
-}
-
-impl From<io::Error> for NoAnswer {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::TimedOut => NoAnswer::Timeout,
-            _ => NoAnswer::Broken(error),
-        }
-    }
-}
-
-pub(super) fn failure_of(error: &io::Error) -> Failure {
-    if error.kind() == io::ErrorKind::TimedOut { Failure::Timeout } else { Failure::Error }
-}
-
 /// The client's body broke off; a client that left gets no answer.
 fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> {
     let reply = prepare::client_body_error(ex, error);
     if ex.resp.client_gone { Ok(()) } else { Err(reply) }
 }
 
-/// Another answer takes the place of the one that came, if one came; its connection is closed, as nginx does.
-fn forget_answer(ex: &mut Exchange) {
-    ex.lease = None;
-    ex.call = None;
-    ex.keep_upstream = false;
-    ex.resp.body = Body::Empty;
-    ex.resp.head.clear();
-    ex.resp.source = Source::Gateway;
-    ex.resp.answered = false;
-    ex.resp.upgrade = false;
+/// Writes down when the connection was there, for `$upstream_connect_time`.
+pub(super) fn note_connected(ex: &mut Exchange) {
+    if let Some(attempt) = ex.upstream.current() {
+        attempt.connect_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
+    }
 }
 
 /// Writes a failed try down, for `$upstream_status`.

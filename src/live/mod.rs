@@ -28,8 +28,8 @@ use crate::model::{
     Id, KeepalivePool, Kind, Methods, PluginBundle, Route, Scheme, Service, Stored, Upstream, id_text,
 };
 use crate::plugin::{Build, Chain, Host, Registry};
-use crate::transport::pool::{Pool, Pools};
-use crate::transport::{Target, TlsClients};
+use crate::transport::TlsClients;
+use crate::transport::pool::Pools;
 use crate::upstream::health::Status;
 
 pub use plan::Plan;
@@ -200,14 +200,22 @@ impl Live {
 
     fn put(&mut self, object: &Object) {
         match object {
-            Object::Route(route) => return self.put_route(route),
-            Object::StreamRoute(route) => return self.streams.put(route),
+            Object::Route(route) => {
+                self.judge_again("routes", &route.id, route.value.upstream.as_deref());
+                return self.put_route(route);
+            }
+            Object::StreamRoute(route) => {
+                self.judge_again("stream_routes", &route.id, route.value.upstream.as_deref());
+                return self.streams.put(route);
+            }
             Object::Consumer(consumer) => return self.tools.host.consumers.put(consumer),
             Object::Service(o) => {
+                self.judge_again("services", &o.id, o.value.upstream.as_deref());
                 let old = self.services.insert(o.id.clone(), o.clone());
                 self.rehost(&o.id, old.as_ref().map_or(&[], |old| &old.value.hosts), &o.value.hosts);
             }
             Object::Upstream(o) => {
+                self.judge_again("upstreams", &o.id, Some(&o.value));
                 self.tools.host.upstreams.borrow_mut().insert(o.id.clone());
                 self.upstreams.insert(o.id.clone(), o.clone());
             }
@@ -239,13 +247,13 @@ impl Live {
         match kind {
             Kind::Route => {
                 self.remove_route(id);
-                self.in_use.get_mut().remove(&*format!("/apisix/routes/{id}"));
+                self.forget_upstream("routes", id);
                 return;
             }
             Kind::Consumer => return self.tools.host.consumers.remove(id),
             Kind::Service => {
                 let old = self.services.remove(id);
-                self.in_use.get_mut().remove(&*format!("/apisix/services/{id}"));
+                self.forget_upstream("services", id);
                 self.rehost(id, old.as_ref().map_or(&[], |old| &old.value.hosts), &[]);
             }
             Kind::Upstream => drop(self.upstreams.remove(id)),
@@ -269,14 +277,14 @@ impl Live {
             }
             Kind::StreamRoute => {
                 self.streams.remove(id);
-                self.in_use.get_mut().remove(&*format!("/apisix/stream_routes/{id}"));
+                self.forget_upstream("stream_routes", id);
                 return;
             }
             Kind::Proto | Kind::Secret | Kind::CostDecoration | Kind::PluginList => return,
         }
         if kind == Kind::Upstream {
             self.tools.host.upstreams.borrow_mut().remove(id);
-            self.in_use.get_mut().remove(&*format!("/apisix/upstreams/{id}"));
+            self.forget_upstream("upstreams", id);
         }
         self.touch();
     }
@@ -399,6 +407,32 @@ impl Live {
         if let Some(up) = self.in_use.get_mut().get(key) {
             judge(up, verdicts);
         }
+        if verdicts.is_empty() {
+            self.verdicts.remove(key);
+        }
+    }
+
+    /// The upstream of an object is another one now: what was said of nodes that it no longer checks counts no more.
+    /// The prober forgets them, too, and has no news of them that could take it back.
+    fn judge_again(&mut self, directory: &str, id: &Id, conf: Option<&Upstream>) {
+        if self.verdicts.is_empty() {
+            return; // as at the start, when 100,000 come
+        }
+        let key = format!("/apisix/{directory}/{id}");
+        let Some(verdicts) = self.verdicts.get_mut(&*key) else { return };
+        let checked = conf.filter(|conf| conf.checks.is_some());
+        let nodes = checked.map_or(&[][..], |conf| &conf.nodes);
+        verdicts.retain(|(host, _), _| nodes.iter().any(|node| node.host == *host));
+        if verdicts.is_empty() {
+            self.verdicts.remove(&*key);
+        }
+    }
+
+    /// An object has gone, and with it its upstream.
+    fn forget_upstream(&mut self, directory: &str, id: &Id) {
+        let key = format!("/apisix/{directory}/{id}");
+        self.in_use.get_mut().remove(&*key);
+        self.verdicts.remove(&*key);
     }
 
     /// The same upstream as it is now.
@@ -461,7 +495,8 @@ impl Live {
         Some(self.live_upstream(&format!("/apisix/upstreams/{id}"), &stored.value))
     }
 
-    /// Certificates of upstreams are believed unless `tls.verify` says to look at them.
+    /// Certificates of upstreams are believed unless `tls.verify` says to look at them, or `proxy_ssl_verify` in a
+    /// snippet, which nginx obeys for `https` alone.
     fn tls_for(&self, conf: &Upstream) -> Result<NodeTls, Unusable> {
         match conf.scheme {
             Scheme::Https | Scheme::Grpcs | Scheme::Tls => {}
@@ -470,7 +505,8 @@ impl Live {
             _ => return Ok(NodeTls::default()),
         }
         let field = |name: &str| conf.tls.as_deref().and_then(|tls| tls.get(name));
-        let verify = field("verify").and_then(Value::as_bool).unwrap_or(false);
+        let all = conf.scheme == Scheme::Https && self.tools.host.config.http.proxy_ssl_verify;
+        let verify = all || field("verify").and_then(Value::as_bool).unwrap_or(false);
         let mut identity =
             field("client_cert").and_then(Value::as_str).zip(field("client_key").and_then(Value::as_str));
         if let Some(id) = client_cert_id(conf) {
@@ -488,11 +524,6 @@ impl Live {
             bare: client(!grpc, &[])?,
             h2: client(grpc || (conf.http2 && conf.scheme == Scheme::Https), &[b"h2"])?,
         })
-    }
-
-    /// The pool of a target that is known only when a request comes (TLS with the request's host as name).
-    pub fn pool(&self, target: &Target) -> Rc<Pool> {
-        self.tools.pools.get(target)
     }
 
     /// Closes idle upstream connections that are too old.

@@ -341,6 +341,10 @@ pub(super) fn chain_of(
             log::error!("{owner} uses plugin [{name}], which is not served yet: its requests get 503");
             return Err(503);
         };
+        if bound.conf["_meta"].get("pre_function").is_some() {
+            log::error!("plugin {name} of {owner} needs Lua (_meta.pre_function), which is not served yet");
+            return Err(503);
+        }
         let mut conf = (*bound.conf).clone();
         let kind =
             if bound.from_consumer && entry.spec.auth { SchemaType::Consumer } else { SchemaType::Plain };

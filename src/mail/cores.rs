@@ -1,5 +1,6 @@
 //! The cores as the rest of the process sees them: their mailboxes, and how many connections each has.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::limits;
@@ -18,6 +19,15 @@ pub struct Cores {
     mail: Box<[Sender<ToCore>]>,
 }
 
+/// Cores that were started before those of now, and drain.
+#[derive(Clone)]
+pub struct Elder {
+    /// Which start of the cores they are of.
+    pub generation: u32,
+    /// They themselves.
+    pub cores: Arc<Cores>,
+}
+
 impl Cores {
     /// One mailbox a core.
     pub fn new(mail: Vec<Sender<ToCore>>) -> Self {
@@ -33,6 +43,18 @@ impl Cores {
     /// A core's mailbox.
     pub fn mail(&self, core: usize) -> &Sender<ToCore> {
         &self.mail[core]
+    }
+
+    /// All are to end at once.
+    pub fn end(&self) {
+        for mail in &*self.mail {
+            let _ = mail.try_send(ToCore::Drain { within_ms: 0, gently: false }); // one that is gone has ended
+        }
+    }
+
+    /// Has each of them ended?
+    pub fn are_gone(&self) -> bool {
+        self.mail.iter().all(Sender::is_closed)
     }
 
     /// A core says how many connections it has.

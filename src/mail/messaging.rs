@@ -113,8 +113,13 @@ pub struct Cut {
 impl Batch {
     /// `messages` are offsets, in rising order, and the ends of the messages in `bytes`.
     pub fn new(from: i64, messages: Vec<(i64, u32)>, bytes: Bytes) -> Batch {
-        let next = messages.last().map_or(from, |(offset, _)| offset + 1);
+        let next = messages.last().map_or(from, |(offset, _)| offset.saturating_add(1));
         Batch { from, next, messages, bytes }
+    }
+
+    /// The same, where it is known that there is no other message before `next`.
+    pub fn reaching(self, next: i64) -> Batch {
+        Batch { next: self.next.max(next), ..self }
     }
 
     /// How much memory it holds, about.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::model::delta::Batch;
 use crate::reactor::{Accepted, EcnCodepoint};
 
-pub use cores::Cores;
+pub use cores::{Cores, Elder};
 
 /// To a core. Bound: [`crate::limits::CORE_MAIL`].
 pub enum ToCore {

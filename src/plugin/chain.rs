@@ -30,6 +30,7 @@ pub struct Chain {
     phases: [Vec<u16>; 6],
     taken: Phases,
     reads_body: bool,
+    rewrites_by_body: bool,
     /// The first number of this chain's filter state in an exchange.
     slots_from: u16,
 }
@@ -50,7 +51,9 @@ impl Chain {
             }
         }
         let reads_body = items.iter().any(|item| item.reads_body);
-        Chain { items, phases, taken, reads_body, slots_from }
+        let rewrites_by_body =
+            items.iter().any(|item| item.reads_body && item.plugin.phases().has(Phase::Rewrite));
+        Chain { items, phases, taken, reads_body, rewrites_by_body, slots_from }
     }
 
     /// Its plugins, in the order in which they run.
@@ -61,6 +64,11 @@ impl Chain {
     /// Does any plugin look into the request's body by a variable?
     pub fn reads_body(&self) -> bool {
         self.reads_body
+    }
+
+    /// Does one look into it as early as in rewrite, where authentication stands, too?
+    pub fn rewrites_by_body(&self) -> bool {
+        self.rewrites_by_body
     }
 
     /// The phases in which any plugin takes part.
@@ -74,25 +82,36 @@ impl Chain {
         self.taken.has(phase)
     }
 
-    fn of(&self, phase: Phase) -> impl Iterator<Item = &Item> {
-        self.phases[phase as usize].iter().map(|at| &self.items[*at as usize])
+    /// The plugins of a phase, and the numbers of their state in an exchange.
+    fn of(&self, phase: Phase) -> impl Iterator<Item = (u16, &Item)> {
+        self.phases[phase as usize].iter().map(|at| (self.slots_from + at, &self.items[*at as usize]))
     }
 
     /// Runs rewrite, access or before_proxy: the first plugin that answers ends it.
     pub async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
-        for item in self.of(phase) {
-            if let Some(reply) = item.run(phase, ex, host).await {
+        for (slot, item) in self.of(phase) {
+            if let Some(reply) = item.run(phase, ex, host, slot).await {
                 return Some(reply);
             }
         }
         None
     }
 
+    /// Plugins with a rewrite that only the consumer brought, auth plugins left out.
+    fn rewrites_in_consumer(&self) -> impl Iterator<Item = (u16, &Item)> {
+        self.of(Phase::Rewrite).filter(|(_, item)| item.from_consumer && !item.spec.auth)
+    }
+
+    /// Is there anything for [`run_rewrite_in_consumer`](Chain::run_rewrite_in_consumer) to run?
+    pub fn has_rewrite_in_consumer(&self) -> bool {
+        self.rewrites_in_consumer().next().is_some()
+    }
+
     /// The rewrite of those plugins that only the consumer brought, auth plugins left out
     /// (plugin.lua, phase `rewrite_in_consumer`).
     pub async fn run_rewrite_in_consumer(&self, ex: &mut Exchange, host: &Host) -> Option<Reply> {
-        for item in self.of(Phase::Rewrite).filter(|item| item.from_consumer && !item.spec.auth) {
-            if let Some(reply) = item.run(Phase::Rewrite, ex, host).await {
+        for (slot, item) in self.rewrites_in_consumer() {
+            if let Some(reply) = item.run(Phase::Rewrite, ex, host, slot).await {
                 return Some(reply);
             }
         }
@@ -103,28 +122,26 @@ impl Chain {
     /// exchange are taken to hold (plugin.lua `trace_expected_plugins_for_debug`).
     pub fn foretell(&self, ex: &mut Exchange) {
         for phase in [Phase::BodyFilter, Phase::Log] {
-            self.of(phase).for_each(|item| item.note(phase, ex));
+            self.of(phase).for_each(|(_, item)| item.note(phase, ex));
         }
     }
 
     /// Runs header_filter.
     pub fn header_filter(&self, ex: &mut Exchange, host: &Host) {
-        for at in &self.phases[Phase::HeaderFilter as usize] {
-            let item = &self.items[*at as usize];
-            if item.takes_part(ex) {
+        for (slot, item) in self.of(Phase::HeaderFilter) {
+            if item.takes_part(ex, slot) {
                 item.note(Phase::HeaderFilter, ex);
-                item.plugin.header_filter(ex, host, self.slots_from + at);
+                item.plugin.header_filter(ex, host, slot);
             }
         }
     }
 
     /// Runs body_filter over one piece of the answer's body.
     pub fn body_filter(&self, ex: &mut Exchange, piece: &mut BodyPiece) {
-        for at in &self.phases[Phase::BodyFilter as usize] {
-            let item = &self.items[*at as usize];
-            if item.takes_part(ex) {
+        for (slot, item) in self.of(Phase::BodyFilter) {
+            if item.takes_part(ex, slot) {
                 item.note(Phase::BodyFilter, ex);
-                item.plugin.body_filter(ex, piece, self.slots_from + at);
+                item.plugin.body_filter(ex, piece, slot);
             }
         }
     }
@@ -133,11 +150,11 @@ impl Chain {
     pub fn log(&self, ex: &mut Exchange, host: &Host, route: Option<&Chain>) {
         let preferred =
             |name| route.is_some_and(|route| route.items.iter().any(|item| item.spec.name == name));
-        for item in self.of(Phase::Log) {
+        for (slot, item) in self.of(Phase::Log) {
             if item.spec.prefer_route && preferred(item.spec.name) {
                 continue;
             }
-            if item.takes_part(ex) {
+            if item.takes_part(ex, slot) {
                 item.note(Phase::Log, ex);
                 item.plugin.log(ex, host);
             }
@@ -158,12 +175,12 @@ impl Item {
     }
 
     /// `_meta.filter` lets it, and no workflow has run it already.
-    fn takes_part(&self, ex: &Exchange) -> bool {
-        !ex.skipped.contains(&self.spec.name) && self.meta.allows(ex)
+    fn takes_part(&self, ex: &mut Exchange, slot: u16) -> bool {
+        !ex.skipped.contains(&self.spec.name) && self.meta.allows(ex, slot)
     }
 
-    async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
-        if !self.takes_part(ex) {
+    async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host, slot: u16) -> Option<Reply> {
+        if !self.takes_part(ex, slot) {
             return None;
         }
         self.note(phase, ex);

@@ -1,18 +1,18 @@
 //! Node-wide counters: limits are a node's, so they are exact over all cores. The one deliberate exception
 //! to shared-nothing.
 //!
-//! One table of atomics, eight places to a bucket. A key that is there is found and changed without a lock;
+//! A table of atomics for each plugin, eight places to a bucket. A key that is there is found and changed without a lock;
 //! only a new key takes its bucket's lock, and only an expired counter gives its place up. So a flood of
 //! fresh keys never resets another's limit: when a bucket is full of live counters, the new key is refused
-//! (and counted), and the plugin does what its `allow_degradation` says.
+//! (and counted), and the plugin does what its `allow_degradation` says. Other plugins do not feel it.
 //!
 //! Why atomics and not an owner core by key hash: one exchange through another core's mailbox costs two
 //! wake-ups, some microseconds; a contended compare-and-swap costs about a tenth of one.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use crate::limits;
@@ -49,9 +49,33 @@ struct Bucket {
     new_key: Mutex<()>,
 }
 
-/// The table.
+/// The counters of each plugin, apart from each other as in APISIX (the shared dictionaries `plugin-limit-count` and so
+/// on): no flood of keys in one of them leaves another without room.
+#[derive(Clone, Default)]
+pub struct Tables {
+    /// Those of `api-breaker`.
+    pub api_breaker: Arc<Counters>,
+    /// Those of `limit-conn`.
+    pub limit_conn: Arc<Counters>,
+    /// Those of `limit-count`, also where a `workflow` runs it.
+    pub limit_count: Arc<Counters>,
+    /// Those of `limit-req`.
+    pub limit_req: Arc<Counters>,
+}
+
+impl Tables {
+    /// As [`Counters::new`], each of them.
+    pub fn new(buckets: usize, began: Instant) -> Tables {
+        let table = || Arc::new(Counters::new(buckets, began));
+        Tables { api_breaker: table(), limit_conn: table(), limit_count: table(), limit_req: table() }
+    }
+}
+
+/// One table. It takes no memory before its first key.
 pub struct Counters {
-    buckets: Box<[Bucket]>,
+    buckets: OnceLock<Box<[Bucket]>>,
+    /// How many, a power of two.
+    size: usize,
     hashers: [ahash::RandomState; 2],
     began: Instant,
     refused: AtomicU64,
@@ -71,7 +95,8 @@ impl Counters {
     /// A table of `buckets` × 8 counters (a power of two) whose clock begins at `began`.
     pub fn new(buckets: usize, began: Instant) -> Self {
         Counters {
-            buckets: (0..buckets.next_power_of_two()).map(|_| Bucket::default()).collect(),
+            buckets: OnceLock::new(),
+            size: buckets.next_power_of_two(),
             hashers: [ahash::RandomState::new(), ahash::RandomState::new()],
             began,
             refused: AtomicU64::new(0),
@@ -128,7 +153,9 @@ impl Counters {
     /// Ends the counter of `key`, if there is one.
     pub fn forget(&self, key: &[u8], now: Instant) {
         let (print, ends) = (self.print(key), self.tick(now));
-        self.bucket(print).change(print, ends, &|_| Count { value: 0, ends });
+        if let Some(bucket) = self.bucket(print) {
+            bucket.change(print, ends, &|_| Count { value: 0, ends });
+        }
     }
 
     /// Takes a place among at most `most`, until [`Counters::leave`]. Returns how many are taken now;
@@ -152,7 +179,8 @@ impl Counters {
     pub fn leave(&self, key: &[u8], now: Instant) {
         let now_tick = self.tick(now);
         let print = self.print(key);
-        self.bucket(print).change(print, now_tick, &|count| {
+        let Some(bucket) = self.bucket(print) else { return };
+        bucket.change(print, now_tick, &|count| {
             let value = count.map_or(0, |count| count.value.saturating_sub(1));
             let window = if value == 0 { 0 } else { LONGEST_WINDOW };
             Count { value, ends: now_tick.wrapping_add(window) }
@@ -198,7 +226,8 @@ impl Counters {
     pub fn take(&self, key: &[u8], amount: u32, now: Instant) {
         let print = self.print(key);
         let now_tick = self.tick(now);
-        self.bucket(print).change(print, now_tick, &|count| match count {
+        let Some(bucket) = self.bucket(print) else { return };
+        bucket.change(print, now_tick, &|count| match count {
             Some(count) => Count { value: count.value.saturating_sub(amount), ..count },
             None => Count { value: 0, ends: now_tick },
         });
@@ -207,14 +236,15 @@ impl Counters {
     /// The counter of `key` and how long it lasts, ms; `None` if there is none.
     pub fn lasting(&self, key: &[u8], now: Instant) -> Option<(u32, u64)> {
         let (print, now_tick) = (self.print(key), self.tick(now));
-        let count = self.bucket(print).get(print, now_tick).filter(|count| count.value > 0)?;
+        let count = self.bucket(print)?.get(print, now_tick).filter(|count| count.value > 0)?;
         Some((count.value, u64::from(count.ends.wrapping_sub(now_tick)) * TICK_MS))
     }
 
     /// What the counter of `key` is; 0 if there is none.
     pub fn get(&self, key: &[u8], now: Instant) -> u32 {
         let print = self.print(key);
-        self.bucket(print).get(print, self.tick(now)).map_or(0, |count| count.value)
+        let count = self.bucket(print).and_then(|bucket| bucket.get(print, self.tick(now)));
+        count.map_or(0, |count| count.value)
     }
 
     /// The clock that all cores share: ms since the table was made.
@@ -239,14 +269,21 @@ impl Counters {
         })
     }
 
-    fn bucket(&self, print: [u64; 2]) -> &Bucket {
-        &self.buckets[print[0] as usize & (self.buckets.len() - 1)]
+    /// Where a key would be. `None`: there has never been any.
+    fn bucket(&self, print: [u64; 2]) -> Option<&Bucket> {
+        self.buckets.get().map(|buckets| &buckets[print[0] as usize & (self.size - 1)])
+    }
+
+    /// Where a key is put.
+    fn bucket_made(&self, print: [u64; 2]) -> &Bucket {
+        let made = || (0..self.size).map(|_| Bucket::default()).collect();
+        &self.buckets.get_or_init(made)[print[0] as usize & (self.size - 1)]
     }
 
     /// Changes one counter in one step; `change` may be called more than once.
     fn update(&self, key: &[u8], now: u32, change: impl Fn(Option<Count>) -> Count) -> Result<Count, Full> {
         let print = self.print(key);
-        let bucket = self.bucket(print);
+        let bucket = self.bucket_made(print);
         if let Some(count) = bucket.change(print, now, &change) {
             return Ok(count);
         }
@@ -355,6 +392,19 @@ mod tests {
         assert_eq!(counters.add(b"b", 1, 1000, at(700)), Ok((1, 1000)));
         assert_eq!(counters.add(b"a", 1, 1000, at(1499)), Ok((4, 10)));
         assert_eq!(counters.add(b"a", 1, 1000, at(1500)), Ok((1, 1000)));
+    }
+
+    #[test]
+    fn a_table_takes_memory_with_its_first_key_only() {
+        let began = Instant::now();
+        let counters = Counters::new(16, began);
+        counters.forget(b"a", began);
+        counters.leave(b"a", began);
+        counters.take(b"a", 1, began);
+        assert_eq!((counters.get(b"a", began), counters.lasting(b"a", began)), (0, None));
+        assert!(counters.buckets.get().is_none());
+        assert_eq!(counters.add(b"a", 1, 1000, began), Ok((1, 1000)));
+        assert_eq!((counters.get(b"a", began), counters.lasting(b"a", began)), (1, Some((1, 1000))));
     }
 
     #[test]

@@ -38,9 +38,16 @@ impl Meta {
         }
     }
 
-    /// Does `_meta.filter` let the plugin run for this exchange?
-    pub fn allows(&self, ex: &Exchange) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.eval(ex))
+    /// Does `_meta.filter` let the plugin run for this exchange? It is asked in the first phase that the plugin takes
+    /// part in, and what it says there goes for all (plugin.lua `meta_filter`).
+    pub fn allows(&self, ex: &mut Exchange, slot: u16) -> bool {
+        let Some(filter) = &self.filter else { return true };
+        if let Some(said) = ex.verdicts.get(slot) {
+            return said;
+        }
+        let holds = filter.eval(ex);
+        ex.verdicts.set(slot, holds);
+        holds
     }
 }
 

@@ -23,7 +23,7 @@ pub use chain::Chain;
 pub use registry::{Entry, Registry};
 
 use consumers::Consumers;
-use counters::Counters;
+use counters::Tables;
 use shared::Shared;
 
 /// Which schema a configuration is checked against (APISIX core.schema.TYPE_*).
@@ -105,12 +105,12 @@ pub struct Build<'a> {
     pub metadata: Option<&'a Value>,
 }
 
-/// What plugins share on one core. No locks: all of it is this core's, but for [`Counters`].
+/// What plugins share on one core. No locks: all of it is this core's, but for [`Tables`].
 pub struct Host {
     /// Consumers by the key of each auth plugin.
     pub consumers: Consumers,
     /// Node-wide counters: the exception to shared-nothing, because limits are a node's.
-    pub counters: Arc<Counters>,
+    pub counters: Tables,
     /// This core's metrics page.
     pub metrics: std::cell::RefCell<crate::telemetry::metrics::CoreMetrics>,
     /// Connections of this core to other servers, those of upstreams and of plugins' own calls.

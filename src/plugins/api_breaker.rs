@@ -111,8 +111,8 @@ impl Plugin for ApiBreaker {
 
     fn access<'a>(&'a self, ex: &'a mut Exchange, host: &'a Host) -> Step<'a> {
         let now = (host.now)();
-        let failures = host.counters.get(&key(Counter::Unhealthy, ex), now);
-        let broken_at = host.counters.get(&key(Counter::LastTime, ex), now);
+        let failures = host.counters.api_breaker.get(&key(Counter::Unhealthy, ex), now);
+        let broken_at = host.counters.api_breaker.get(&key(Counter::LastTime, ex), now);
         if failures == 0 || broken_at == 0 {
             return Step::Next;
         }
@@ -144,7 +144,7 @@ impl Plugin for ApiBreaker {
 
 /// Seconds of the clock that all cores share; never 0.
 fn second(host: &Host) -> u32 {
-    clamped(host.counters.age_ms((host.now)()) / 1000 + 1)
+    clamped(host.counters.api_breaker.age_ms((host.now)()) / 1000 + 1)
 }
 
 impl ApiBreaker {
@@ -152,23 +152,27 @@ impl ApiBreaker {
         let now = (host.now)();
         let failures = host
             .counters
+            .api_breaker
             .prolong(&key(Counter::Unhealthy, ex), 1, limits::BREAKER_MEMORY_MS, now)
             .unwrap_or(0);
         forget(host, Counter::Healthy, ex);
         if failures > 0 && failures.is_multiple_of(self.unhealthy.times) {
             let memory_ms = u64::from(self.longest) * 1000;
             // no room for it: the upstream is not given a rest
-            let _ = host.counters.set(&key(Counter::LastTime, ex), second(host), memory_ms, now);
+            let _ = host.counters.api_breaker.set(&key(Counter::LastTime, ex), second(host), memory_ms, now);
         }
     }
 
     fn succeeded(&self, ex: &Exchange, host: &Host) {
         let now = (host.now)();
-        if host.counters.get(&key(Counter::Unhealthy, ex), now) == 0 {
+        if host.counters.api_breaker.get(&key(Counter::Unhealthy, ex), now) == 0 {
             return;
         }
-        let successes =
-            host.counters.prolong(&key(Counter::Healthy, ex), 1, limits::BREAKER_MEMORY_MS, now).unwrap_or(0);
+        let successes = host
+            .counters
+            .api_breaker
+            .prolong(&key(Counter::Healthy, ex), 1, limits::BREAKER_MEMORY_MS, now)
+            .unwrap_or(0);
         if successes >= self.healthy.times {
             for counter in [Counter::LastTime, Counter::Unhealthy, Counter::Healthy] {
                 forget(host, counter, ex);
@@ -178,7 +182,7 @@ impl ApiBreaker {
 }
 
 fn forget(host: &Host, counter: Counter, ex: &Exchange) {
-    host.counters.forget(&key(counter, ex), (host.now)());
+    host.counters.api_breaker.forget(&key(counter, ex), (host.now)());
 }
 
 #[cfg(test)]
@@ -190,6 +194,7 @@ mod tests {
     use super::*;
     use crate::plugin::SchemaType;
     use crate::plugins::kit::test;
+    use crate::plugins::{limit_conn, limit_count, limit_req};
 
     #[test]
     fn refuses_with_the_texts_of_apisix() {
@@ -267,6 +272,25 @@ mod tests {
         assert_eq!(ask(&plugin, &host, "/x", 500), 599, "the count began at one again");
         test::pass(Duration::from_secs(3));
         assert_eq!(ask(&plugin, &host, "/x", 500), 500, "two seconds, not four");
+    }
+
+    #[test]
+    fn a_flood_of_failing_paths_leaves_other_plugins_their_room() {
+        let host = test::host();
+        let breaker = test::build(&SPEC, &host, json!({"break_response_code": 599}));
+        for n in 0..5000 {
+            ask(&breaker, &host, &format!("/{n}"), 500);
+        }
+        let count = json!({"count": 5, "time_window": 60});
+        let count = test::build(&limit_count::SPEC, &host, count);
+        let req = json!({"rate": 5, "burst": 5, "key": "remote_addr"});
+        let req = test::build(&limit_req::SPEC, &host, req);
+        let conn = json!({"conn": 5, "burst": 5, "default_conn_delay": 0.1, "key": "remote_addr"});
+        let conn = test::build(&limit_conn::SPEC, &host, conn);
+        for plugin in [count, req, conn] {
+            let mut ex = test::exchange("GET / HTTP/1.1\nHost: a.com");
+            assert_eq!(test::run(&plugin, Phase::Access, &mut ex, &host), None);
+        }
     }
 
     #[test]

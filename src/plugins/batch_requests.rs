@@ -33,6 +33,7 @@ use serde_json::{Map, Value, json};
 
 use super::kit::off_route;
 use crate::exchange::{Exchange, Reply, ReplyBody};
+use crate::limits;
 use crate::model::cjson;
 use crate::model::schema::{Schema, number_text};
 use crate::plugin::{Host, Spec};
@@ -140,7 +141,7 @@ async fn batch(ex: &mut Exchange, host: &Host) -> Result<Value, (u16, String)> {
     }
     stream.set_send_deadline(Some(reactor::now_ms() + u64::from(timeout_ms)));
     stream.send(Out::from(out));
-    Ok(Value::Array(answers(&Rc::new(stream), requests, timeout_ms).await))
+    Ok(Value::Array(answers(&Rc::new(stream), requests, timeout_ms, limits::BATCH_ANSWERS_BYTES).await))
 }
 
 /// The whole body. A longer one is read to its end, for the error says how long it is.
@@ -262,17 +263,18 @@ fn headers(request: &Value, batch: &Value, ex: &Exchange, host: &Host) -> Result
     Ok(headers)
 }
 
-/// The answers in order. Behind one that does not come there is none.
-async fn answers(stream: &Rc<Stream>, requests: &[Value], timeout_ms: u32) -> Vec<Value> {
+/// The answers in order. Behind one that does not come there is none, nor behind `most` bytes of bodies.
+async fn answers(stream: &Rc<Stream>, requests: &[Value], timeout_ms: u32, most: usize) -> Vec<Value> {
     let mut answers = Vec::with_capacity(requests.len());
-    let mut broken = false;
+    let (mut broken, mut bytes) = (false, 0);
     for request in requests {
         let method = Method::of(request["method"].as_str().unwrap_or("GET").as_bytes());
         let read = match broken {
             true => None,
             false => read_answer(stream, method, timeout_ms).await.ok(),
         };
-        broken = read.is_none();
+        bytes += read.as_ref().map_or(0, |(answer, _)| answer.body.len());
+        broken = read.is_none() || bytes > most;
         answers.push(match read {
             Some((answer, _)) => shown(&answer, method),
             None => json!({ "status": 504, "reason": "upstream timeout" }),
@@ -325,6 +327,24 @@ mod tests {
         );
         ex.req.body = Body::from_vec(body.as_bytes().to_vec());
         ex
+    }
+
+    #[test]
+    fn behind_so_many_bytes_of_answers_there_are_none() {
+        on_both(async || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let target = Target { address: listener.local_addr().unwrap(), tls: None };
+            let server = std::thread::spawn(move || {
+                let (mut peer, _) = listener.accept().unwrap();
+                peer.write_all(&b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345".repeat(4)).unwrap();
+                peer
+            });
+            let stream = Rc::new(connect(&target, 5000).await.unwrap());
+            let all = answers(&stream, &vec![json!({ "path": "/" }); 4], 5000, 9).await;
+            let status: Vec<_> = all.iter().map(|answer| answer["status"].as_u64().unwrap()).collect();
+            assert_eq!(status, [200, 200, 504, 504]);
+            drop(server.join().unwrap());
+        });
     }
 
     #[test]

@@ -31,10 +31,10 @@
 //! - A name in `allow_origins_by_metadata` that the metadata lacks allows nothing (a Lua error in APISIX).
 //! - `"**"` never splits the client's `Origin` at commas.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use crate::exchange::{Exchange, Reply, Vars};
 use crate::expr::regex::Pattern;
@@ -188,7 +188,7 @@ impl Plugin for Cors {
     }
 
     fn header_filter(&self, ex: &mut Exchange, _: &Host, _: u16) {
-        let origin = ex.var(ORIGIN).map(Cow::into_owned);
+        let origin: Option<SmallVec<[u8; 64]>> = ex.var(ORIGIN).map(|origin| SmallVec::from_slice(&origin));
         let origin = origin.as_deref();
         if !self.any_origin {
             ex.resp_headers().add(b"Vary", b"Origin");

@@ -199,8 +199,8 @@ impl ForwardAuth {
         None
     }
 
-    /// What the server is told. Client headers do not replace what is there. The error is the name of an extra header
-    /// whose variables make no value of a header, as line ends do: without it the server would judge another request.
+    /// What the server is told. Client headers do not replace what is there. The error is the name of a header whose
+    /// variables make no value of one, as line ends do: without it the server would judge another request.
     fn headers(&self, ex: &Exchange) -> Result<Headers, &[u8]> {
         let mut headers = Headers::default();
         for (name, variable) in [
@@ -210,7 +210,9 @@ impl ForwardAuth {
             ("X-Forwarded-Uri", "request_uri"),
             ("X-Forwarded-For", "remote_addr"),
         ] {
-            headers.set(name.as_bytes(), &ex.var(variable).unwrap_or_default());
+            if !headers.set(name.as_bytes(), &ex.var(variable).unwrap_or_default()) {
+                return Err(name.as_bytes());
+            }
         }
         if self.posts
             && let Some(encoding) = ex.header(b"content-encoding")
@@ -379,6 +381,18 @@ mod tests {
                 let Step::Wait(step) = plugin.access(&mut ex, &host) else { panic!("it must wait") };
                 assert_eq!(step.await, Some(Reply::page(403)), "degrades: {degrades}");
             }
+        });
+    }
+
+    #[test]
+    fn a_line_end_in_the_path_is_refused() {
+        on_both(async || {
+            let host = test::host();
+            let plugin =
+                test::build(&SPEC, &host, json!({ "uri": "http://127.0.0.1:1", "allow_degradation": true }));
+            let mut ex = test::exchange("GET /admin/users/1%0A HTTP/1.1\nHost: a.com");
+            let Step::Wait(step) = plugin.access(&mut ex, &host) else { panic!("it must wait") };
+            assert_eq!(step.await, Some(Reply::page(403)));
         });
     }
 

@@ -60,7 +60,7 @@ use serde_json::Value;
 
 use super::kit::auth::{Admission, Outcome};
 use super::kit::{base64, place};
-use crate::exchange::{Exchange, Reply, Vars};
+use crate::exchange::{Exchange, Reply};
 use crate::gate::prepare::client_body_error;
 use crate::plugin::consumers::Found;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
@@ -254,7 +254,14 @@ impl<'a> Fields<'a> {
     /// Reads `name="value"` pieces with commas between them; the last of a name counts.
     fn parse(text: &'a [u8]) -> Self {
         let mut fields = Fields::default();
-        for (name, value) in text.split(|b| *b == b',').filter_map(name_and_value) {
+        let mut rest = Some(text);
+        let pieces = std::iter::from_fn(|| {
+            let text = rest?;
+            let comma = memchr::memchr(b',', text);
+            rest = comma.map(|comma| &text[comma + 1..]);
+            Some(&text[..comma.unwrap_or(text.len())])
+        });
+        for (name, value) in pieces.filter_map(name_and_value) {
             match name {
                 b"keyId" => fields.key_id = Some(value),
                 b"algorithm" => fields.algorithm = Some(value),
@@ -274,29 +281,27 @@ impl<'a> Fields<'a> {
 
 /// `(%w+)="(.-)"` wherever it stands in the piece.
 fn name_and_value(piece: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut from = 0;
-    loop {
-        let quote = from + memchr::memmem::find(&piece[from..], b"=\"")?;
-        let name = piece[..quote].iter().rposition(|b| !b.is_ascii_alphanumeric()).map_or(0, |at| at + 1);
-        let value = &piece[quote + 2..];
-        if name < quote {
-            return Some((&piece[name..quote], &value[..memchr::memchr(b'"', value)?]));
-        }
-        from = quote + 2;
-    }
+    memchr::memchr_iter(b'"', piece).find_map(|quote| {
+        let before = piece[..quote].strip_suffix(b"=")?;
+        let name = before.rsplit(|b| !b.is_ascii_alphanumeric()).next().filter(|name| !name.is_empty())?;
+        let value = &piece[quote + 1..];
+        Some((name, &value[..memchr::memchr(b'"', value)?]))
+    })
 }
+
+/// As long as a text that is signed usually is, bytes: its memory is asked for at once.
+const SIGNED_BYTES: usize = 256;
 
 /// The text that the client signs.
 fn signing_string(ex: &Exchange, key_id: &[u8], fields: &Fields) -> Vec<u8> {
-    let mut text = key_id.to_vec();
+    let mut text = Vec::with_capacity(SIGNED_BYTES);
+    text.extend_from_slice(key_id);
     for name in fields.headers() {
-        let value = place::header(ex, name);
-        match value {
+        match place::header(ex, name) {
             Some(value) => [b"\n", name, b": ", value].iter().for_each(|part| text.extend_from_slice(part)),
             None if name == b"@request-target" => {
-                let target = ex.var("request_uri").unwrap_or(std::borrow::Cow::Borrowed(b"/"));
-                let method = ex.req.head.method_text();
-                [b"\n", method, b" ", &*target].iter().for_each(|part| text.extend_from_slice(part));
+                [b"\n", ex.req.head.method_text(), b" "].iter().for_each(|part| text.extend_from_slice(part));
+                ex.write_request_uri(&mut text);
             }
             None => {}
         }

@@ -243,9 +243,13 @@ impl LimitConn {
         self.scope.write(&applied.rule.key, ex, &mut key);
         key.extend_from_slice(NAMESPACE);
         let most = u32::try_from(applied.conn.saturating_add(applied.burst)).unwrap_or(u32::MAX);
-        match host.counters.enter(&key, most, (host.now)()) {
+        match host.counters.limit_conn.enter(&key, most, (host.now)()) {
             Ok(Some(taken)) => {
-                ex.held.push(Box::new(Place { counters: host.counters.clone(), key, now: host.now }));
+                ex.held.push(Box::new(Place {
+                    counters: host.counters.limit_conn.clone(),
+                    key,
+                    now: host.now,
+                }));
                 Ok(self.delay_ms(u64::from(taken), applied.conn))
             }
             Ok(None) => Err(self.refusal.reply()),

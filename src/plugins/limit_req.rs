@@ -159,7 +159,7 @@ impl Plugin for LimitReq {
             }));
         }
         key.extend_from_slice(NAMESPACE);
-        let poured = host.counters.pour(&key, self.interval_ns, self.longest_wait_ns, (host.now)());
+        let poured = host.counters.limit_req.pour(&key, self.interval_ns, self.longest_wait_ns, (host.now)());
         let wait_ns = match self.decide(poured.map_err(|_| "no room for a new bucket".to_owned())) {
             Ok(wait_ns) => wait_ns,
             Err(reply) => return step(reply),
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn fails_as_allow_degradation_says() {
         let mut host = test::host();
-        Rc::get_mut(&mut host).unwrap().counters = Arc::new(Counters::new(1, Instant::now()));
+        Rc::get_mut(&mut host).unwrap().counters.limit_req = Arc::new(Counters::new(1, Instant::now()));
         let conf =
             |lenient: bool| json!({"rate": 0.01, "burst": 0, "key": "http_a", "allow_degradation": lenient});
         let plugin = test::build(&SPEC, &host, conf(false));

@@ -30,10 +30,12 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use crate::exchange::{Exchange, Reply, ReplyBody};
 use crate::plugin::registry::Entry;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Registry, SchemaType, Spec, Step};
+use crate::wire::Name;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -102,7 +104,7 @@ impl Plugin for MultiAuth {
 
     fn rewrite<'a>(&'a self, ex: &'a mut Exchange, host: &'a Host) -> Step<'a> {
         Step::Wait(Box::pin(async move {
-            let mut refusals = Vec::new();
+            let mut refusals: SmallVec<[(&str, Reply); 2]> = SmallVec::new();
             for (name, plugin) in &self.plugins {
                 let refusal = match plugin.rewrite(ex, host) {
                     Step::Next => None,
@@ -110,7 +112,7 @@ impl Plugin for MultiAuth {
                     Step::Wait(future) => future.await,
                 };
                 let Some(refusal) = refusal else {
-                    ex.resp_headers().remove_named(b"WWW-Authenticate");
+                    ex.resp_headers().remove(Name::WwwAuthenticate);
                     return None;
                 };
                 refusals.push((name, refusal));
@@ -126,7 +128,7 @@ impl Plugin for MultiAuth {
 
 fn message(body: &ReplyBody) -> &str {
     match body {
-        ReplyBody::Json(value) => value["message"].as_str().unwrap_or_default(),
+        ReplyBody::Field("message", text) => text,
         _ => "",
     }
 }

@@ -142,6 +142,7 @@ fn run(chain: &Chain, ex: &mut Exchange, host: &Host, rng: &mut Rng) -> String {
     match body {
         Some(ReplyBody::Text(bytes)) => text.push_str(&String::from_utf8_lossy(&bytes)),
         Some(ReplyBody::Json(json)) => text.push_str(&json.to_string()),
+        Some(ReplyBody::Field(_, said)) => text.push_str(&said),
         _ => text.push_str(&String::from_utf8_lossy(&piece.data)),
     }
     text

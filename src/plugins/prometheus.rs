@@ -108,6 +108,15 @@ struct Series {
     egress: Option<SeriesId>,
 }
 
+impl Series {
+    /// None was refused, and none has expired and given its place away.
+    fn is_whole(&self, timed: bool, metrics: &CoreMetrics) -> bool {
+        let Series { status, request, upstream, apisix, ingress, egress } = *self;
+        let holds = |id: Option<SeriesId>| id.is_some_and(|id| metrics.holds(id));
+        [status, request, apisix, ingress, egress].into_iter().all(holds) && (!timed || holds(upstream))
+    }
+}
+
 fn build(conf: &Value, build: &Build) -> Result<Rc<dyn Plugin>, String> {
     let disabled = build.metadata.and_then(|metadata| metadata.get("disabled_labels")?.as_object());
     let labels = |(family, labels): (&String, &Value)| {
@@ -190,7 +199,7 @@ impl Prometheus {
             source: ex.response_source(),
         };
         let mut known = self.known.borrow_mut();
-        if let Some(known) = known.get(&key) {
+        if let Some(known) = known.get(&key).filter(|known| known.series.is_whole(key.timed, metrics)) {
             return known.series;
         }
         if known.len() >= limits::KNOWN_SERIES {
@@ -301,6 +310,7 @@ mod tests {
     use crate::plugin::SchemaType;
     use crate::plugins::kit::test;
     use crate::telemetry::exporter::{Exporter, Node};
+    use crate::telemetry::metrics::{Metrics, Shape};
 
     /// An exchange of route 1 that took 30 ms, of which the upstream took 20.
     fn exchange() -> Exchange {
@@ -379,5 +389,42 @@ mod tests {
         assert!(text.contains(named), "{text}");
         assert!(text.contains(r#"code="404",route="",matched_uri="","#), "{text}");
         assert!(text.contains(r#"response_source="apisix"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn a_route_whose_series_expired_and_gave_way_is_counted_anew() {
+        let mut host = test::host();
+        let metrics = json!({ "http_status": { "expire": 10 }, "http_latency": { "expire": 10 }, "bandwidth": { "expire": 10 } });
+        let shape = Shape::new("apisix_", None, Some(&metrics));
+        Rc::get_mut(&mut host).unwrap().metrics = RefCell::new(Metrics::new(shape).core());
+        let plugin = test::build(&SPEC, &host, json!({}));
+        let mut ex = exchange();
+        plugin.log(&mut ex, &host);
+        let flood = |name: &str, from: usize| {
+            for n in from..limits::METRIC_SERIES {
+                host.metrics.borrow_mut().count(HTTP_STATUS, &[format!("{name}{n}").as_bytes()], 1);
+            }
+        };
+        flood("a", 6);
+        host.metrics.borrow_mut().tick(10_001);
+        flood("b", 0);
+        plugin.log(&mut ex, &host);
+        assert!(!scraped(&host).contains("route=\"1\""), "no room");
+        host.metrics.borrow_mut().tick(20_002);
+        plugin.log(&mut ex, &host);
+        let text = scraped(&host);
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.contains("apisix_http_status{") && line.ends_with("\"upstream\"} 1"))
+                .count(),
+            1
+        );
+        assert_eq!(text.lines().filter(|line| line.starts_with("apisix_bandwidth{")).count(), 2, "{text}");
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.starts_with("apisix_http_latency_count{") && line.ends_with("} 1"))
+                .count(),
+            3
+        );
     }
 }

@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use crate::client::Outbound;
 use crate::config::units;
-use crate::conn::h1::client::{self, NoAnswer, SendBody};
+use crate::conn::h1::client::{self, AnswerHead, NoAnswer, SendBody};
 use crate::exchange::{Client, Exchange, Facts, Vars};
 use crate::gate::prepare::client_body_error;
 use crate::limits;
@@ -108,6 +108,16 @@ thread_local! {
 /// Kept connections to one mirror: nginx's defaults of an upstream.
 const KEEP: KeepalivePool = KeepalivePool { size: 32, idle_timeout_ms: 60_000, requests: 1000 };
 
+/// A time of `plugin_attr.proxy-mirror.timeout`, as nginx reads it: a number alone is seconds.
+fn timeout_ms(attr: &Value, which: &str) -> u32 {
+    let written = match &attr["proxy-mirror"]["timeout"][which] {
+        Value::String(text) => units::time_ms(text),
+        Value::Number(seconds) => units::time_ms(&seconds.to_string()),
+        _ => None,
+    };
+    written.map_or(60_000, |ms| u32::try_from(ms).unwrap_or(u32::MAX))
+}
+
 fn build(conf: &Value, build: &Build) -> Built {
     let base = conf["host"].as_str().unwrap_or_default();
     let (scheme, authority) = base.split_once("://").unwrap_or(("http", base));
@@ -116,10 +126,7 @@ fn build(conf: &Value, build: &Build) -> Built {
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let default_port = if tls { 443 } else { 80 };
     let attr = build.host.attr.borrow();
-    let ms = |which: &str| {
-        let written = attr["proxy-mirror"]["timeout"][which].as_str().and_then(units::time_ms);
-        written.map_or(60_000, |ms| u32::try_from(ms).unwrap_or(u32::MAX))
-    };
+    let ms = |which: &str| timeout_ms(&attr, which);
     Ok(Rc::new(ProxyMirror {
         to: Rc::new(Mirror {
             base: base.into(),
@@ -262,12 +269,13 @@ impl Mirror {
         // an exchange of its own, of which only the answer is read
         let mut ex = Exchange::new(copied.facts, Client::None, reactor::now_ms());
         ex.out.method = Some(copied.method);
-        let keep = match client::read_answer(&stream, &mut ex, self.read_ms, false).await {
-            Ok(keep) => keep,
-            Err(NoAnswer::Broken(error)) => return Err(error),
-            Err(NoAnswer::Timeout) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(NoAnswer::Invalid(_) | NoAnswer::ClientGone) => return Ok(()),
-        };
+        let keep =
+            match client::read_answer(&stream, &mut ex, AnswerHead::default(), self.read_ms, false).await {
+                Ok(keep) => keep,
+                Err(NoAnswer::Broken(error)) => return Err(error),
+                Err(NoAnswer::Timeout) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(NoAnswer::Invalid(_) | NoAnswer::ClientGone) => return Ok(()),
+            };
         let mut read = 0;
         while let Ok(Some(piece)) = ex.resp.body.piece().await {
             read += piece.len();
@@ -363,6 +371,14 @@ mod tests {
             let address = ex.var(MIRROR_URI).unwrap().into_owned();
             assert_eq!(String::from_utf8(address).unwrap(), expected, "{conf}");
         }
+    }
+
+    /// t/cli/test_proxy_mirror_timeout.sh
+    #[test]
+    fn timeouts_are_those_of_plugin_attr() {
+        let attr = json!({"proxy-mirror": {"timeout": {"connect": "2000ms", "read": "2s", "send": 3}}});
+        assert_eq!(["connect", "read", "send"].map(|which| timeout_ms(&attr, which)), [2000, 2000, 3000]);
+        assert_eq!(timeout_ms(&json!({}), "read"), 60_000);
     }
 
     #[test]

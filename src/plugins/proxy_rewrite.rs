@@ -34,9 +34,9 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::exchange::{Exchange, Reply, ReplyBody, Vars};
+use crate::exchange::{Exchange, Reply, Vars};
 use crate::expr::regex::Captures;
 use crate::expr::{Pattern, Replacement, Template};
 use crate::model::schema::{is_secret_ref, number_text};
@@ -277,8 +277,7 @@ impl Plugin for ProxyRewrite {
             Ok(captures) => captures,
             Err(error) => {
                 log::error!("{error}");
-                let body = ReplyBody::Json(json!({ "error_msg": error }));
-                return Step::Reply(Reply { status: 500, body });
+                return Step::Reply(Reply::error_msg(500, &error));
             }
         };
         self.headers.apply(ex, captures.as_ref());
@@ -365,6 +364,8 @@ fn escape(text: &[u8], must: impl Fn(u8) -> bool) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::plugins::kit::test;
 

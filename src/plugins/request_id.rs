@@ -17,11 +17,11 @@
 //!
 //! Known differences: of several headers of the name in one request the first alone comes back in the answer.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use crate::exchange::{Exchange, Vars};
 use crate::limits;
@@ -139,7 +139,8 @@ impl Plugin for RequestId {
         if ex.resp_headers().get_named(&self.header).is_some_and(|value| !value.is_empty()) {
             return;
         }
-        if let Some(id) = ex.var(name).map(Cow::into_owned) {
+        let id: Option<SmallVec<[u8; 40]>> = ex.var(name).map(|id| SmallVec::from_slice(&id));
+        if let Some(id) = id {
             ex.resp_headers().set(&self.header, &id);
         }
     }
@@ -175,8 +176,9 @@ impl Algorithm {
                 // four bytes a letter: the bias of the remainder is below 2^-24 for any set of letters
                 let mut bytes = vec![0; length * 4];
                 random(&mut bytes);
-                let number = |four: &[u8]| four.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-                bytes.chunks_exact(4).map(|four| letters[number(four) % letters.len()]).collect()
+                let (fours, _) = bytes.as_chunks();
+                let letter = |four: &[u8; 4]| letters[u32::from_be_bytes(*four) as usize % letters.len()];
+                fours.iter().map(letter).collect()
             }
         }
     }

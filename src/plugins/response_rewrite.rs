@@ -355,6 +355,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plugin::Chain;
+    use crate::plugin::chain::Item;
+    use crate::plugin::meta::Meta;
     use crate::plugins::kit::content_coding::tests::{BROTLI, gzip};
     use crate::plugins::kit::test;
 
@@ -418,6 +421,29 @@ mod tests {
         let both = json!({ "body": "a", "filters": [{ "regex": "a", "replace": "b" }] });
         let said = test::check(&SPEC, SchemaType::Plain, both);
         assert!(said.ends_with("value wasn't supposed to match schema"), "{said}");
+    }
+
+    #[test]
+    fn a_meta_filter_is_judged_once_so_the_body_goes_with_the_status_it_changed() {
+        let host = test::host();
+        let conf =
+            json!({ "status_code": 200, "body": "sorry", "_meta": { "filter": [["status", "==", 500]] } });
+        let item = Item {
+            spec: &SPEC,
+            plugin: test::build(&SPEC, &host, conf.clone()),
+            meta: Rc::new(Meta::of(&conf, SPEC.name)),
+            reads_body: false,
+            from_consumer: false,
+        };
+        let chain = Chain::new(vec![item], 0);
+        for (upstream, seen, body) in [(500, 200, "sorry"), (404, 404, "trouble")] {
+            let mut ex = test::exchange("GET / HTTP/1.1\nHost: a.com");
+            test::answer(&mut ex, upstream, &[("Content-Length", "7")]);
+            chain.header_filter(&mut ex, &host);
+            let mut piece = BodyPiece { data: Chunk::from_vec(b"trouble".to_vec()), last: true };
+            chain.body_filter(&mut ex, &mut piece);
+            assert_eq!((ex.resp.head.status, &*piece.data), (seen, body.as_bytes()));
+        }
     }
 
     #[test]

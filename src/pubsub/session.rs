@@ -19,7 +19,7 @@ use crate::mail::messaging::{Cut, Outcome};
 use crate::reactor::{self, Chunk};
 use crate::wire::pubsub::{Answer, Command, Error, Offset, Request, Response, fetched};
 use crate::wire::websocket::{
-    CloseCode, Control, Data, Fault, Frame, OpCode, Reader, close_frame, frame, frame_head,
+    CloseCode, Control, Data, FRAME_HEAD, Fault, Frame, OpCode, Reader, close_frame, frame, frame_head,
 };
 
 /// One client.
@@ -40,6 +40,8 @@ struct Session<'a> {
     ping_ms: u64,
     /// Bytes sent.
     sent: u64,
+    /// Frames sent since the client had last taken all.
+    queued: usize,
 }
 
 /// What a session waits for.
@@ -89,6 +91,7 @@ pub async fn run(
         heard_ms: now_ms,
         ping_ms: now_ms + limits::PUBSUB_PING_MS,
         sent: 0,
+        queued: 0,
     };
     let end = loop {
         if let Err(end) = session.turn(send_ms, draining).await {
@@ -105,6 +108,7 @@ impl Session<'_> {
     /// Answers what has come, then waits for one more thing.
     async fn turn(&mut self, send_ms: u32, draining: &dyn Fn() -> bool) -> Result<(), End> {
         while self.pending.is_none() {
+            self.make_room(send_ms).await?;
             match self.reader.read() {
                 Ok(Some(frame)) => self.frame(frame)?,
                 Ok(None) => break,
@@ -114,9 +118,7 @@ impl Session<'_> {
                 }
             }
         }
-        if self.client.queued_bytes() >= limits::QUEUED_BYTES {
-            self.client.flush_moving(send_ms).await.map_err(|_| End::Gone)?;
-        }
+        self.make_room(send_ms).await?;
         self.client.set_recv_deadline(Some(self.ping_ms));
         match poll_fn(|cx| self.poll_event(cx, draining)).await {
             Event::Bytes(chunk) => {
@@ -130,6 +132,20 @@ impl Session<'_> {
             Event::End => return Err(End::Goodbye(None)),
             Event::Gone => return Err(End::Gone),
             Event::Drain => return Err(End::Goodbye(Some(CloseCode::Away))),
+        }
+        Ok(())
+    }
+
+    /// Where much waits for the client, it takes that first.
+    async fn make_room(&mut self, send_ms: u32) -> Result<(), End> {
+        let queued_bytes = self.client.queued_bytes();
+        if queued_bytes >= limits::QUEUED_BYTES
+            || (queued_bytes > 0 && self.queued >= limits::PUBSUB_QUEUED_FRAMES)
+        {
+            self.client.flush_moving(send_ms).await.map_err(|_| End::Gone)?;
+        }
+        if self.client.queued_bytes() == 0 {
+            self.queued = 0;
         }
         Ok(())
     }
@@ -281,23 +297,23 @@ impl Session<'_> {
 
     fn answer(&mut self, sequence: i64, answer: Answer) {
         let response = Response { sequence, answer: Some(answer) };
-        let mut out = reactor::take_buffer();
-        frame_head(OpCode::Data(Data::Binary), response.encoded_len(), &mut out);
-        response.encode_raw(&mut out);
-        self.send(out, None);
+        self.send(frame(OpCode::Data(Data::Binary), &response.encode_to_vec()), None);
     }
 
     /// Messages as they lie in a batch, without a copy.
     fn messages(&mut self, sequence: i64, messages: Bytes) {
         let mut head = Vec::with_capacity(20);
         fetched(sequence, messages.len(), &mut head);
-        let mut out = reactor::take_buffer();
+        let copied = if messages.len() > limits::COPY_BODY { 0 } else { messages.len() };
+        let mut out = Vec::with_capacity(FRAME_HEAD + head.len() + copied);
         frame_head(OpCode::Data(Data::Binary), head.len() + messages.len(), &mut out);
         out.extend_from_slice(&head);
         self.send(out, Some(messages));
     }
 
+    /// `head` is no larger than it must be: what waits for a client is counted by its bytes, not by the memory for them.
     fn send(&mut self, mut head: Vec<u8>, body: Option<Bytes>) {
+        self.queued += 1;
         self.sent += (head.len() + body.as_ref().map_or(0, Bytes::len)) as u64;
         match body {
             Some(body) if body.len() > limits::COPY_BODY => self.client.send_with(head, body),

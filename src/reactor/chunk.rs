@@ -331,10 +331,12 @@ impl Buffers {
         self.vecs.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(limits::SEND_BUFFER))
     }
 
-    /// Takes a send buffer back, unless it has grown too large or enough are there.
+    /// Takes a send buffer back, unless it has grown too large, was none to begin with, or enough are there.
     pub fn give_vec(&self, mut vec: Vec<u8>) {
         let mut vecs = self.vecs.borrow_mut();
-        if vecs.len() < limits::SEND_POOL && (1..=limits::SEND_BUFFER_KEEP).contains(&vec.capacity()) {
+        if vecs.len() < limits::SEND_POOL
+            && (limits::SEND_BUFFER..=limits::SEND_BUFFER_KEEP).contains(&vec.capacity())
+        {
             vec.clear();
             vecs.push(vec);
         }
@@ -416,6 +418,8 @@ mod tests {
         let buffers = Buffers::new(1, 64, false).unwrap();
         buffers.give_vec(Vec::with_capacity(limits::SEND_BUFFER_KEEP + 1));
         assert_eq!(buffers.vecs.borrow().len(), 0, "one that has grown too large");
+        buffers.give_vec(vec![0; 10]);
+        assert_eq!(buffers.vecs.borrow().len(), 0, "one that would have to grow again");
         for _ in 0..limits::SEND_POOL + 5 {
             buffers.give_vec(Vec::with_capacity(limits::SEND_BUFFER_KEEP));
         }

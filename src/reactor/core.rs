@@ -178,6 +178,7 @@ impl Core {
 
     fn run<F: Future>(&self, mut main: Pin<&mut F>) -> F::Output {
         loop {
+            let mut flushes = 0;
             for _ in 0..limits::TURN_POLLS {
                 match self.tasks.next() {
                     Some((id, Some(task))) => self.poll(id, task),
@@ -190,7 +191,8 @@ impl Core {
                     None => {
                         // What is sent at once may make tasks ready that waited for it.
                         self.flush();
-                        if !self.tasks.any_ready() {
+                        flushes += 1;
+                        if !self.tasks.any_ready() || flushes == limits::TURN_FLUSHES {
                             break;
                         }
                     }

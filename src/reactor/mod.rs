@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // this room only; every block says why it is sound
 
 mod affinity;
+mod allocator;
 mod chunk;
 mod core;
 mod descriptors;
@@ -37,13 +38,14 @@ use std::task::Poll;
 use std::time::Instant;
 
 pub use affinity::{core_count, pin};
+pub use allocator::Allocator;
 pub use chunk::Chunk;
 pub use descriptors::raise_descriptor_limit;
 pub use listener::{Accepted, ListenOptions, Listener, listen};
 pub use mailbox::{Receiver, SendError, Sender, mailbox};
 pub use out::Out;
 pub use stats::Stats;
-pub use stream::{TcpStream, close_gracefully};
+pub use stream::TcpStream;
 pub use timer::{Sleep, sleep, sleep_until};
 pub use udp::{EcnCodepoint, Received, Transmit, UdpBatch, UdpSocket, bind_udp, steer};
 

@@ -173,6 +173,12 @@ impl Slot {
         self.received.borrow().front.is_some()
     }
 
+    #[cfg(test)]
+    pub fn unread_bytes(&self) -> usize {
+        let received = self.received.borrow();
+        received.front.iter().chain(&received.rest).map(|chunk| chunk.len()).sum()
+    }
+
     pub fn queue_full(&self) -> bool {
         self.received.borrow().rest.len() + 1 >= limits::RECV_QUEUE
     }

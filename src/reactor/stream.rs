@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -57,6 +57,12 @@ impl TcpStream {
         unsafe { self.slot.as_ref() }
     }
 
+    /// Bytes that were taken from the kernel and not yet by [`TcpStream::recv`].
+    #[cfg(test)]
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.slot().unread_bytes()
+    }
+
     /// Connects, with `TCP_NODELAY` set.
     ///
     /// # Errors
@@ -77,7 +83,7 @@ impl TcpStream {
         stream.set_send_deadline(Some(slot.core.now_ms() + u64::from(timeout_ms)));
         poll_fn(|cx| {
             if slot.send_op.get() != SendOp::Connect {
-                return Poll::Ready(stream.send_result());
+                return Poll::Ready(stream.sent());
             }
             stream.park_send(cx)
         })
@@ -220,7 +226,8 @@ impl TcpStream {
     }
 
     /// Queues bytes. They are handed to the kernel at the end of this turn, in one call with everything else that
-    /// was queued on this stream by then. After an error they are dropped, and `poll_flushed` tells.
+    /// was queued on this stream by then. After an error they are dropped, and `sent` and
+    /// `poll_flushed` tell.
     pub fn send(&self, out: impl Into<Out>) {
         let slot = self.slot();
         if slot.send_errno.get() != 0 || !slot.core.alive.get() {
@@ -240,7 +247,7 @@ impl TcpStream {
     /// # Errors
     /// What a send before said, now and for ever; `TimedOut` when the send deadline has passed.
     pub fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.send_result()?;
+        self.sent()?;
         if self.queued_bytes() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -267,7 +274,11 @@ impl TcpStream {
         Poll::Pending
     }
 
-    fn send_result(&self) -> io::Result<()> {
+    /// Whether all that was sent so far has left or may still leave.
+    ///
+    /// # Errors
+    /// Of the first send that failed, now and for ever: what came behind it was dropped.
+    pub fn sent(&self) -> io::Result<()> {
         match self.slot().send_errno.get() {
             0 => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno)),
@@ -373,26 +384,4 @@ impl Drop for TcpStream {
         unsafe { Slot::release_if_idle(self.slot) };
         drop(wakers); // may run foreign code
     }
-}
-
-/// Waits until all bytes are handed over and the peer has closed, for at most `linger_ms`, throwing away what it
-/// still sends: a close with unread bytes would reset the connection and could take our last bytes with it
-/// (RFC 9112, 9.6).
-pub async fn close_gracefully(stream: TcpStream, linger_ms: u32) {
-    let until_ms = stream.slot().core.now_ms() + u64::from(linger_ms);
-    stream.set_send_deadline(Some(until_ms));
-    stream.set_recv_deadline(Some(until_ms));
-    if stream.flush().await.is_err() {
-        return;
-    }
-    stream.shutdown_write();
-    poll_fn(|cx| {
-        loop {
-            match ready!(stream.poll_recv(cx)) {
-                Ok(chunk) if !chunk.is_empty() => {}
-                _ => return Poll::Ready(()),
-            }
-        }
-    })
-    .await;
 }

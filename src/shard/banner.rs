@@ -1,9 +1,9 @@
 //! What the user reads at the start: where the gateway listens, where its objects are, and a first command.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::{Config, Provider, metrics_uri};
+use crate::config::{Admin, Config, Provider, metrics_uri};
 use crate::reactor::DriverKind;
 
 /// The text; `drivers` are those of the cores, and why a better one was refused.
@@ -11,8 +11,8 @@ pub(super) fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Opti
     let mut text = String::new();
     let list = |addrs: &[SocketAddr]| addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
     let _ = writeln!(text, "ringway {} is up", env!("CARGO_PKG_VERSION"));
-    let _ = writeln!(text, "  proxy     {}", list(&config.listen.http));
     for (name, addrs) in [
+        ("proxy    ", &config.listen.http),
         ("TLS      ", &config.listen.ssl),
         ("HTTP/3   ", &config.listen.http3),
         ("PROXY    ", &config.listen.proxy_protocol),
@@ -49,12 +49,23 @@ pub(super) fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Opti
         let header = key.map_or(String::new(), |key| format!(" -H 'X-API-KEY: {}'", key.key));
         let _ = writeln!(
             text,
-            "first route:\n  curl http://127.0.0.1:{}/apisix/admin/routes/1{header} -X PUT -d \
+            "first route:\n  curl {}/apisix/admin/routes/1{header} -X PUT -d \
              '{{\"uri\":\"/*\",\"upstream\":{{\"type\":\"roundrobin\",\"nodes\":{{\"127.0.0.1:80\":1}}}}}}'",
-            admin.listen.port(),
+            admin_url(admin),
         );
     }
     text
+}
+
+/// Where curl on this host finds the Admin API. Its certificate may well have another name.
+fn admin_url(admin: &Admin) -> String {
+    let ip = match admin.listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let scheme = if admin.tls.is_some() && !admin.on_node_port { "-k https" } else { "http" };
+    format!("{scheme}://{}", SocketAddr::new(ip, admin.listen.port()))
 }
 
 fn source(provider: &Provider) -> String {
@@ -63,5 +74,39 @@ fn source(provider: &Provider) -> String {
         Provider::Yaml { path } | Provider::Json { path } => path.display().to_string(),
         Provider::StandaloneApi => "Admin API only (standalone)".into(),
         Provider::Embedded { path } => format!("embedded store in {}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_text;
+
+    fn of(text: &str) -> String {
+        banner(&load_text(text, &|_| None).unwrap().config, 1, &[])
+    }
+
+    #[test]
+    fn the_first_command_goes_where_the_admin_api_is() {
+        let admin = |more: &str| of(&format!("deployment:\n  admin:\n    {more}\n"));
+        for (more, url) in [
+            ("admin_listen: {}", "curl http://127.0.0.1:9180/apisix/admin/routes/1 "),
+            ("admin_listen: {ip: 127.0.0.2, port: 9181}", "curl http://127.0.0.2:9181/apisix/"),
+            ("admin_listen: {ip: '::', port: 9181}", "curl http://[::1]:9181/apisix/"),
+            (
+                "https_admin: true\n    admin_api_mtls: {admin_ssl_cert: a, admin_ssl_cert_key: b}",
+                "curl -k https://127.0.0.1:9180/apisix/",
+            ),
+        ] {
+            assert!(admin(more).contains(url), "{more}: {}", admin(more));
+        }
+    }
+
+    #[test]
+    fn only_what_listens_is_shown() {
+        assert!(of("").contains("\n  proxy     0.0.0.0:9080, [::]:9080\n"), "{}", of(""));
+        let text = of("apisix: {proxy_mode: stream, stream_proxy: {tcp: [9100]}, enable_control: false}");
+        assert!(text.contains("\n  streams   0.0.0.0:9100\n"), "{text}");
+        assert!(!text.contains("  proxy ") && !text.contains("  Control "), "{text}");
     }
 }

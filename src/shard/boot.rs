@@ -15,9 +15,9 @@ use crate::control::pid_file::PidFile;
 use crate::control::run as control;
 use crate::gate::Access;
 use crate::limits;
-use crate::mail::{Cores, ToControl};
+use crate::mail::{Cores, Elder, ToControl};
 use crate::plugin::Registry;
-use crate::plugin::counters::Counters;
+use crate::plugin::counters::Tables;
 use crate::reactor::{self, Driver, DriverKind, mailbox};
 use crate::telemetry::file::{LogFile, Target};
 use crate::telemetry::format::{Escape, LogFormat};
@@ -67,13 +67,13 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         stream_registry: Arc::new(crate::plugins::stream::registry()),
         registry: registry.clone(),
         metrics: Metrics::new(shape(config)),
-        counters: Arc::new(Counters::default()),
+        counters: Tables::default(),
         trust: trusted(config)?,
         applied: Arc::new(Applied::new(count)),
         tls: Arc::new(TlsShared::new()?),
         quic: None,
         udp: Vec::new(),
-        cores: None,
+        started: Vec::new(),
         to_control,
         threads: Arc::default(),
     };
@@ -116,14 +116,14 @@ struct Starter {
     sockets: Vec<Bound>,
     /// The same for UDP.
     udp: Vec<UdpBound>,
-    /// The cores that were started last.
-    cores: Option<Arc<Cores>>,
+    /// The cores that were started, those of now last, as long as they have not ended.
+    started: Vec<Elder>,
     access: Option<(LogFile, AccessLogConfig)>,
     stream_access: Option<(LogFile, AccessLogConfig)>,
     stream_registry: Arc<Registry>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    counters: Arc<Counters>,
+    counters: Tables,
     trust: Trust,
     applied: Arc<Applied>,
     /// TLS sessions outlive a reload.
@@ -157,18 +157,27 @@ impl Starter {
         }
         let access = open_access_log(config.http.access_log.as_ref(), self.access.as_ref())?;
         let stream_access = open_access_log(config.streams.access_log.as_ref(), self.stream_access.as_ref())?;
+        // A descriptor that cannot be had is found out before the first thread is there.
+        let copies: io::Result<Vec<_>> = (0..self.count)
+            .map(|index| {
+                let listeners: io::Result<Vec<_>> =
+                    sockets.iter().map(|bound| bound.listening(index)).collect();
+                let datagrams: io::Result<Vec<_>> = udp.iter().map(|bound| bound.socket(index)).collect();
+                Ok((listeners?, datagrams?))
+            })
+            .collect();
+        let copies = copies.map_err(|error| format!("a socket cannot be shared: {error}"))?;
         self.metrics.reshape(shape(config));
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.count).map(|_| mailbox(limits::CORE_MAIL)).unzip();
         let cores = Arc::new(Cores::new(senders));
-        let elder = self.cores.replace(cores.clone());
+        self.started.retain(|elder| !elder.cores.are_gone());
+        let elders: Arc<[Elder]> = self.started.as_slice().into();
         let alpn: &[&[u8]] = if config.enable_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
         let sites =
             Arc::new(Sites::new(config.ssl.clone(), alpn, !config.listen.http3.is_empty(), self.tls.clone()));
         let (ready, readiness) = channel();
-        for (index, mail) in receivers.into_iter().enumerate() {
-            let listeners: Result<_, _> = sockets.iter().map(|bound| bound.listening(index)).collect();
-            let sockets: io::Result<_> = udp.iter().map(|bound| bound.socket(index)).collect();
+        for ((index, mail), (listeners, udp)) in receivers.into_iter().enumerate().zip(copies) {
             let gateway = GatewayParts {
                 config: config.clone(),
                 registry: self.registry.clone(),
@@ -183,21 +192,26 @@ impl Starter {
             let parts = Parts {
                 index,
                 gateway,
-                listeners: listeners.map_err(|error| format!("a socket cannot be shared: {error}"))?,
-                udp: sockets.map_err(|error| format!("a socket cannot be shared: {error}"))?,
+                listeners,
+                udp,
                 quic: self.quic.clone(),
                 mail,
                 cores: cores.clone(),
-                generation: (generation, elder.clone()),
+                generation,
+                elders: elders.clone(),
                 applied: self.applied.clone(),
                 sites: sites.clone(),
             };
-            let thread = start_core(parts, generation, ready.clone(), self.to_control.clone());
-            let thread = thread.map_err(|error| error.to_string())?;
-            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            match start_core(parts, ready.clone(), self.to_control.clone()) {
+                Ok(thread) => self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
+                Err(error) => drop(ready.send(Err(error.to_string()))),
+            }
         }
         drop(ready);
-        let drivers = readiness.iter().take(self.count).collect::<Result<Vec<_>, String>>()?;
+        let drivers = readiness.iter().take(self.count).collect::<Result<Vec<_>, String>>();
+        // Those that did start wait for a configuration that never comes.
+        let drivers = drivers.inspect_err(|_| cores.end())?;
+        self.started.push(Elder { generation, cores: cores.clone() });
         self.sockets = sockets;
         self.udp = udp;
         self.access = access.clone();
@@ -270,11 +284,10 @@ fn trusted(config: &Config) -> Result<Trust, String> {
 /// The thread of one core. It says which driver it has before it serves.
 fn start_core(
     parts: Parts,
-    generation: u32,
     ready: Ready<Result<(DriverKind, Option<String>), String>>,
     control: tokio::sync::mpsc::Sender<ToControl>,
 ) -> io::Result<JoinHandle<()>> {
-    let index = parts.index;
+    let Parts { index, generation, .. } = parts;
     std::thread::Builder::new().name(format!("core-{index}")).spawn(move || {
         if !reactor::pin(index) {
             log::warn!("core {index} is not pinned to a processor");

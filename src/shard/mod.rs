@@ -12,14 +12,15 @@ use std::sync::Arc;
 
 use crate::client::{Names, Outbound};
 use crate::config::Config;
+use crate::conn::Gate;
 use crate::control::applied::Applied;
 use crate::gate::{Access, Core};
 use crate::limits;
 use crate::live::{Live, Tools};
-use crate::mail::{Cores, ToControl, ToCore};
+use crate::mail::{Cores, Elder, ToControl, ToCore};
 use crate::model::KeepalivePool;
 use crate::plugin::consumers::Consumers;
-use crate::plugin::counters::Counters;
+use crate::plugin::counters::Tables;
 use crate::plugin::shared::Shared;
 use crate::plugin::{Host, Registry};
 use crate::reactor::{self, Accepted, Listener, Receiver};
@@ -48,8 +49,10 @@ pub struct Parts {
     pub mail: Receiver<ToCore>,
     /// All cores.
     pub cores: Arc<Cores>,
-    /// Which start of the cores this is, and the cores of the one before: their QUIC connections go on until they end.
-    pub generation: (u32, Option<Arc<Cores>>),
+    /// Which start of the cores this is.
+    pub generation: u32,
+    /// The cores of those before, the newest last: their QUIC connections go on until they end.
+    pub elders: Arc<[Elder]>,
     /// The revision that each core runs.
     pub applied: Arc<Applied>,
     /// TLS towards clients.
@@ -65,7 +68,7 @@ pub struct GatewayParts {
     /// The plugins of stream routes.
     pub stream_registry: Arc<Registry>,
     /// Node-wide counters.
-    pub counters: Arc<Counters>,
+    pub counters: Tables,
     /// Its metrics page.
     pub metrics: CoreMetrics,
     /// Its access log.
@@ -80,14 +83,17 @@ pub struct GatewayParts {
 
 /// Runs a core until it has drained.
 pub async fn run(parts: Parts) {
-    let Parts { index, gateway, listeners, udp, quic, mail, cores, generation, applied, sites } = parts;
+    let Parts { index, gateway, listeners, udp, quic, mail, cores, generation, elders, applied, sites } =
+        parts;
     let core = Rc::new(gateway.start());
+    let counts = Rc::downgrade(&core);
+    reactor::on_panic(move |_| counts.upgrade().iter().for_each(|core| core.panicked()));
     let shard = Rc::new(accept::Shard::new(index, core, cores, applied, sites));
     let taps = taps(index, listeners);
     let (of_streams, of_quic) = udp.into_iter().partition(|socket| {
         socket.local_addr().is_ok_and(|address| shard.core.config.streams.udp.contains(&address))
     });
-    let endpoints = quic::endpoints(&shard, of_quic, quic.as_deref(), generation);
+    let endpoints = quic::endpoints(&shard, of_quic, quic.as_deref(), (generation, elders));
     reactor::spawn(housekeeping(shard.clone()));
     answer_mail(&shard, mail, &taps, &endpoints, of_streams).await;
 }
@@ -257,12 +263,13 @@ fn adopt(shard: &Rc<accept::Shard>, taps: &[Rc<accept::Tap>], accepted: Accepted
     }
 }
 
-/// Once a second: idle upstream connections that are too old, log lines that wait.
+/// Once a second: upstream connections that are too old or have ended, log lines that wait.
 async fn housekeeping(shard: Rc<accept::Shard>) {
     loop {
         reactor::sleep(1000).await;
         let now_ms = reactor::now_ms();
         shard.core.live.borrow().sweep(now_ms);
+        shard.core.links.sweep();
         let metrics = &mut *shard.core.host.metrics.borrow_mut();
         metrics.tick(metrics.metrics().now_ms());
         for access in [&shard.core.access, &shard.core.stream_access].into_iter().flatten() {

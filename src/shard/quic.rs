@@ -11,7 +11,7 @@ use super::accept::{Live, Shard, count, site_of, tls_facts};
 use crate::conn::{Gate, h3};
 use crate::exchange::Facts;
 use crate::limits;
-use crate::mail::{Cores, Datagram, ToCore};
+use crate::mail::{Cores, Datagram, Elder, ToCore};
 use crate::reactor::{self, SendError, UdpBatch, UdpSocket};
 use crate::transport::quic::id::{ConnectionIds, Owner};
 use crate::transport::quic::{Connection, Endpoint, Handshake, QuicKeys, Seen, Served, choose_by, endpoint};
@@ -22,7 +22,7 @@ pub fn endpoints(
     shard: &Rc<Shard>,
     sockets: Vec<StdUdpSocket>,
     keys: Option<&QuicKeys>,
-    (generation, elder): (u32, Option<Arc<Cores>>),
+    (generation, elders): (u32, Arc<[Elder]>),
 ) -> Vec<Rc<Endpoint>> {
     let Some(keys) = keys.filter(|_| !sockets.is_empty()) else { return Vec::new() };
     let chooser = shard.clone();
@@ -36,7 +36,7 @@ pub fn endpoints(
     let server = Arc::new(server);
     let mut endpoints = Vec::new();
     for socket in sockets {
-        let served = Box::new(OfShard { shard: shard.clone(), own, elder: elder.clone() });
+        let served = Box::new(OfShard { shard: shard.clone(), own, elders: elders.clone() });
         let endpoint = UdpSocket::from_std(socket).and_then(|socket| {
             Endpoint::new(socket, keys.reset.clone(), ids.clone(), server.clone(), served)
         });
@@ -66,7 +66,18 @@ pub fn passed(endpoints: &[Rc<Endpoint>], datagram: &Datagram) {
 struct OfShard {
     shard: Rc<Shard>,
     own: Owner,
-    elder: Option<Arc<Cores>>,
+    elders: Arc<[Elder]>,
+}
+
+impl OfShard {
+    /// The cores of a generation, given as connection IDs name it: its low byte.
+    fn cores(&self, generation: u8) -> Option<&Arc<Cores>> {
+        if generation == self.own.generation {
+            return Some(&self.shard.cores);
+        }
+        let mut newest_first = self.elders.iter().rev();
+        newest_first.find(|elder| elder.generation as u8 == generation).map(|elder| &elder.cores)
+    }
 }
 
 impl Served for OfShard {
@@ -84,13 +95,10 @@ impl Served for OfShard {
     }
 
     fn pass_on(&self, owner: Owner, datagram: Datagram) -> bool {
-        // what is older than the elder is passed on by it, if it is still there
-        let cores = match owner.generation == self.own.generation {
-            true => Some(&self.shard.cores),
-            false => self.elder.as_ref(),
-        };
         let core = usize::from(owner.core);
-        let Some(cores) = cores.filter(|cores| core < cores.count()) else { return false };
+        let Some(cores) = self.cores(owner.generation).filter(|cores| core < cores.count()) else {
+            return false;
+        };
         let seen = match cores.mail(core).try_send(ToCore::Datagram(Box::new(datagram))) {
             Ok(()) => Seen::Passed,
             Err(SendError::Full(_)) => Seen::Dropped,

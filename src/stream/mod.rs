@@ -18,6 +18,7 @@ use crate::exchange::{Client, ClientVerify, Exchange, Facts, Session};
 use crate::expr::IpNets;
 use crate::gate::Core;
 use crate::gate::finish::write_access_line;
+use crate::limits;
 use crate::live::LiveUpstream;
 use crate::live::streams::StreamPlan;
 use crate::plugin::Phase;
@@ -59,7 +60,7 @@ pub async fn serve(core: Rc<Core>, stream: Rc<Stream>, facts: Rc<Facts>, listene
     core.give_back(ex);
 }
 
-/// The phases, top to bottom. `Err`: the session is closed.
+/// The phases, top to bottom. `Err`: the session is refused.
 async fn road(
     core: &Rc<Core>,
     ex: &mut Exchange,
@@ -67,6 +68,18 @@ async fn road(
     listened: Listened,
     meter: &Meter,
 ) -> Result<(), Refused> {
+    let plan = or_turn_away(stream, admit(core, ex).await).await?;
+    if plan.route.value.protocol.is_some() {
+        return Box::pin(xrpc::session::run(core, ex, stream, &plan, listened, meter)).await;
+    }
+    let reached = proxy::reach(core, ex, &plan.destination, listened).await;
+    let reached = or_turn_away(stream, reached).await?;
+    pump(ex, stream.clone(), reached, meter).await;
+    Ok(())
+}
+
+/// Finds the route and asks its plugins, before a byte of the client is used.
+async fn admit(core: &Core, ex: &mut Exchange) -> Result<Rc<StreamPlan>, Refused> {
     verify_client(core, ex)?;
     let plan = match_route(core, ex)?;
     ex.plan = Some(plan.clone());
@@ -75,12 +88,20 @@ async fn road(
         return Err(Refused(status));
     }
     preread(core, ex, &plan).await?;
-    if plan.route.value.protocol.is_some() {
-        return Box::pin(xrpc::session::run(core, ex, stream, &plan, listened, meter)).await;
+    Ok(plan)
+}
+
+/// A client that has spoken and gets no upstream gets a reset, for an end could be taken for an answer; who has said nothing gets
+/// an end. That is what nginx's close does, which leaves the bytes of the client unread; they may still be on their way here.
+/// TLS has a word of its own for such an end.
+async fn or_turn_away<T>(client: &Stream, outcome: Result<T, Refused>) -> Result<T, Refused> {
+    let (Err(_), Stream::Plain(tcp)) = (&outcome, client) else { return outcome };
+    client.set_recv_deadline(Some(reactor::now_ms() + limits::TURNED_AWAY_MS));
+    let has_spoken = client.recv().await.is_ok_and(|bytes| !bytes.is_empty());
+    if has_spoken && let Err(error) = tcp.set_linger_zero() {
+        log::debug!("a refused session ends without a reset: {error}");
     }
-    let reached = proxy::reach(core, ex, &plan.destination, listened).await?;
-    pump(ex, stream.clone(), reached, meter).await;
-    Ok(())
+    outcome
 }
 
 /// `nginx_config.stream.real_ip_from`: such a balancer's word for its client is believed.

@@ -129,6 +129,19 @@ fn transmit(destination: SocketAddr, src_ip: Option<IpAddr>, contents: &[u8]) ->
     Transmit { destination, ecn: None, contents, segment_size: None, src_ip }
 }
 
+/// A session's place in its door, given back however the session ends: after a panic, too, the client's next datagram
+/// begins another one.
+struct Taken<'a> {
+    door: &'a Door,
+    client: SocketAddr,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.door.sessions.borrow_mut().remove(&self.client);
+    }
+}
+
 /// One session, to its end.
 async fn session(door: Rc<Door>, peer: Rc<Peer>, client: SocketAddr, to: Option<IpAddr>) {
     let core = door.core.clone();
@@ -139,8 +152,9 @@ async fn session(door: Rc<Door>, peer: Rc<Peer>, client: SocketAddr, to: Option<
     ex.session = Some(Box::new(session));
     let listened = Listened { address: door.address, proxy_protocol_to_upstream: false };
     let meter = Meter::new(&core, listened);
+    let place = Taken { door: &door, client };
     let outcome = Box::pin(road(&door, &peer, &mut ex, &meter, client, to)).await;
-    door.sessions.borrow_mut().remove(&client);
+    drop(place);
     ex.resp.head.status = outcome.err().map_or(200, |Refused(status)| status);
     if let Some(session) = &mut ex.session {
         (session.received, session.upstream_sent) = (peer.received.get(), peer.sent_up.get());

@@ -114,6 +114,8 @@ impl Exporter {
             &[],
             [([], metrics.sum(|t| &t.refused_series))],
         );
+        let panics = metrics.sum(|t| &t.panics);
+        text.counter("panics_total", "Requests and connections that a panic ended", &[], [([], panics)]);
         text.counter(
             "dropped_messages_total",
             "Messages from cores that found the queue full",
@@ -355,6 +357,7 @@ fn escaped(out: &mut String, value: &str) {
 mod tests {
     use super::super::families::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS};
     use super::*;
+    use crate::limits;
 
     fn node() -> Node<'static> {
         Node { hostname: "h", version: "3.18.0", ..Node::default() }
@@ -366,6 +369,7 @@ mod tests {
         let mut cores = [metrics.core(), metrics.core()];
         for core in &mut cores {
             core.tallies().requests.add(2);
+            core.tallies().panics.add(1);
             core.count(
                 HTTP_STATUS,
                 &[
@@ -396,6 +400,7 @@ mod tests {
              consumer=\"\",node=\"127.0.0.1\",request_type=\"traditional_http\",request_llm_model=\"\",\
              llm_model=\"\",response_source=\"upstream\"} 4",
             "apisix_http_requests_total 4",
+            "apisix_panics_total 2",
             "apisix_nginx_http_current_connections{state=\"active\"} 0",
             "apisix_node_info{hostname=\"h\",version=\"3.18.0\"} 1",
         ] {
@@ -455,5 +460,54 @@ mod tests {
         core.tick(20_000);
         core.count(BANDWIDTH, &[b"in"], 5);
         assert!(shows(&mut exporter, 20_001));
+    }
+
+    #[test]
+    fn a_series_that_comes_back_begins_anew() {
+        let attr = serde_json::json!({"bandwidth": {"expire": 10}, "http_latency": {"expire": 10}});
+        let metrics = Metrics::new(Shape::new("", None, Some(&attr)));
+        let mut core = metrics.core();
+        let mut exporter = Exporter::new(metrics);
+        core.tick(1000);
+        core.count(BANDWIDTH, &[b"in"], 5);
+        let latency = core.series(HTTP_LATENCY, &[b"request"]).unwrap();
+        core.observe(latency, 3.0);
+        core.tick(11_000);
+        core.count(BANDWIDTH, &[b"in"], 5);
+        core.observe(latency, 3.0);
+        let mut shows = |now_ms| exporter.text(&Node { now_ms, ..node() });
+        let text = shows(11_000);
+        assert!(text.contains("bandwidth{type=\"in\"} 10\n"), "{text}");
+        core.tick(30_000);
+        core.count(BANDWIDTH, &[b"in"], 2);
+        core.observe(latency, 4.0);
+        let text = shows(30_000);
+        assert!(text.contains("bandwidth{type=\"in\"} 2\n"), "{text}");
+        assert!(text.contains("http_latency_sum{type=\"request\"} 4\n"), "{text}");
+        assert!(text.contains("http_latency_count{type=\"request\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn a_full_core_gives_the_room_of_expired_series_to_new_ones() {
+        let attr = serde_json::json!({"bandwidth": {"expire": 10}});
+        let metrics = Metrics::new(Shape::new("", None, Some(&attr)));
+        let mut core = metrics.core();
+        let mut exporter = Exporter::new(metrics.clone());
+        core.tick(1000);
+        for n in 0..limits::METRIC_SERIES {
+            core.count(BANDWIDTH, &[n.to_string().as_bytes()], 1);
+        }
+        exporter.text(&Node { now_ms: 1000, ..node() });
+        core.tick(8000);
+        core.count(BANDWIDTH, &[b"7"], 1);
+        core.count(BANDWIDTH, &[b"early"], 1);
+        core.tick(12_000);
+        core.count(BANDWIDTH, &[b"late"], 3);
+        core.count(BANDWIDTH, &[b"0"], 4);
+        let text = exporter.text(&Node { now_ms: 12_000, ..node() });
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("bandwidth{")).collect();
+        let want = ["bandwidth{type=\"0\"} 4", "bandwidth{type=\"7\"} 2", "bandwidth{type=\"late\"} 3"];
+        assert_eq!(lines, want);
+        assert_eq!(metrics.sum(|t| &t.refused_series), 1, "only while none had expired");
     }
 }

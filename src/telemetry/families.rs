@@ -15,7 +15,8 @@ pub struct Family {
     pub labels: Vec<String>,
     /// Variables of the extra labels (`plugin_attr.prometheus.metrics.<name>.extra_labels`), without `$`.
     pub extra: Vec<String>,
-    /// Series unused for so long are not shown; 0 shows them for ever.
+    /// Series unused for so long are not shown, begin anew when they are used again, and give their place to new ones
+    /// (gauges keep their number and place); 0 keeps them for ever.
     pub expire_ms: u64,
 }
 

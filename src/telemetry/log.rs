@@ -30,7 +30,17 @@ pub fn start(target: Target, level: &str) -> io::Result<()> {
         log::set_logger(log).map_err(io::Error::other)?;
     }
     log::set_max_level(filter(level));
+    tell_panics();
     Ok(())
+}
+
+/// A panic ends a task, and the process goes on: it has a line beside what it prints.
+fn tell_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        log::error!("{}", panic.to_string().replace('\n', " "));
+        before(panic);
+    }));
 }
 
 /// Another lowest level from now on.

@@ -6,6 +6,7 @@
 //! seen, so a scrape never slows requests.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -32,14 +33,17 @@ pub struct Page {
 pub(super) struct Shown {
     pub(super) shape: Arc<Shape>,
     pub(super) series: Vec<Arc<Series>>,
+    /// How many have taken the place of an expired one.
+    replaced: u64,
 }
 
 impl Page {
-    /// Adds the series that are not in `seen` yet. Those of another shape are gone.
+    /// Adds the series that are not in `seen` yet. Those of another shape are gone, and expired ones whose place another
+    /// has taken.
     pub(super) fn fetch(&self, seen: &mut Shown) {
         let all = self.shown();
-        if !Arc::ptr_eq(&seen.shape, &all.shape) {
-            *seen = Shown { shape: all.shape.clone(), series: Vec::new() };
+        if !Arc::ptr_eq(&seen.shape, &all.shape) || seen.replaced != all.replaced {
+            *seen = Shown { shape: all.shape.clone(), series: Vec::new(), replaced: all.replaced };
         }
         seen.series.extend(all.series.iter().skip(seen.series.len()).cloned());
     }
@@ -58,6 +62,25 @@ pub(super) struct Series {
     pub(super) values: Box<[AtomicU64]>,
     /// When it was last written, by the core's clock.
     pub(super) used_ms: AtomicU64,
+    /// Unused for longer, its numbers begin anew and its place is free for another. A gauge says what is there now: it
+    /// never expires.
+    expire_ms: u64,
+    /// How many were at its place before it.
+    generation: u32,
+}
+
+impl Series {
+    fn has_expired(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.used_ms.load(Relaxed)) > self.expire_ms
+    }
+
+    /// It is about to be written.
+    fn touch(&self, now_ms: u64) {
+        if self.has_expired(now_ms) {
+            self.values.iter().for_each(|value| value.store(0, Relaxed));
+        }
+        self.used_ms.store(now_ms, Relaxed);
+    }
 }
 
 /// What is counted, as `plugin_attr.prometheus` has it. A series belongs to the shape that it was made for.
@@ -108,6 +131,10 @@ impl Shape {
         &self.families[usize::from(id.0)]
     }
 
+    fn expires(&self) -> bool {
+        self.families.iter().any(|family| family.expire_ms > 0)
+    }
+
     pub(super) fn families(&self) -> impl Iterator<Item = (FamilyId, &Family)> {
         self.families.iter().enumerate().map(|(i, family)| (FamilyId(i as u16), family))
     }
@@ -150,9 +177,9 @@ impl Metrics {
         let wanted = self.shape();
         let mut shown = page.shown();
         if !Arc::ptr_eq(&shown.shape, &wanted) {
-            *shown = Shown { shape: wanted, series: Vec::new() };
+            *shown = Shown { shape: wanted, ..Shown::default() };
         }
-        let Shown { shape, series } = shown.clone();
+        let Shown { shape, series, .. } = shown.clone();
         drop(shown);
         let mut core = CoreMetrics {
             metrics: self.clone(),
@@ -160,7 +187,10 @@ impl Metrics {
             page,
             series,
             index: HashMap::new(),
+            hashes: Vec::new(),
             hasher: ahash::RandomState::new(),
+            expired: Vec::new(),
+            sought_ms: None,
             now_ms: 0,
         };
         core.build_index();
@@ -210,9 +240,13 @@ fn extra_labels(metrics: Option<&Value>, family: &str) -> Vec<(String, String)> 
         .collect()
 }
 
-/// Which series of one core: an index that stays good as long as the core lives.
+/// Which series of one core. It stays good until the series has expired and another has its place: from then on it does
+/// nothing ([`CoreMetrics::holds`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SeriesId(u32);
+pub struct SeriesId {
+    at: u32,
+    generation: u32,
+}
 
 /// One core's way to its page.
 #[derive(Debug)]
@@ -223,7 +257,13 @@ pub struct CoreMetrics {
     series: Vec<Arc<Series>>,
     /// Series by the hash of family and labels. Labels come from the network: the hash is seeded.
     index: HashMap<u64, SmallVec<[u32; 1]>>,
+    /// The hash of each series in the index.
+    hashes: Vec<u64>,
     hasher: ahash::RandomState,
+    /// Places of series that had expired when they were last sought.
+    expired: Vec<u32>,
+    /// When that was.
+    sought_ms: Option<u64>,
     now_ms: u64,
 }
 
@@ -249,6 +289,7 @@ impl CoreMetrics {
             let labels: SmallVec<[&[u8]; 16]> = series.labels.iter().map(|label| label.as_bytes()).collect();
             let hash = self.hasher.hash_one((series.family, &labels[..]));
             self.index.entry(hash).or_default().push(id as u32);
+            self.hashes.push(hash);
         }
     }
 
@@ -258,31 +299,73 @@ impl CoreMetrics {
     }
 
     /// The series of `family` with these label values (as many as [`Family::labels`]), made if it is new. A
-    /// caller that keeps the id pays nothing for the labels. `None` when the core has all it may have.
+    /// caller that keeps the id pays nothing for the labels. `None` when the core has all it may have, and none of them
+    /// has expired.
     pub fn series(&mut self, family: FamilyId, labels: &[&[u8]]) -> Option<SeriesId> {
         let hash = self.hasher.hash_one((family, labels));
         if let Some(found) = self.index.get(&hash) {
             for id in found {
                 let series = &self.series[*id as usize];
                 if series.family == family && same(&series.labels, labels) {
-                    return Some(SeriesId(*id));
+                    return Some(SeriesId { at: *id, generation: series.generation });
                 }
             }
         }
-        if self.series.len() >= limits::METRIC_SERIES {
+        let full = self.series.len() >= limits::METRIC_SERIES;
+        let place = if full { self.expired_place() } else { None };
+        if full && place.is_none() {
             self.page.tallies.refused_series.add(1);
             return None;
         }
-        let id = self.series.len() as u32;
-        let series = Arc::new(self.fresh(family, labels));
-        self.page.shown().series.push(series.clone());
-        self.series.push(series);
-        self.index.entry(hash).or_default().push(id);
-        Some(SeriesId(id))
+        let at = place.unwrap_or(self.series.len() as u32);
+        let generation = place.map_or(0, |at| self.series[at as usize].generation.wrapping_add(1));
+        let series = Arc::new(self.fresh(family, labels, generation));
+        match place {
+            Some(_) => self.replace(at, series, hash),
+            None => self.push(series, hash),
+        }
+        self.index.entry(hash).or_default().push(at);
+        Some(SeriesId { at, generation })
     }
 
-    fn fresh(&self, family: FamilyId, labels: &[&[u8]]) -> Series {
-        let Family { kind, buckets, .. } = self.shape.family(family);
+    fn push(&mut self, series: Arc<Series>, hash: u64) {
+        self.page.shown().series.push(series.clone());
+        self.series.push(series);
+        self.hashes.push(hash);
+    }
+
+    /// Puts a series in the place of an expired one, which nobody finds from now on.
+    fn replace(&mut self, place: u32, series: Arc<Series>, hash: u64) {
+        let at = place as usize;
+        if let Entry::Occupied(mut found) = self.index.entry(self.hashes[at]) {
+            found.get_mut().retain(|id| *id != place);
+            if found.get().is_empty() {
+                found.remove();
+            }
+        }
+        self.hashes[at] = hash;
+        let mut shown = self.page.shown();
+        shown.series[at] = series.clone();
+        shown.replaced += 1;
+        drop(shown);
+        self.series[at] = series;
+    }
+
+    /// The place of a series that has expired. All are looked through once a tick at most, for a flood of new labels
+    /// asks with every request.
+    fn expired_place(&mut self) -> Option<u32> {
+        let now_ms = self.now_ms;
+        if self.expired.is_empty() && self.sought_ms != Some(now_ms) && self.shape.expires() {
+            self.sought_ms = Some(now_ms);
+            let expired = self.series.iter().enumerate().filter(|(_, series)| series.has_expired(now_ms));
+            self.expired = expired.map(|(at, _)| at as u32).collect();
+        }
+        // what has been used again meanwhile stays
+        std::iter::from_fn(|| self.expired.pop()).find(|at| self.series[*at as usize].has_expired(now_ms))
+    }
+
+    fn fresh(&self, family: FamilyId, labels: &[&[u8]], generation: u32) -> Series {
+        let Family { kind, buckets, expire_ms, .. } = self.shape.family(family);
         let numbers = match kind {
             Kind::Counter | Kind::Gauge => 1,
             Kind::Histogram => buckets.len() + 2,
@@ -292,31 +375,43 @@ impl CoreMetrics {
             labels: labels.iter().map(|value| String::from_utf8_lossy(cut(value)).into()).collect(),
             values: (0..numbers).map(|_| AtomicU64::new(0)).collect(),
             used_ms: AtomicU64::new(self.now_ms),
+            expire_ms: if *kind == Kind::Gauge || *expire_ms == 0 { u64::MAX } else { *expire_ms },
+            generation,
         }
+    }
+
+    /// Is it still the series that it was given for?
+    pub fn holds(&self, id: SeriesId) -> bool {
+        self.get(id).is_some()
+    }
+
+    fn get(&self, id: SeriesId) -> Option<&Series> {
+        Some(&*self.series[id.at as usize]).filter(|series| series.generation == id.generation)
     }
 
     /// Adds to a counter.
     pub fn add(&self, id: SeriesId, n: u64) {
-        let series = &self.series[id.0 as usize];
+        let Some(series) = self.get(id) else { return };
+        series.touch(self.now_ms);
         add(&series.values[0], n);
-        series.used_ms.store(self.now_ms, Relaxed);
     }
 
     /// Takes one off a gauge.
     pub fn take_one(&self, id: SeriesId) {
-        let value = &self.series[id.0 as usize].values[0];
+        let Some(series) = self.get(id) else { return };
+        let value = &series.values[0];
         value.store(value.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
     /// Puts a value, in the unit of its buckets, into a histogram.
     pub fn observe(&self, id: SeriesId, measured: f64) {
-        let series = &self.series[id.0 as usize];
+        let Some(series) = self.get(id) else { return };
+        series.touch(self.now_ms);
         let buckets = &self.shape.family(series.family).buckets;
         let bucket = buckets.iter().position(|bound| measured <= *bound).unwrap_or(buckets.len());
         add(&series.values[bucket], 1);
         let sum = &series.values[buckets.len() + 1];
         sum.store((f64::from_bits(sum.load(Relaxed)) + measured).to_bits(), Relaxed);
-        series.used_ms.store(self.now_ms, Relaxed);
     }
 
     /// [`CoreMetrics::series`] and [`CoreMetrics::add`] in one.
@@ -367,7 +462,7 @@ fn same(stored: &[Box<str>], labels: &[&[u8]]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::families::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS};
+    use super::super::families::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS, STREAM_ACTIVE};
     use super::*;
 
     const LATENCY: [&[u8]; 8] = [b"request", b"1", b"", b"", b"", b"traditional_http", b"", b""];
@@ -404,6 +499,35 @@ mod tests {
         let id = other.series(BANDWIDTH, &[&long, b"\xff"]);
         assert_eq!(other.series(BANDWIDTH, &[&long, b"\xff"]), id);
         assert_eq!(other.series[0].labels[0].len(), limits::METRIC_LABEL_BYTES);
+    }
+
+    #[test]
+    fn an_id_whose_series_gave_way_writes_to_no_other() {
+        let attr =
+            serde_json::json!({"bandwidth": {"expire": 10}, "stream_active_connections": {"expire": 10}});
+        let metrics = Metrics::new(Shape::new("", None, Some(&attr)));
+        let mut core = metrics.core();
+        let gauge = core.series(STREAM_ACTIVE, &[b"9100"]).unwrap();
+        core.add(gauge, 2);
+        let ids: Vec<SeriesId> = (1..limits::METRIC_SERIES)
+            .map(|n| core.series(BANDWIDTH, &[n.to_string().as_bytes()]).unwrap())
+            .collect();
+        core.tick(10_001);
+        let new = core.series(BANDWIDTH, &[b"new"]).unwrap();
+        let old = *ids.iter().find(|id| id.at == new.at).unwrap();
+        assert_eq!((core.holds(old), core.holds(new), core.holds(gauge)), (false, true, true));
+        core.add(old, 5);
+        core.observe(old, 5.0);
+        core.take_one(old);
+        assert_eq!(core.series[new.at as usize].values[0].load(Relaxed), 0);
+        for n in 2..limits::METRIC_SERIES {
+            assert!(core.series(BANDWIDTH, &[format!("new{n}").as_bytes()]).is_some());
+        }
+        assert_eq!(core.series(BANDWIDTH, &[b"one more"]), None, "nothing of the gauges has expired");
+        core.take_one(gauge);
+        assert_eq!(core.series[gauge.at as usize].values[0].load(Relaxed), 1);
+        let found: usize = core.index.values().map(SmallVec::len).sum();
+        assert_eq!((found, core.hashes.len()), (limits::METRIC_SERIES, limits::METRIC_SERIES));
     }
 
     #[test]

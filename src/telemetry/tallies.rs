@@ -45,7 +45,7 @@ pub struct Tallies {
     pub waiting: Tally,
     /// Requests.
     pub requests: Tally,
-    /// Exchanges that ended by a panic.
+    /// Exchanges, connections and other tasks that ended by a panic.
     pub panics: Tally,
     /// TLS handshakes with clients to the end: 1.2 full, 1.2 resumed, 1.3 full, 1.3 resumed.
     pub tls_handshakes: [Tally; 4],

@@ -1,5 +1,6 @@
 //! Opening a stream to an upstream node.
 
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,7 +11,8 @@ use crate::reactor::{TcpStream, now_ms};
 
 use super::{Stream, TlsClient, TlsStream};
 
-/// TLS to a node.
+/// TLS to a node. Equal are those of one client and one name: clients are made once a core for each configuration, so
+/// that which one it is says what it trusts and shows. It is held here: another never gets its place in memory.
 #[derive(Clone)]
 pub struct Secure {
     /// Whom we trust and who we are.
@@ -19,8 +21,23 @@ pub struct Secure {
     pub name: Option<ServerName<'static>>,
 }
 
-/// Where to connect.
-#[derive(Clone)]
+impl PartialEq for Secure {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.client, &other.client) && self.name == other.name
+    }
+}
+
+impl Eq for Secure {}
+
+impl Hash for Secure {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Rc::as_ptr(&self.client).hash(state);
+        self.name.hash(state);
+    }
+}
+
+/// Where to connect. Connections to equal targets may take each other's place.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The node.
     pub address: SocketAddr,

@@ -1,39 +1,19 @@
 //! Kept connections to upstream nodes, per core.
 //!
 //! A [`Pool`] belongs to one way of reaching one address; a node of a live upstream holds its pool, so that
-//! a request hashes nothing. The last connection put in is the first taken out: those that are not needed
-//! grow old and are closed.
+//! a request hashes nothing. With TLS the name is often known only when a request comes: the node's pool holds one
+//! for each name in use ([`Pool::secured`]), and all end with the node. The last connection put in is the first
+//! taken out: those that are not needed grow old and are closed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 
-use rustls::pki_types::ServerName;
-
 use crate::limits;
 use crate::model::KeepalivePool;
-use crate::transport::{Stream, Target, TlsClient, connect};
-
-/// What two connections must have in common to take each other's place: the address and, with TLS, the name
-/// asked for and the client (trust, identity, protocols). Connections that began with a PROXY header speak
-/// for one client and are never put in.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    address: SocketAddr,
-    /// Identified by address: each [`TlsClient`] is made once a core and held here.
-    tls: Option<(*const TlsClient, Option<ServerName<'static>>)>,
-}
-
-impl Key {
-    /// Of this target.
-    pub fn of(target: &Target) -> Key {
-        let tls = target.tls.as_ref().map(|tls| (Rc::as_ptr(&tls.client), tls.name.clone()));
-        Key { address: target.address, tls }
-    }
-}
+use crate::transport::{Secure, Stream, Target, connect};
 
 /// A connection and how much it was used.
 pub struct Connection {
@@ -96,10 +76,13 @@ impl Lease {
     }
 }
 
-/// The kept connections of one way of reaching one address.
+/// The kept connections of one way of reaching one address. Connections that began with a PROXY header speak for one
+/// client and are never put in.
 pub struct Pool {
     target: Target,
     idle: RefCell<VecDeque<Idle>>,
+    /// The same address with TLS: those that keep connections, or began to serve a request since the last sweep.
+    secured: RefCell<HashMap<Secure, Rc<Pool>>>,
     /// Kept connections of the whole core.
     total: Rc<Cell<usize>>,
 }
@@ -107,7 +90,7 @@ pub struct Pool {
 /// All pools of a core.
 #[derive(Default)]
 pub struct Pools {
-    pools: RefCell<HashMap<Key, Weak<Pool>>>,
+    pools: RefCell<HashMap<Target, Weak<Pool>>>,
     total: Rc<Cell<usize>>,
 }
 
@@ -119,26 +102,21 @@ impl Pools {
 
     /// The pool for `target`: the same one for the same target while somebody holds it.
     pub fn get(&self, target: &Target) -> Rc<Pool> {
-        let key = Key::of(target);
         let mut pools = self.pools.borrow_mut();
-        if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
+        if let Some(pool) = pools.get(target).and_then(Weak::upgrade) {
             return pool;
         }
-        pools.retain(|_, pool| pool.strong_count() > 0);
-        let pool =
-            Rc::new(Pool { target: target.clone(), idle: RefCell::default(), total: Rc::clone(&self.total) });
-        pools.insert(key, Rc::downgrade(&pool));
+        let pool = Pool::new(target.clone(), &self.total);
+        pools.insert(target.clone(), Rc::downgrade(&pool));
         pool
     }
 
-    /// Closes connections that are too old or that the peer has closed. Call it about once a second.
+    /// Closes connections that are too old or that the peer has closed, and forgets pools that are of no use. Call it
+    /// about once a second.
     pub fn sweep(&self, now_ms: u64) {
+        self.pools.borrow_mut().retain(|_, pool| pool.strong_count() > 0);
         let pools: Vec<Rc<Pool>> = self.pools.borrow().values().filter_map(Weak::upgrade).collect();
-        for pool in pools {
-            let idle = pool.idle.take();
-            let kept: VecDeque<Idle> = idle.into_iter().filter(|idle| pool.keeps(idle, now_ms)).collect();
-            pool.idle.replace(kept);
-        }
+        pools.iter().for_each(|pool| pool.sweep(now_ms));
     }
 
     /// Kept connections of the core.
@@ -148,9 +126,24 @@ impl Pools {
 }
 
 impl Pool {
+    fn new(target: Target, total: &Rc<Cell<usize>>) -> Rc<Pool> {
+        let (idle, secured) = (RefCell::default(), RefCell::default());
+        Rc::new(Pool { target, idle, secured, total: total.clone() })
+    }
+
     /// Where its connections lead.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// The pool of the same address with TLS. It lives as long as this one, or for as long as it keeps a connection.
+    pub fn secured(&self, secure: Secure) -> Rc<Pool> {
+        let mut pools = self.secured.borrow_mut();
+        if let Some(pool) = pools.get(&secure) {
+            return pool.clone();
+        }
+        let target = Target { address: self.target.address, tls: Some(secure.clone()) };
+        pools.entry(secure).or_insert(Pool::new(target, &self.total)).clone()
     }
 
     /// A kept connection that is still good.
@@ -169,7 +162,11 @@ impl Pool {
     /// first, where there are too many.
     pub fn put(&self, connection: Connection, rules: &KeepalivePool, now_ms: u64) {
         let Connection { stream, requests, .. } = connection;
-        let full = self.total.get() >= limits::IDLE_UPSTREAM_CONNECTIONS;
+        let most = match self.target.tls {
+            Some(_) => limits::IDLE_UPSTREAM_CONNECTIONS_OF_NAMES,
+            None => limits::IDLE_UPSTREAM_CONNECTIONS,
+        };
+        let full = self.total.get() >= most;
         stream.set_recv_deadline(None);
         if requests >= rules.requests || rules.size == 0 || full || !silent(&stream) {
             return;
@@ -186,6 +183,17 @@ impl Pool {
         }
         idle.push_back(Idle { stream, requests, expires_ms });
         self.total.set(self.total.get() + 1);
+    }
+
+    /// See [`Pools::sweep`].
+    fn sweep(&self, now_ms: u64) {
+        let idle = self.idle.take();
+        let kept: VecDeque<Idle> = idle.into_iter().filter(|idle| self.keeps(idle, now_ms)).collect();
+        self.idle.replace(kept);
+        self.secured.borrow_mut().retain(|_, pool| {
+            pool.sweep(now_ms);
+            Rc::strong_count(pool) > 1 || !pool.idle.borrow().is_empty()
+        });
     }
 
     /// Whether a kept connection is young enough and silent. If not, it counts no more.
@@ -218,6 +226,8 @@ mod tests {
     use super::*;
     use crate::reactor::sleep;
     use crate::transport::tests::on_both;
+    use crate::transport::trust::{self, Trust};
+    use crate::transport::{TlsClient, TlsClients};
 
     const RULES: KeepalivePool = KeepalivePool { size: 2, idle_timeout_ms: 1000, requests: 3 };
 
@@ -240,6 +250,14 @@ mod tests {
             let stream = connect(self.pool.target(), 1000).await.unwrap();
             (Connection::new(stream), self.listener.accept().unwrap().0)
         }
+    }
+
+    fn tls_client() -> Rc<TlsClient> {
+        TlsClients::new(Trust::Anyone).get(false, None, &[]).unwrap()
+    }
+
+    fn secure(client: &Rc<TlsClient>, name: &str) -> Secure {
+        Secure { client: client.clone(), name: trust::server_name(name) }
     }
 
     fn port(connection: &Connection) -> u16 {
@@ -279,6 +297,62 @@ mod tests {
             let (last, _far_end) = bench.connection().await;
             bench.pool.put(last, &RULES, 0);
             assert!(bench.pool.take(0).is_some());
+        });
+    }
+
+    /// Who asks under ever new names takes no room from nodes without TLS.
+    #[test]
+    fn names_fill_half_a_core() {
+        on_both(async || {
+            let bench = Bench::new();
+            let secured = bench.pool.secured(secure(&tls_client(), "one.test"));
+            bench.pools.total.set(limits::IDLE_UPSTREAM_CONNECTIONS_OF_NAMES);
+            let (of_name, _far_end) = bench.connection().await;
+            secured.put(of_name, &RULES, 0);
+            assert!(secured.take(0).is_none(), "it was closed");
+            let (plain, _far_end) = bench.connection().await;
+            bench.pool.put(plain, &RULES, 0);
+            assert!(bench.pool.take(0).is_some());
+        });
+    }
+
+    #[test]
+    fn connections_under_a_name_stay_with_their_node_and_end_with_it() {
+        on_both(async || {
+            let bench = Bench::new();
+            let client = tls_client();
+            let of = |name| bench.pool.secured(secure(&client, name));
+            let (connection, _far_end) = bench.connection().await;
+            of("one.test").put(connection, &RULES, 0);
+            bench.pools.sweep(10);
+            assert!(of("other.test").take(10).is_none(), "another name");
+            let other_client = bench.pool.secured(secure(&tls_client(), "one.test"));
+            assert!(other_client.take(10).is_none(), "another client certificate");
+            let kept = of("one.test").take(10).expect("nobody held its pool");
+            of("one.test").put(kept, &RULES, 10);
+            let Bench { pools, pool, .. } = bench;
+            drop(pool);
+            assert_eq!(pools.idle_connections(), 0);
+        });
+    }
+
+    #[test]
+    fn names_that_keep_nothing_are_forgotten() {
+        on_both(async || {
+            let bench = Bench::new();
+            let client = tls_client();
+            let (connection, _far_end) = bench.connection().await;
+            bench.pool.secured(secure(&client, "kept.test")).put(connection, &RULES, 0);
+            let held = bench.pool.secured(secure(&client, "held.test"));
+            bench.pool.secured(secure(&client, "gone.test"));
+            let names = || bench.pool.secured.borrow().len();
+            assert_eq!(names(), 3);
+            bench.pools.sweep(10);
+            assert_eq!(names(), 2);
+            drop(held);
+            bench.pools.sweep(RULES.idle_timeout_ms.into());
+            assert_eq!((names(), bench.pools.idle_connections()), (0, 0));
+            assert_eq!(bench.pools.pools.borrow().len(), 1);
         });
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-use crate::reactor::{Chunk, Out, TcpStream};
+use crate::reactor::{self, Chunk, Out, TcpStream};
 
 use super::TlsStream;
 
@@ -82,6 +82,14 @@ impl Stream {
         }
     }
 
+    /// What became of the bytes that were sent so far. See [`TcpStream::sent`].
+    ///
+    /// # Errors
+    /// As [`TcpStream::sent`].
+    pub fn sent(&self) -> io::Result<()> {
+        self.tcp().sent()
+    }
+
     /// Ready when the kernel has taken everything queued.
     ///
     /// # Errors
@@ -118,6 +126,19 @@ impl Stream {
         match self {
             Stream::Plain(tcp) => tcp.shutdown_write(),
             Stream::Tls(tls) => tls.shutdown_write(),
+        }
+    }
+
+    /// nginx's lingering close, behind the last byte: our side is shut, and what the peer still sends is read and dropped
+    /// for at most `linger_ms`, so that no reset destroys our answer on its way (RFC 9112 section 9.6).
+    pub async fn linger(&self, linger_ms: u64) {
+        self.shutdown_write();
+        let until_ms = reactor::now_ms() + linger_ms;
+        self.set_recv_deadline(Some(until_ms));
+        while let Ok(chunk) = self.recv().await {
+            if chunk.is_empty() || reactor::now_ms() >= until_ms {
+                return;
+            }
         }
     }
 

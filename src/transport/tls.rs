@@ -126,6 +126,7 @@ impl TlsStream {
     ) -> io::Result<(TlsStream, S)> {
         tcp.set_recv_deadline(Some(deadline_ms));
         let mut acceptor = Acceptor::default();
+        let mut begun = Vec::new(); // a ClientHello that comes in several pieces
         loop {
             let chunk = tcp.recv().await?;
             if chunk.is_empty() {
@@ -142,8 +143,12 @@ impl TlsStream {
                         return refuse(&tcp, bytes, invalid(error)).await;
                     }
                 };
+                if !begun.is_empty() {
+                    begun.extend_from_slice(&chunk);
+                }
+                let whole = if begun.is_empty() { &chunk[..] } else { &begun };
                 let hello = accepted.client_hello();
-                let Some(site) = choose(hello.server_name().or_else(|| client_hello::address(&chunk))) else {
+                let Some(site) = choose(hello.server_name().or_else(|| client_hello::address(whole))) else {
                     let unknown =
                         io::Error::new(io::ErrorKind::PermissionDenied, "no certificate for this name");
                     return refuse(&tcp, UNRECOGNIZED_NAME.to_vec(), unknown).await;
@@ -165,6 +170,7 @@ impl TlsStream {
                 stream.finish_handshake().await?;
                 return Ok((stream, site));
             }
+            begun.extend_from_slice(&chunk);
         }
     }
 

@@ -2,6 +2,8 @@
 //! survive; an edit appends to the text and changes the list.
 
 use super::header_name::Name;
+use super::http::bytes::{CONTROL, VALUE, past_text};
+use super::http::write;
 
 /// A place in a [`Headers`] text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -161,7 +163,7 @@ impl Headers {
     }
 
     /// Every value of the name spelled `name`, in any case, in order.
-    pub fn all_named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    pub fn all_named<'a>(&'a self, name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
         let wanted = Wanted::new(name);
         self.list
             .iter()
@@ -192,7 +194,7 @@ impl Headers {
             write_run(text, std::mem::replace(&mut run, 0..0), out);
             match as_it_came {
                 true => run = start..value + field.value.len(),
-                false => super::http::write::header(out, field.name(text), field.value.of(text)),
+                false => write::header(out, field.name(text), field.value.of(text)),
             }
         }
         write_run(text, run, out);
@@ -216,10 +218,17 @@ impl Headers {
 
     /// Appends a field that is known to be one.
     fn push(&mut self, name: &[u8], value: &[u8], id: Name) {
-        let name = self.append_text(name);
-        let value = self.append_text(value);
+        let field = self.append_line(name, value, id);
         self.seen |= bit(id);
-        self.list.push(Field { name, value, id });
+        self.list.push(field);
+    }
+
+    /// Appends the text of a field as it goes on the wire, so that [`write`](Headers::write) copies it in one piece.
+    fn append_line(&mut self, name: &[u8], value: &[u8], id: Name) -> Field {
+        let start = self.text.len();
+        write::header(&mut self.text, name, value);
+        let value = Span::new(start + name.len() + b": ".len(), value.len());
+        Field { name: Span::new(start, name.len()), value, id }
     }
 
     /// Moves all fields of `other` behind these. What is in a list was checked when it came there.
@@ -277,19 +286,26 @@ impl Headers {
     /// nothing is changed, where [`add`](Headers::add) would refuse.
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
         let wanted = Wanted::new(name);
-        if !is_name(name, wanted.id) || !is_value(value) {
+        is_name(name, wanted.id) && self.set_wanted(wanted, value)
+    }
+
+    /// [`set`](Headers::set) for a name that was looked at before.
+    pub fn set_known(&mut self, name: &FieldName, value: &[u8]) -> bool {
+        name.valid && self.set_wanted(Wanted { id: name.id, text: &name.text }, value)
+    }
+
+    fn set_wanted(&mut self, wanted: Wanted, value: &[u8]) -> bool {
+        if !is_value(value) {
             return false;
         }
         let absent = wanted.id != Name::Other && !self.has(wanted.id);
         let first =
             if absent { None } else { self.list.iter().position(|field| wanted.is(field, &self.text)) };
         let Some(first) = first else {
-            self.push(name, value, wanted.id);
+            self.push(wanted.text, value, wanted.id);
             return true;
         };
-        let name = self.append_text(name);
-        let value = self.append_text(value);
-        self.list[first] = Field { name, value, id: wanted.id };
+        self.list[first] = self.append_line(wanted.text, value, wanted.id);
         let mut at = 0;
         self.list.retain(|field| {
             at += 1;
@@ -367,6 +383,22 @@ const fn bit(name: Name) -> u128 {
     }
 }
 
+/// A name that is written into many messages, checked and recognised once.
+#[derive(Clone, Debug)]
+pub struct FieldName {
+    text: Box<[u8]>,
+    id: Name,
+    valid: bool,
+}
+
+impl FieldName {
+    /// Of any text. Where it is no name, fields of it are not set.
+    pub fn new(text: &[u8]) -> FieldName {
+        let id = Name::of(text);
+        FieldName { text: text.into(), id, valid: is_name(text, id) }
+    }
+}
+
 /// A name that is looked for: its id settles known names, its text the others.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
@@ -379,8 +411,11 @@ impl<'a> Wanted<'a> {
         Wanted { id: Name::of(text), text }
     }
 
+    #[inline]
     fn is(&self, field: &Field, text: &[u8]) -> bool {
-        field.id == self.id && (self.id != Name::Other || field.name(text).eq_ignore_ascii_case(self.text))
+        let same_text =
+            || field.name.len() == self.text.len() && field.name.of(text).eq_ignore_ascii_case(self.text);
+        field.id == self.id && (self.id != Name::Other || same_text())
     }
 }
 
@@ -402,13 +437,22 @@ fn is_name(name: &[u8], id: Name) -> bool {
     id != Name::Other
         || (!name.is_empty()
             && name.len() <= u16::MAX as usize
-            && name.iter().all(|&b| matches!(b, 0x21..=0x7e) && b != b':'))
+            && name.iter().fold(true, |good, &b| good & NAME_BYTES[usize::from(b)]))
 }
 
-/// Whether these bytes may stand as a field value that we write. Most are a few bytes long: a plain loop without
-/// an early end beats the set-up of a search.
+const NAME_BYTES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut b = 0x21;
+    while b < 0x7f {
+        bytes[b] = b != b':' as usize;
+        b += 1;
+    }
+    bytes
+};
+
+/// Whether these bytes may stand as a field value that we write: all but CR, LF and NUL.
 fn is_value(value: &[u8]) -> bool {
-    !value.iter().fold(false, |bad, &b| bad | (b == b'\r') | (b == b'\n') | (b == 0))
+    past_text(value, 0, VALUE | CONTROL) == value.len()
 }
 
 #[cfg(test)]
@@ -457,7 +501,7 @@ mod tests {
         let mut headers = headers(&[("a", "1"), ("Via", "x"), ("A", "2"), ("via", "y"), ("b", "3")]);
         assert!(headers.set(b"via", b"z"));
         assert!(headers.set(b"A", b"9"));
-        assert!(headers.set(b"new", b"n"));
+        assert!(headers.set_known(&FieldName::new(b"new"), b"n"));
         assert_eq!(written(&headers), "A: 9\nvia: z\nb: 3\nnew: n\n");
         headers.remove(Name::Via);
         headers.remove_named(b"NEW");
@@ -475,6 +519,8 @@ mod tests {
         {
             assert!(!headers.add(name.as_bytes(), value.as_bytes()), "{name:?} {value:?}");
             assert!(!headers.set(name.as_bytes(), value.as_bytes()), "{name:?} {value:?}");
+            let known = FieldName::new(name.as_bytes());
+            assert!(!headers.set_known(&known, value.as_bytes()), "{name:?} {value:?}");
         }
         assert_eq!(written(&headers), "a: 1\n");
     }

@@ -8,6 +8,11 @@ pub fn lower(bytes: &[u8]) -> String {
     write(bytes, LOWER)
 }
 
+/// Appends what [`lower`] gives.
+pub fn append_lower(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend(bytes.iter().flat_map(|byte| digits(*byte, LOWER)));
+}
+
 /// Two digits for each byte, capitals: how OpenSSL prints integers.
 pub fn upper(bytes: &[u8]) -> String {
     write(bytes, UPPER)
@@ -36,5 +41,8 @@ mod tests {
         assert_eq!(upper(&[0, 0x0f, 0xa5, 0xff]), "000FA5FF");
         assert_eq!(upper_digits(0x1b), *b"1B");
         assert_eq!(lower(&[]), "");
+        let mut out = b"0x".to_vec();
+        append_lower(&[0, 0x0f, 0xa5, 0xff], &mut out);
+        assert_eq!(out, b"0x000fa5ff");
     }
 }

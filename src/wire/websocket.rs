@@ -165,6 +165,9 @@ fn control(kind: Control, payload: Vec<u8>) -> Result<Frame, Fault> {
     })
 }
 
+/// The longest head of a frame that a server sends, bytes.
+pub const FRAME_HEAD: usize = 10;
+
 /// Appends the head of a whole frame of `length` bytes, which follow. A server does not mask (section 5.1).
 pub fn frame_head(kind: OpCode, length: usize, out: &mut Vec<u8>) {
     let head = FrameHeader { opcode: kind, ..FrameHeader::default() };
@@ -174,7 +177,7 @@ pub fn frame_head(kind: OpCode, length: usize, out: &mut Vec<u8>) {
 
 /// A whole frame.
 pub fn frame(kind: OpCode, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(payload.len() + 10);
+    let mut out = Vec::with_capacity(FRAME_HEAD + payload.len());
     frame_head(kind, payload.len(), &mut out);
     out.extend_from_slice(payload);
     out

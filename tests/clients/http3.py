@@ -229,8 +229,10 @@ async def drain():
         # the one behind the slow one
         assert client.data[3].endswith(b"\x07\x01\x08"), client.data[3]
         print("goodbye", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         late = await client.answer(path="/late")
         assert late.reset == 0x10B, late.reset
+        print("refused", flush=True)
         await asyncio.wait_for(slow.ended.wait(), PATIENCE)
         assert slow.status == 200 and slow.body == b"at last", slow.body
         ended = await asyncio.wait_for(client.closed, PATIENCE)

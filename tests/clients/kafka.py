@@ -1,5 +1,6 @@
 """A producer by librdkafka: kafka.py BROKER create TOPIC PARTITIONS [NODE...]
-                           kafka.py BROKER produce TOPIC PARTITION PREFIX COUNT"""
+                           kafka.py BROKER produce TOPIC PARTITION PREFIX COUNT
+                           kafka.py BROKER transact TOPIC PARTITION PREFIX COUNT, all of them in one transaction"""
 
 import sys
 
@@ -18,7 +19,11 @@ if what == "create":
 else:
     prefix, count = rest[0], int(rest[1])
     failed = []
-    producer = Producer(servers | {"linger.ms": 5})
+    transacts = what == "transact"
+    producer = Producer(servers | {"linger.ms": 5} | ({"transactional.id": topic} if transacts else {}))
+    if transacts:
+        producer.init_transactions(60)
+        producer.begin_transaction()
 
     def delivered(error, _):
         if error:
@@ -34,4 +39,6 @@ else:
                 producer.poll(0.1)
         producer.poll(0)
     assert producer.flush(30) == 0, "not all were delivered"
+    if transacts:
+        producer.commit_transaction(60)
     assert not failed, failed

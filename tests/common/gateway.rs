@@ -105,6 +105,21 @@ impl Setup {
 
     /// Starts it and waits for its banner.
     pub fn start(self) -> Gateway {
+        let mut gateway = self.settled();
+        gateway.start_again();
+        gateway
+    }
+
+    /// Starts it in vain; what it says of that, on standard error or in its log.
+    pub fn refused(self) -> String {
+        let mut gateway = self.settled();
+        let status = gateway.try_start().expect_err("the gateway has started");
+        assert_eq!(status.code(), Some(1), "{}", gateway.logs());
+        gateway.read("stderr") + &gateway.read("logs/error.log")
+    }
+
+    /// With its folder, not started yet.
+    fn settled(self) -> Gateway {
         let folder = Folder::new();
         let port = free_port();
         let (admin, control, metrics, proxied) = (free_port(), free_port(), free_port(), free_port());
@@ -115,7 +130,7 @@ impl Setup {
         if let Source::Yaml(text) = &self.source {
             fs::write(folder.0.join("conf/apisix.yaml"), format!("{text}\n#END\n")).unwrap();
         }
-        let mut gateway = Gateway {
+        Gateway {
             ports,
             driver: self.driver,
             variables: self.variables,
@@ -123,9 +138,7 @@ impl Setup {
             running: None,
             stdout: Arc::default(),
             starts: 0,
-        };
-        gateway.start_again();
-        gateway
+        }
     }
 
     fn config(&self, ports: &Ports) -> String {
@@ -148,7 +161,9 @@ impl Setup {
             self.nginx,
         );
         if !self.deployment.is_empty() {
-            return text + &self.deployment.replace("$ADMIN", &admin.to_string()) + &self.rest;
+            return text
+                + &self.deployment.replace("$ADMIN", &admin.to_string()).replace("$PORT", &port.to_string())
+                + &self.rest;
         }
         let provider = match &self.source {
             Source::Yaml(_) => {

@@ -200,6 +200,12 @@ impl Kafka {
         python("kafka.py", &[&self.address(), &"produce", &topic, &partition, &prefix, &count]);
     }
 
+    /// The same in one transaction, and waits until that is committed.
+    #[track_caller]
+    pub fn transact(&self, topic: &str, partition: u32, prefix: &str, count: u32) {
+        python("kafka.py", &[&self.address(), &"transact", &topic, &partition, &prefix, &count]);
+    }
+
     fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }

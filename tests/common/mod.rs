@@ -18,7 +18,7 @@ pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
 pub use h2_client::with_h2;
 pub use kafka::{KAFKA_4, Kafka};
 pub use pki::Pki;
-pub use servers::{Etcd, Nginx, Redis, redis_cli};
+pub use servers::{Etcd, Nginx, Redis, name_server, redis_cli};
 pub use upstream::{Conn, Request, Upstream, ok};
 
 use std::net::{Ipv4Addr, TcpStream};

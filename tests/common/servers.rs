@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -111,10 +112,16 @@ fn is_healthy(port: u16) -> io::Result<bool> {
     Ok(answer.starts_with("HTTP/1.1 200 "))
 }
 
-/// One etcd.
+fn wait_for_leader(health: u16) {
+    eventually("etcd's leader", || is_healthy(health).unwrap_or(false));
+}
+
+/// One etcd, alone or a member of a cluster.
 pub struct Etcd {
     pub port: u16,
     peer: u16,
+    /// The peers of all members, as `--initial-cluster` has them.
+    cluster: String,
     folder: PathBuf,
     child: Option<Child>,
     /// Over TLS alone, and for clients with a certificate.
@@ -123,15 +130,45 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start() -> Etcd {
-        let port = free_port();
-        let mut etcd =
-            Etcd { port, peer: free_port(), folder: folder("etcd", port), child: None, secured: false };
+        let mut etcd = Etcd::member();
+        etcd.cluster = etcd.as_peer();
         etcd.start_again();
         etcd
     }
 
+    /// Three that are one: they can do without any of them, but not without two.
+    pub fn cluster() -> [Etcd; 3] {
+        let mut members = [Etcd::member(), Etcd::member(), Etcd::member()];
+        let cluster = members.each_ref().map(Etcd::as_peer).join(",");
+        members.iter_mut().for_each(|member| member.cluster.clone_from(&cluster));
+        Etcd::start_all_again(&mut members);
+        members
+    }
+
+    /// One alone would wait for its leader in vain.
+    pub fn start_all_again(members: &mut [Etcd]) {
+        let health: Vec<u16> = members.iter_mut().map(Etcd::spawn).collect();
+        health.into_iter().for_each(wait_for_leader);
+    }
+
+    fn member() -> Etcd {
+        let (port, cluster) = (free_port(), String::new());
+        Etcd { port, peer: free_port(), cluster, folder: folder("etcd", port), child: None, secured: false }
+    }
+
+    fn as_peer(&self) -> String {
+        format!("etcd{}=http://127.0.0.1:{}", self.port, self.peer)
+    }
+
     /// After [`Etcd::kill`], with what it had on disk.
     pub fn start_again(&mut self) {
+        let health = self.spawn();
+        wait_for(self.port);
+        wait_for_leader(health);
+    }
+
+    /// Starts it; the port where it says whether it has a leader is returned.
+    fn spawn(&mut self) -> u16 {
         let scheme = if self.secured { "https" } else { "http" };
         let (client, peer) =
             (format!("{scheme}://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer));
@@ -142,7 +179,7 @@ impl Etcd {
             .arg(self.folder.join("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--name", &format!("etcd{}", self.port), "--initial-cluster", &self.cluster])
             .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{health}")])
             .args(if self.secured { &TLS[..] } else { &[] })
             .stdout(log.try_clone().unwrap())
@@ -150,8 +187,7 @@ impl Etcd {
             .spawn()
             .expect("etcd is installed (tests/run does it)");
         self.child = Some(child);
-        wait_for(self.port);
-        eventually("etcd's leader", || is_healthy(health).unwrap_or(false));
+        health
     }
 
     /// From now on it talks TLS, to clients with a certificate, and to those that know the password of `root`.
@@ -240,6 +276,28 @@ impl Drop for Etcd {
         self.kill(false);
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A name server that says what it is told: one address for every name.
+pub fn name_server(address: Arc<Mutex<[u8; 4]>>) -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question) {
+            // the question as it came, up to its type and class (RFC 1035 section 4)
+            let name = question[12..length].iter().position(|byte| *byte == 0).unwrap();
+            let mut answer = question[..12 + name + 5].to_vec();
+            let is_a = question[12 + name + 2] == 1;
+            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, is_a.into(), 0, 0, 0, 0]);
+            if is_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]); // its time to live: a second
+                answer.extend(*address.lock().unwrap());
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    port
 }
 
 /// redis-server, ended with the test.

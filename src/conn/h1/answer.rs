@@ -4,6 +4,7 @@ use std::io;
 use std::task::Poll;
 
 use crate::conn::Gate;
+use crate::conn::outgoing::Cut;
 use crate::exchange::{Body, BodyPiece, Exchange, Source};
 use crate::limits;
 use crate::reactor::{self, Chunk, Out};
@@ -59,7 +60,8 @@ pub async fn write<G: Gate>(
     loop {
         let piece = match next_piece(stream, &mut ex.resp.body, &mut pending).await {
             Ok(piece) => piece,
-            Err(_) => return cut_off(gate, stream, &mut pending).await,
+            Err(Cut::Body) => return cut_off(gate, stream, &mut pending).await,
+            Err(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         let mut piece = BodyPiece { last: ex.resp.body.is_done(), data: piece.unwrap_or_else(Chunk::empty) };
         if filtered {
@@ -73,6 +75,7 @@ pub async fn write<G: Gate>(
         if piece.last {
             break;
         }
+        stream.sent()?; // nothing is queued behind an error: no flush would tell
         if stream.queued_bytes() >= limits::QUEUED_BYTES {
             flush(gate, stream).await?;
         }
@@ -93,20 +96,21 @@ pub async fn flush<G: Gate>(gate: &G, stream: &Stream) -> io::Result<()> {
     }
 }
 
-/// The next piece of the body. If it is not there yet, what is pending leaves first.
+/// The next piece of the body. If it is not there yet, what is pending leaves first, and the client may leave meanwhile:
+/// then nobody wants the rest (nginx's `proxy_ignore_client_abort off`).
 async fn next_piece(
     stream: &Stream,
     body: &mut Body,
     pending: &mut Option<Vec<u8>>,
-) -> Result<Option<Chunk>, crate::exchange::BodyError> {
+) -> Result<Option<Chunk>, Cut> {
     std::future::poll_fn(|cx| match body.poll_piece(cx) {
         Poll::Pending => {
             if let Some(out) = pending.take() {
                 stream.send(Out::from(out));
             }
-            Poll::Pending
+            stream.poll_closed(cx).map(|()| Err(Cut::Gone))
         }
-        ready => ready,
+        Poll::Ready(piece) => Poll::Ready(piece.map_err(|_| Cut::Body)),
     })
     .await
 }

@@ -37,6 +37,15 @@ pub enum NoAnswer {
     ClientGone,
 }
 
+impl From<io::Error> for NoAnswer {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => NoAnswer::Timeout,
+            _ => NoAnswer::Broken(error),
+        }
+    }
+}
+
 /// What [`write_request`] says itself, or must not pass on.
 const WRITTEN: NameSet = NameSet::of(&[
     Name::Host,
@@ -134,44 +143,68 @@ fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
     ex.write_remote_addr(out);
 }
 
-/// Reads until the head of the answer is whole, leaving out interim answers (RFC 9110 section 15.2), and
-/// makes it `ex.resp`; 101 is one only where it `may_switch`. Returns whether the connection may be kept once the body has been read.
-pub async fn read_answer(
-    stream: &Rc<Stream>,
-    ex: &mut Exchange,
-    timeout_ms: u32,
-    may_switch: bool,
-) -> Result<bool, NoAnswer> {
-    let mut gathered: Vec<u8> = Vec::new();
-    loop {
-        let mut chunk = next(stream, ex, timeout_ms).await?;
+/// The head of an answer while it comes in: interim answers (RFC 9110 section 15.2) are left out.
+#[derive(Default)]
+pub struct AnswerHead {
+    /// What is here of a head that is not whole.
+    partial: Vec<u8>,
+    /// What follows the final head, once that is whole.
+    rest: Option<Chunk>,
+}
+
+impl AnswerHead {
+    /// Takes the next bytes of the upstream. True: `ex.resp.head` is the head of the final answer; 101 is one.
+    ///
+    /// # Errors
+    /// When they are not HTTP, or the upstream has closed.
+    pub fn take(&mut self, ex: &mut Exchange, mut chunk: Chunk) -> Result<bool, NoAnswer> {
         if chunk.is_empty() {
             return Err(NoAnswer::Broken(io::ErrorKind::UnexpectedEof.into()));
         }
         if let Some(attempt) = ex.upstream.current() {
             attempt.bytes += chunk.len() as u64;
         }
-        if !gathered.is_empty() {
-            gathered.extend_from_slice(&chunk);
-            chunk = Chunk::from_vec(std::mem::take(&mut gathered));
+        if !self.partial.is_empty() {
+            self.partial.extend_from_slice(&chunk);
+            chunk = Chunk::from_vec(std::mem::take(&mut self.partial));
         }
         while !chunk.is_empty() {
             let progress = http::parse_response(&chunk, limits::RESPONSE_HEAD, &mut ex.resp.head)
                 .map_err(|bad| NoAnswer::Invalid(bad.reason))?;
             let Progress::Done(consumed) = progress else {
-                gathered = chunk.to_vec();
+                self.partial = chunk.to_vec();
                 break;
             };
             chunk.advance(consumed);
             let status = ex.resp.head.status;
-            if status == 101 && !may_switch {
+            if !(100..200).contains(&status) || status == 101 {
+                self.rest = Some(chunk);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Reads on until the head of the answer is whole, of which `head` has what came before, and makes it
+/// `ex.resp`; 101 is one only where it `may_switch`. Returns whether the connection may be kept once the body
+/// has been read.
+pub async fn read_answer(
+    stream: &Rc<Stream>,
+    ex: &mut Exchange,
+    mut head: AnswerHead,
+    timeout_ms: u32,
+    may_switch: bool,
+) -> Result<bool, NoAnswer> {
+    loop {
+        if let Some(rest) = head.rest.take() {
+            if ex.resp.head.status == 101 && !may_switch {
                 return Err(NoAnswer::Invalid("upstream switched protocols without being asked"));
             }
-            if (100..200).contains(&status) && status != 101 {
-                continue;
-            }
-            return settle(stream, ex, chunk, timeout_ms);
+            return settle(stream, ex, rest, timeout_ms);
         }
+        let chunk = next(stream, ex, timeout_ms).await?;
+        head.take(ex, chunk)?;
     }
 }
 

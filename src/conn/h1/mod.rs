@@ -3,3 +3,4 @@
 pub mod answer;
 pub mod client;
 pub mod server;
+pub mod upload;

@@ -5,6 +5,7 @@
 //! wait in it, and is moved whole into its box: waits that are rare on this road have boxes of their own.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -215,13 +216,14 @@ async fn refuse<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, statu
 
 /// Reads what is left of the request's body, so that the next head can be found behind it.
 async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
-    let mut dropped = 0;
-    loop {
-        match body.piece().await {
-            Ok(Some(piece)) if dropped < limits::DRAIN_BODY_BYTES => dropped += piece.len(),
-            Ok(Some(_)) | Err(_) => return Next::Linger,
-            Ok(None) => break,
-        }
+    if let Body::H1(body) = body {
+        body.answered();
+    }
+    // boxed: most bodies have been read
+    if !body.is_done()
+        && let Some(next) = Box::pin(drop_rest(body)).await
+    {
+        return next;
     }
     if let Body::H1(body) = body
         && let Some(rest) = body.rest()
@@ -230,6 +232,24 @@ async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
     }
     *body = Body::Empty;
     Next::KeepAlive
+}
+
+/// Reads and drops a body up to its end, for as long as a lingering close would take. Else it says how the connection ends.
+async fn drop_rest(body: &mut Body) -> Option<Next> {
+    let mut late = pin!(reactor::sleep_until(reactor::now_ms() + limits::LINGER_MS));
+    let mut dropped = 0;
+    loop {
+        let piece = std::future::poll_fn(|cx| match body.poll_piece(cx) {
+            Poll::Ready(piece) => Poll::Ready(Some(piece)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        });
+        match piece.await {
+            Some(Ok(Some(piece))) if dropped < limits::DRAIN_BODY_BYTES => dropped += piece.len(),
+            Some(Ok(Some(_)) | Err(_)) => return Some(Next::Linger),
+            Some(Ok(None)) => return None,
+            None => return Some(Next::Close),
+        }
+    }
 }
 
 /// Sends what is queued and closes.

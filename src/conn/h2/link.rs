@@ -1,7 +1,7 @@
 //! Connections to upstreams: few for each target and core, shared by the streams of all exchanges.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,14 +15,16 @@ use crate::exchange::h2::{Calls, Data, Open};
 use crate::limits;
 use crate::model::KeepalivePool;
 use crate::reactor::{self, Sleep};
-use crate::transport::pool::Key;
 use crate::transport::{Stream, Target, connect};
 use crate::wire::frames::FrameWatch;
 
 /// The connections of a core.
-#[derive(Default)]
 pub struct Links {
-    places: RefCell<HashMap<Key, Rc<Place>>>,
+    places: RefCell<HashMap<Target, Rc<Place>>>,
+    /// Of all targets, in the order in which they were made or last found in use.
+    ring: RefCell<VecDeque<Rc<Link>>>,
+    /// Beyond so many, idle ones end.
+    most: usize,
 }
 
 /// Those to one target.
@@ -44,6 +46,8 @@ pub struct Link {
     calls: Rc<Calls>,
     /// Streams that it has carried.
     served: Cell<u32>,
+    /// How many it had carried when the core was last short of room.
+    seen_served: Cell<u32>,
     rules: KeepalivePool,
 }
 
@@ -53,6 +57,12 @@ pub struct Linked {
     pub link: Rc<Link>,
     /// It was there before: if it fails before an answer, the node may still be well.
     pub reused: bool,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Links { places: RefCell::default(), ring: RefCell::default(), most: limits::H2_IDLE_LINKS }
+    }
 }
 
 impl Links {
@@ -77,6 +87,9 @@ impl Links {
             if !place.connecting.get() {
                 let making = Making::begin(&place);
                 let made = Box::pin(make(target, rules, connect_ms, send_ms)).await;
+                if let Ok(link) = &made {
+                    self.enter(link);
+                }
                 return making.end(made).map(|link| Linked { link, reused: false });
             }
             place.made_since(seen).await;
@@ -90,14 +103,36 @@ impl Links {
         }
     }
 
+    /// Forgets connections that have ended. Call it about once a second.
+    pub fn sweep(&self) {
+        self.ring.borrow_mut().retain(|link| link.is_open());
+        self.places.borrow_mut().retain(|_, place| Rc::strong_count(place) > 1 || place.is_used());
+    }
+
     fn place(&self, target: &Target) -> Rc<Place> {
         let mut places = self.places.borrow_mut();
-        let key = Key::of(target);
-        if let Some(place) = places.get(&key) {
+        if let Some(place) = places.get(target) {
             return place.clone();
         }
-        places.retain(|_, place| Rc::strong_count(place) > 1 || place.is_used());
-        places.entry(key).or_default().clone()
+        places.entry(target.clone()).or_default().clone()
+    }
+
+    /// A new connection. Where there are too many, one ends that was idle for long: a client may ask under ever new names,
+    /// each of which needs a connection of its own. Those in use since they were last looked at have another turn; looking at
+    /// a few each time keeps up with those that come.
+    fn enter(&self, link: &Rc<Link>) {
+        let mut ring = self.ring.borrow_mut();
+        for _ in 0..limits::H2_IDLE_LINKS_LOOKED_AT {
+            if ring.len() < self.most {
+                break;
+            }
+            let Some(oldest) = ring.pop_front() else { break };
+            match oldest.is_open() && oldest.was_used() {
+                true => ring.push_back(oldest),
+                false => oldest.retire(),
+            }
+        }
+        ring.push_back(link.clone());
     }
 }
 
@@ -190,6 +225,12 @@ impl Link {
     fn is_idle(&self) -> bool {
         self.calls.open() == 0
     }
+
+    /// Streams are under way, or have begun since this was last asked. Its first, for which it was made, does not count.
+    fn was_used(&self) -> bool {
+        let served = self.served.get();
+        self.seen_served.replace(served) != served || !self.is_idle()
+    }
 }
 
 /// Connects and says hello. The upstream's own settings need not be awaited.
@@ -202,6 +243,7 @@ async fn make(target: &Target, rules: KeepalivePool, connect_ms: u32, send_ms: u
         sender: RefCell::new(Some(sender)),
         calls: Rc::default(),
         served: Cell::new(0),
+        seen_served: Cell::new(1),
         rules,
     });
     let running = Running { connection, wire, link: link.clone(), idle: None, stream };
@@ -279,5 +321,109 @@ impl Running {
             self.idle = None;
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use super::*;
+    use crate::transport::tests::on_both;
+    use crate::transport::trust::{self, Trust};
+    use crate::transport::{Secure, TlsClients};
+
+    const RULES: KeepalivePool = KeepalivePool { size: 2, idle_timeout_ms: 60_000, requests: 1000 };
+
+    fn room_for(most: usize) -> Links {
+        Links { most, ..Links::default() }
+    }
+
+    fn listeners(count: usize) -> Vec<TcpListener> {
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect()
+    }
+
+    fn target(listener: &TcpListener) -> Target {
+        Target { address: listener.local_addr().unwrap(), tls: None }
+    }
+
+    /// A request of which nothing is sent: under way until it is dropped.
+    async fn request(links: &Links, listener: &TcpListener) -> (Rc<Link>, impl Sized) {
+        let link = links.take(&target(listener), RULES, 1000, 1000).await.unwrap().link;
+        let under_way = link.sender().expect("it takes streams");
+        (link, under_way)
+    }
+
+    /// Whether the gateway has closed it.
+    fn has_ended(far_end: &mut TcpStream) -> bool {
+        far_end.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 4096];
+        loop {
+            match far_end.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_of_all_targets_the_connection_that_was_idle_longest_ends() {
+        on_both(async || {
+            let (links, nodes) = (room_for(2), listeners(4));
+            let (first, _) = request(&links, &nodes[0]).await;
+            let mut far_end = nodes[0].accept().unwrap().0;
+            let (second, _) = request(&links, &nodes[1]).await;
+            assert!(first.is_open() && second.is_open());
+            let (third, _) = request(&links, &nodes[2]).await;
+            assert!(!first.is_open() && second.is_open() && third.is_open());
+            while !has_ended(&mut far_end) {
+                reactor::sleep(1).await;
+            }
+            let again = request(&links, &nodes[1]).await.0;
+            assert!(Rc::ptr_eq(&again, &second));
+            let (fourth, _) = request(&links, &nodes[3]).await;
+            assert!(second.is_open() && !third.is_open() && fourth.is_open(), "the second was used again");
+        });
+    }
+
+    #[test]
+    fn connections_with_requests_under_way_stay_and_make_room_when_they_are_idle() {
+        on_both(async || {
+            let (links, nodes) = (room_for(1), listeners(4));
+            let mut busy = Vec::new();
+            for node in &nodes[..3] {
+                busy.push(request(&links, node).await);
+            }
+            assert!(busy.iter().all(|(link, _)| link.is_open()));
+            let idle: Vec<Rc<Link>> = busy.into_iter().map(|(link, _)| link).collect();
+            let (last, _) = request(&links, &nodes[3]).await;
+            assert!(idle.iter().all(|link| !link.is_open()) && last.is_open());
+        });
+    }
+
+    #[test]
+    fn targets_without_a_connection_are_forgotten() {
+        on_both(async || {
+            let (links, nodes) = (room_for(1), listeners(2));
+            for node in &nodes {
+                request(&links, node).await;
+            }
+            links.sweep();
+            assert_eq!((links.places.borrow().len(), links.ring.borrow().len()), (1, 1));
+        });
+    }
+
+    /// Else another client, with another certificate, could get its place in memory, and with it its connections.
+    #[test]
+    fn a_tls_client_lives_as_long_as_its_connections_may_be_found() {
+        let links = Links::default();
+        let client = TlsClients::new(Trust::Anyone).get(false, None, &[]).unwrap();
+        let watched = Rc::downgrade(&client);
+        let secure = Secure { client, name: trust::server_name("server.example") };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let _place = links.place(&Target { address, tls: Some(secure) });
+        assert!(watched.upgrade().is_some());
     }
 }

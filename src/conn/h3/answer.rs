@@ -71,7 +71,9 @@ async fn send(stream: &Stream, mut bytes: Chunk, send_ms: u32) -> Result<(), Cut
         // a slow client is not one that takes nothing
         if bytes.len() < before || late.is_none() {
             before = bytes.len();
-            bytes = Chunk::from_vec(bytes.to_vec()); // a receive buffer is not held for as long as a client likes
+            if late.is_none() {
+                bytes = Chunk::from_vec(bytes.to_vec()); // a receive buffer is not held for as long as a client likes
+            }
             late = Some(reactor::sleep_until(reactor::now_ms() + u64::from(send_ms)));
         }
         let Some(late) = &mut late else { return Poll::Pending };

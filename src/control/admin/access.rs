@@ -2,6 +2,7 @@
 //! proxy, and those of the Control and status API write none (apisix/cli/ngx_tpl.lua).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::{HeaderMap, Method};
@@ -25,6 +26,7 @@ pub struct Asked {
     target: String,
     headers: HeaderMap,
     peer: String,
+    server_name: Option<Arc<str>>,
     at: Timestamp,
     began: Instant,
 }
@@ -37,6 +39,7 @@ impl Asked {
             target: without_key(&request.target),
             headers: request.headers.clone(),
             peer: request.peer.to_string(),
+            server_name: request.server_name.clone(),
             at: Timestamp::now(),
             began: Instant::now(),
         }
@@ -100,6 +103,7 @@ fn variable<'a>(name: &str, asked: &'a Asked, answer: &AdminResponse) -> Option<
         "body_bytes_sent" => Cow::Owned(answer.body.len().to_string()),
         "request_time" => Cow::Owned(format!("{:.3}", asked.began.elapsed().as_secs_f64())),
         "host" | "upstream_host" => return header("host"),
+        "ssl_server_name" => return asked.server_name.as_deref().map(Cow::Borrowed),
         // what the template sets for this server
         "upstream_scheme" => Cow::Borrowed("http"),
         "upstream_uri" | "request_line" => Cow::Borrowed(""),
@@ -123,6 +127,7 @@ mod tests {
             headers,
             body: Default::default(),
             peer: "127.0.0.1".parse().unwrap(),
+            server_name: None,
         });
         let answer = AdminResponse::text(201, "four");
         let shown = |name: &str| variable(name, &asked, &answer).map(Cow::into_owned);

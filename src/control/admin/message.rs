@@ -1,6 +1,7 @@
 //! A request to the Admin API and its answer, whichever listener they came by.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{HeaderMap, Method};
@@ -18,6 +19,8 @@ pub struct AdminRequest {
     pub body: Bytes,
     /// Who asks.
     pub peer: IpAddr,
+    /// The name that the client asked for in its TLS handshake.
+    pub server_name: Option<Arc<str>>,
 }
 
 impl AdminRequest {

@@ -60,7 +60,10 @@ where
         let (service, handle) = (service.clone(), handle.clone());
         tokio::spawn(async move {
             let result = match &service.tls {
-                None => talk(stream, peer.ip(), &service, true, handle).await,
+                None => {
+                    let peer = Peer { ip: peer.ip(), server_name: None, is_known: true };
+                    talk(stream, &peer, &service, handle).await
+                }
                 Some(tls) => secured(stream, peer.ip(), &service, tls, handle).await,
             };
             if let Err(error) = result {
@@ -71,10 +74,19 @@ where
     }
 }
 
+/// Who is at the other end of a connection.
+struct Peer {
+    ip: IpAddr,
+    /// The name asked for, over TLS.
+    server_name: Option<Arc<str>>,
+    /// Has shown a certificate, where one is needed.
+    is_known: bool,
+}
+
 /// One connection over TLS.
 async fn secured<H, F>(
     stream: TcpStream,
-    peer: IpAddr,
+    ip: IpAddr,
     service: &Service,
     tls: &AdminAcceptor,
     handle: H,
@@ -86,18 +98,17 @@ where
     let patience = Duration::from_millis(limits::ADMIN_PATIENCE_MS);
     let handshake = tokio::time::timeout(patience, tls.acceptor.accept(stream)).await;
     let stream = handshake.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let is_known = !tls.needs_certificate || stream.get_ref().1.peer_certificates().is_some();
-    talk(stream, peer, service, is_known, handle).await
+    let session = stream.get_ref().1;
+    let peer = Peer {
+        ip,
+        server_name: session.server_name().map(Arc::from),
+        is_known: !tls.needs_certificate || session.peer_certificates().is_some(),
+    };
+    talk(stream, &peer, service, handle).await
 }
 
-/// The requests of one connection. Who should have shown a certificate and has not `is_known` gets 400.
-async fn talk<S, H, F>(
-    stream: S,
-    peer: IpAddr,
-    service: &Service,
-    is_known: bool,
-    handle: H,
-) -> Result<(), String>
+/// The requests of one connection. A peer that is not known gets 400.
+async fn talk<S, H, F>(stream: S, peer: &Peer, service: &Service, handle: H) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(AdminRequest) -> F + Clone,
@@ -106,7 +117,7 @@ where
     let respond = service_fn(|request| {
         let handle = handle.clone();
         async move {
-            Ok::<_, Infallible>(match is_known {
+            Ok::<_, Infallible>(match peer.is_known {
                 true => respond(request, peer, service, handle).await,
                 false => encode(super::page(400), service),
             })
@@ -123,7 +134,7 @@ where
 
 async fn respond<H, F>(
     request: Request<Incoming>,
-    peer: IpAddr,
+    peer: &Peer,
     service: &Service,
     handle: H,
 ) -> Response<Full<Bytes>>
@@ -139,7 +150,8 @@ where
         Err(_) => return encode(AdminResponse::empty(408), service),
     };
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let request = AdminRequest { method: head.method, target, headers: head.headers, body, peer };
+    let (method, headers, server_name) = (head.method, head.headers, peer.server_name.clone());
+    let request = AdminRequest { method, target, headers, body, peer: peer.ip, server_name };
     encode(handle(request).await, service)
 }
 
@@ -217,9 +229,9 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(4096);
         let service = Service::new("APISIX");
         tokio::spawn(async move {
-            let peer = IpAddr::from([127, 0, 0, 1]);
+            let peer = Peer { ip: [127, 0, 0, 1].into(), server_name: None, is_known: true };
             let answer = |_| async { AdminResponse::empty(200) };
-            let _ = super::talk(server, peer, &service, true, answer).await;
+            let _ = super::talk(server, &peer, &service, answer).await;
         });
         client.write_all(bytes).await.unwrap();
         let (mut answer, began) = (String::new(), tokio::time::Instant::now());

@@ -14,6 +14,8 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Hosts, TokioResolver};
 
+use crate::config::Config;
+
 /// `apisix.dns_resolver` and its neighbours.
 #[derive(Clone, Debug)]
 pub struct DnsConfig {
@@ -25,6 +27,17 @@ pub struct DnsConfig {
     pub enable_ipv6: bool,
     /// `enable_resolv_search_opt`: whether the search list of `/etc/resolv.conf` is used.
     pub search: bool,
+}
+
+impl From<&Config> for DnsConfig {
+    fn from(config: &Config) -> DnsConfig {
+        DnsConfig {
+            nameservers: config.dns.resolvers.clone(),
+            valid: config.dns.valid_ms.map(Duration::from_millis),
+            enable_ipv6: config.enable_ipv6,
+            search: config.dns.search,
+        }
+    }
 }
 
 /// IPv4 or IPv6.

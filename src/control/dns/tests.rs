@@ -220,3 +220,29 @@ async fn questions_and_names_have_bounds() {
     let told = tokio::time::timeout(Duration::from_millis(300), dns.deltas.recv()).await;
     assert!(told.is_err(), "it waits for its answer, as the others do");
 }
+
+/// t/cli/cli.t
+#[test]
+fn name_servers_of_the_system_may_have_addresses_of_ipv6() {
+    let text = "# This file was generated.\nnameserver 172.27.0.1\n\nnameserver fe80::215:5dff:fec5:8e1d\n";
+    let (config, _) = hickory_resolver::system_conf::parse_resolv_conf(text).unwrap();
+    let servers: Vec<String> = config.name_servers().iter().map(|server| server.ip.to_string()).collect();
+    assert_eq!(servers, ["172.27.0.1", "fe80::215:5dff:fec5:8e1d"]);
+}
+
+/// t/cli/test_dns.sh
+#[test]
+fn the_resolver_is_told_what_config_yaml_says() {
+    let text = "apisix: {dns_resolver: [127.0.0.1, '[::1]:5353'], dns_resolver_valid: 30, enable_ipv6: false, \
+                enable_resolv_search_opt: false}\n";
+    let told = |text: &str| DnsConfig::from(&crate::config::load_text(text, &|_| None).unwrap().config);
+    let config = told(text);
+    let servers: Vec<String> = config.nameservers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["127.0.0.1:53", "[::1]:5353"]);
+    assert_eq!(
+        (config.valid, config.enable_ipv6, config.search),
+        (Some(Duration::from_secs(30)), false, false)
+    );
+    let config = told("");
+    assert!(config.nameservers.is_empty() && config.valid.is_none() && config.enable_ipv6 && config.search);
+}

@@ -18,10 +18,12 @@ pub struct Model {
     hasher: RandomState,
     /// Who has which unique key of an auth plugin: a write of one of 100,000 consumers looks here.
     key_holders: HashMap<&'static str, HashMap<Box<str>, BTreeSet<Id>>>,
-    /// Keys whose objects are wrong, and so not in use.
+    /// Keys whose newest values are wrong, and so not in use.
     rejected: HashSet<Box<str>>,
     /// Objects with references to secret managers, as the store gave them.
     referring: HashMap<Box<str>, Change>,
+    /// All objects of a file as they stand there, right or wrong. Their bytes are shared with the store.
+    document: BTreeMap<Box<str>, Change>,
 }
 
 impl Model {
@@ -69,7 +71,7 @@ impl Model {
         }
     }
 
-    /// Keys whose objects are wrong, and so not in use.
+    /// Keys whose newest values are wrong, and so not in use.
     pub fn rejected(&self) -> impl Iterator<Item = &str> {
         self.rejected.iter().map(|key| &**key)
     }
@@ -107,9 +109,14 @@ impl Model {
         true
     }
 
-    /// Takes in what a change said; gives what the cores must know of it.
-    pub(super) fn place(&mut self, change: Change, read: Read) -> Option<Delta> {
+    /// Takes in what a change said; gives what the cores must know of it. With `drops_wrong`, what was right and now is
+    /// wrong is gone; else it stays what it was.
+    pub(super) fn place(&mut self, change: Change, read: Read, drops_wrong: bool) -> Option<Delta> {
         self.rejected.remove(&change.key);
+        match change.value.is_some() && drops_wrong {
+            true => drop(self.document.insert(change.key.clone(), change.clone())),
+            false => drop(self.document.remove(&change.key)),
+        }
         match read.references.is_empty() {
             true => drop(self.referring.remove(&change.key)),
             false => drop(self.referring.insert(change.key.clone(), change.clone())),
@@ -124,11 +131,23 @@ impl Model {
             Some(Err(why)) => {
                 log::error!("failed to check item data of [{}] err: {why}", change.key);
                 self.rejected.insert(change.key);
-                // An object that was right and now is wrong is gone, as in APISIX.
+                if !drops_wrong {
+                    return None;
+                }
                 self.remove(kind, &id).map(|_| Delta::Delete(kind, id))
             }
             None => self.remove(kind, &id).map(|_| Delta::Delete(kind, id)),
         }
+    }
+
+    /// All objects of a file as they stand there; none of a store that others write to.
+    pub(super) fn document(&self) -> Vec<Change> {
+        self.document.values().cloned().collect()
+    }
+
+    /// Whether the store has this key.
+    pub(super) fn knows(&self, key: &str) -> bool {
+        self.known.contains_key(key)
     }
 
     /// The object of a key as the store gave it, if it refers to secret managers.

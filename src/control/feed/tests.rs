@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::control::encryption::Keyring;
+use crate::control::plugin_lists::Lists;
 use crate::control::store::Entry;
 use crate::plugin::Registry;
 
@@ -70,12 +71,31 @@ fn what_is_wrong_is_left_out_and_the_rest_works() {
         assert_eq!(changes(&feed, batch), ["+routes 2", "-routes 2"], "{value}");
     }
     assert_eq!(feed.model().rejected().collect::<Vec<_>>(), ["/routes/1"]);
-    // One that was right and now is wrong goes.
-    assert_eq!(changes(&feed, vec![put("/routes/3", ROUTE, 1)]), ["+routes 3"]);
-    assert_eq!(changes(&feed, vec![put("/routes/3", "{}", 2)]), ["-routes 3"]);
     // Placeholders and foreign keys are nothing at all.
     let nothing = vec![put("/routes/", "init_dir", 1), put("/gen_id", "1", 1), put("/data_plane/x", "{}", 1)];
     assert!(changes(&feed, nothing).is_empty());
+}
+
+#[test]
+fn what_was_right_stays_until_it_is_right_again_or_deleted() {
+    let feed = feed(Unknown::Skip, false);
+    let other = r#"{"uri":"/b","upstream":{"nodes":{"127.0.0.1:80":1}}}"#;
+    assert_eq!(changes(&feed, vec![put("/routes/3", ROUTE, 1)]), ["+routes 3"]);
+    assert!(changes(&feed, vec![put("/routes/3", "{}", 2)]).is_empty());
+    assert!(snapshot(&feed, &[("/routes/3", "[]")], 3).is_empty());
+    assert_eq!(feed.model().rejected().collect::<Vec<_>>(), ["/routes/3"]);
+    assert!(feed.model().get(Kind::Route, "3").is_some());
+    assert_eq!(changes(&feed, vec![put("/routes/3", other, 4)]), ["+routes 3"]);
+    assert_eq!(feed.model().rejected().count(), 0);
+    assert!(changes(&feed, vec![put("/routes/3", "{}", 5)]).is_empty());
+    assert_eq!(changes(&feed, vec![delete("/routes/3", 6)]), ["-routes 3"]);
+}
+
+#[test]
+fn what_is_wrong_in_a_file_goes() {
+    let feed = feed(Unknown::RefuseDisabled, true).of_files();
+    assert_eq!(snapshot(&feed, &[("/routes/3", ROUTE)], 1), ["+routes 3"]);
+    assert_eq!(snapshot(&feed, &[("/routes/3", "{}")], 2), ["-routes 3"]);
 }
 
 #[test]
@@ -205,6 +225,44 @@ fn the_plugin_list_counts_where_it_is_followed() {
     let wrong = r#"[{"name":"xxx","stream":"yes"}]"#;
     assert!(changes(&feed, vec![put("/plugins", wrong, 2)]).is_empty());
     assert!(feed.plugins.enabled("key-auth"));
+}
+
+const GUARDED: &str = r#"{"uri":"/a","plugins":{"proxy-cache":{}}}"#;
+
+/// A route must not be served without its plugin, nor be kept out when its plugin has come.
+#[test]
+fn a_new_list_in_a_file_judges_all_its_objects() {
+    let feed = feed(Unknown::RefuseDisabled, true).of_files();
+    let list = |names: &str, revision| changes(&feed, vec![put("/plugins", names, revision)]);
+    let stranger = r#"{"uri":"/b","plugins":{"stranger":{}}}"#;
+    let routes = [("/routes/1", GUARDED), ("/routes/2", stranger), ("/routes/3", ROUTE)];
+    assert_eq!(snapshot(&feed, &routes, 1), ["+routes 1", "+routes 3"]);
+    let told = list(r#"[{"name":"stranger"}]"#, 2);
+    assert_eq!(told[2..], ["-routes 1", "+routes 2", "+routes 3"]);
+    assert_eq!(feed.model().rejected().collect::<Vec<_>>(), ["/routes/1"]);
+    let told = list(r#"[{"name":"proxy-cache"}]"#, 3);
+    assert_eq!(told[2..], ["+routes 1", "-routes 2", "+routes 3"]);
+    // what the same document says of an object is what counts
+    let both = vec![delete("/routes/1", 4), put("/plugins", "[]", 4), put("/routes/2", ROUTE, 4)];
+    assert_eq!(changes(&feed, both)[2..], ["+routes 3", "-routes 1", "+routes 2"]);
+    assert_eq!(list(r#"[{"name":"proxy-cache"}]"#, 5)[2..], ["+routes 2", "+routes 3"]);
+}
+
+#[test]
+fn a_list_in_config_yaml_judges_the_objects_of_a_file() {
+    let lists = |names: &[&str]| Lists {
+        http: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Lists::default()
+    };
+    let feed = feed(Unknown::RefuseDisabled, true).of_files();
+    assert_eq!(snapshot(&feed, &[("/routes/1", GUARDED)], 1), ["+routes 1"]);
+    assert!(!feed.list_is_of_store());
+    feed.enable_plugins(&lists(&[]));
+    assert_eq!(told(&feed.take_list())[3..], ["-routes 1"]);
+    feed.enable_plugins(&lists(&["proxy-cache"]));
+    assert_eq!(told(&feed.take_list())[3..], ["+routes 1"]);
+    changes(&feed, vec![put("/plugins", "[]", 2)]);
+    assert!(feed.list_is_of_store());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! A core that uses an upstream with `checks` for the first time says so, and its nodes are probed from
 //! then on. Passive reports from the cores count in the same counters. Each change of a node's state is
-//! published as a [`HealthDelta`] to every core.
+//! published as a [`HealthDelta`] to every core, and so is the state with which a node begins.
 
 mod check;
 
@@ -214,7 +214,8 @@ impl<P: FnMut(HealthDelta)> Prober<P> {
     }
 
     /// Begins to probe an upstream, or takes over its new nodes and checks: nodes that stay keep their
-    /// state. Every core that asks gets the states that are not `healthy`.
+    /// state. Every core that asks gets the states that are not `healthy`. A new target is told of although it is: a
+    /// core may know its node as another target, which was out (an address that the node's name had before).
     fn watch(&mut self, upstream: Arc<str>, checks: Arc<Checks>, addresses: Vec<TargetAddress>) {
         let old = self.upstreams.remove(&upstream);
         let unchanged = old.as_ref().is_some_and(|old| !old.forgotten && old.checks == checks);
@@ -223,17 +224,21 @@ impl<P: FnMut(HealthDelta)> Prober<P> {
             _ => self.next_generation(),
         };
         let mut known = old.map(|old| old.targets).unwrap_or_default();
-        let targets: Vec<WatchedTarget> = addresses
-            .into_iter()
-            .map(|address| match known.iter().position(|t| t.address == address) {
+        let mut targets = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            targets.push(match known.iter().position(|t| t.address == address) {
                 Some(index) => known.swap_remove(index),
-                None => WatchedTarget { address, target: Target::default(), probing: false },
-            })
-            .collect();
+                None => {
+                    let target = Target::default();
+                    self.tell(&upstream, &address, target.status);
+                    WatchedTarget { address, target, probing: false }
+                }
+            });
+        }
         let slots = Arc::new(Semaphore::new(checks.active.concurrency.max(1) as usize));
+        // After those of the new ones: of two targets of one node the one that is out counts.
         for t in targets.iter().filter(|t| t.target.status != Status::Healthy) {
-            self.version += 1;
-            (self.publish)(delta(&upstream, t, self.version));
+            self.tell(&upstream, &t.address, t.target.status);
         }
         let watched = Watched { checks, targets, generation, slots, forgotten: false };
         if !unchanged {
@@ -333,20 +338,21 @@ impl<P: FnMut(HealthDelta)> Prober<P> {
             address.ip,
             address.port,
         );
-        if t.target.status != before {
-            self.version += 1;
-            (self.publish)(delta(upstream, t, self.version));
+        let now = t.target.status;
+        if now != before {
+            self.tell(upstream, address, now);
         }
     }
-}
 
-fn delta(upstream: &Arc<str>, t: &WatchedTarget, version: u64) -> HealthDelta {
-    HealthDelta {
-        upstream: Arc::clone(upstream),
-        ip: Arc::clone(&t.address.ip),
-        port: t.address.port,
-        status: t.target.status,
-        version,
+    fn tell(&mut self, upstream: &Arc<str>, address: &TargetAddress, status: Status) {
+        self.version += 1;
+        (self.publish)(HealthDelta {
+            upstream: Arc::clone(upstream),
+            ip: Arc::clone(&address.ip),
+            port: address.port,
+            status,
+            version: self.version,
+        });
     }
 }
 

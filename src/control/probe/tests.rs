@@ -94,6 +94,7 @@ async fn a_node_goes_out_and_comes_back() {
     let server = server().await;
     let mut probes = Running::start();
     probes.watch(&quick_checks(), &[server.address]).await;
+    assert_eq!(probes.status().await, Status::Healthy);
     server.status.store(500, Ordering::Relaxed);
     assert_eq!(probes.status().await, Status::Unhealthy);
     server.status.store(200, Ordering::Relaxed);
@@ -129,7 +130,8 @@ async fn passive_reports_count_and_the_control_api_shows_them() {
     probes.watch(&checks, &[server.address]).await;
     probes.observed(server.address, Report::Http(500)).await;
     probes.observed(server.address, Report::Http(500)).await;
-    assert_eq!((probes.status().await, probes.status().await), (Status::MostlyHealthy, Status::Unhealthy));
+    let told = [probes.status().await, probes.status().await, probes.status().await];
+    assert_eq!(told, [Status::Healthy, Status::MostlyHealthy, Status::Unhealthy]);
     let list = probes.list().await;
     let port = server.address.port();
     assert_eq!(
@@ -147,12 +149,13 @@ async fn states_outlive_a_change_and_a_short_absence_but_not_a_long_one() {
     let checks = json!({"active": {}, "passive": {"unhealthy": {"tcp_failures": 1}}});
     probes.watch(&checks, &[node]).await;
     probes.observed(node, Report::TcpFailure).await;
-    assert_eq!(probes.status().await, Status::Unhealthy);
+    assert_eq!((probes.status().await, probes.status().await), (Status::Healthy, Status::Unhealthy));
 
-    // another core asks, with one more node: it is told of the bad one
-    probes.watch(&checks, &[other, node]).await;
-    let told = probes.deltas.recv().await.unwrap();
-    assert_eq!((told.port, told.status, told.version), (1, Status::Unhealthy, 2));
+    // another core asks, with one more node: it is told of the new one, and last of the bad one
+    probes.watch(&checks, &[node, other]).await;
+    let mut told = async || probes.deltas.recv().await.map(|told| (told.port, told.status, told.version));
+    assert_eq!(told().await, Some((2, Status::Healthy, 3)));
+    assert_eq!(told().await, Some((1, Status::Unhealthy, 4)));
 
     probes.orders.send(Order::Forget { upstream: "/upstreams/1".into() }).await.unwrap();
     assert!(probes.list().await.is_empty());
@@ -164,6 +167,22 @@ async fn states_outlive_a_change_and_a_short_absence_but_not_a_long_one() {
     tokio::time::sleep(Duration::from_secs(11)).await;
     probes.watch(&checks, &[node]).await;
     assert_eq!(probes.list().await[0].nodes[0].1, Target::default());
+}
+
+/// What cores hold against a node of before must go: no later success of the new target is a change.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_back_is_told_to_be_healthy() {
+    let [node, other]: [SocketAddr; 2] = ["127.0.0.1:1", "127.0.0.1:2"].map(|text| text.parse().unwrap());
+    let mut probes = Running::start();
+    let checks = json!({"active": {}, "passive": {"unhealthy": {"tcp_failures": 1}}});
+    probes.watch(&checks, &[other, node]).await;
+    probes.observed(node, Report::TcpFailure).await;
+    let told = [probes.status().await, probes.status().await, probes.status().await];
+    assert_eq!(told, [Status::Healthy, Status::Healthy, Status::Unhealthy]);
+    probes.watch(&checks, &[other]).await;
+    probes.watch(&checks, &[other, node]).await;
+    let told = probes.deltas.recv().await.unwrap();
+    assert_eq!((told.port, told.status), (1, Status::Healthy));
 }
 
 #[tokio::test]
@@ -191,6 +210,7 @@ async fn a_status_line_without_end_is_a_failure_at_once() {
     checks["active"]["unhealthy"]["http_statuses"] = json!([0, 500]);
     let mut probes = Running::start();
     probes.watch(&checks, &[address]).await;
+    assert_eq!(probes.status().await, Status::Healthy);
     assert_eq!(probes.status().await, Status::Unhealthy, "long before the time that a probe has");
 }
 

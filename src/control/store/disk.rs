@@ -223,3 +223,65 @@ fn decode(key: &str, bytes: &[u8]) -> Option<Entry> {
         mod_revision: i64::from_le_bytes(*modified),
     })
 }
+
+#[cfg(test)]
+mod failing {
+    //! A database in memory whose writes fail on demand.
+
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
+
+    use super::{Builder, Disk};
+
+    #[derive(Debug)]
+    struct Failing {
+        memory: InMemoryBackend,
+        now: Arc<AtomicBool>,
+    }
+
+    impl Failing {
+        fn works(&self) -> io::Result<()> {
+            match self.now.load(Ordering::SeqCst) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl StorageBackend for Failing {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.works().and_then(|()| self.memory.set_len(len))
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.works().and_then(|()| self.memory.sync_data())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.works().and_then(|()| self.memory.write(offset, data))
+        }
+    }
+
+    impl Disk {
+        /// Cannot be written while `now` is set.
+        pub fn that_fails_when(now: Arc<AtomicBool>) -> Disk {
+            let backend = Failing { memory: InMemoryBackend::new(), now };
+            let database = Builder::new().create_with_backend(backend).unwrap();
+            let disk = Disk { database, path: "memory".into() };
+            disk.check_format().unwrap();
+            disk
+        }
+    }
+}

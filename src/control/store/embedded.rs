@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +32,14 @@ enum Command {
     Watch { events: mpsc::Sender<Event>, done: Done },
 }
 
+impl Command {
+    fn done(self) -> Done {
+        match self {
+            Command::Put { done, .. } | Command::Delete { done, .. } | Command::Watch { done, .. } => done,
+        }
+    }
+}
+
 type Done = oneshot::Sender<Result<Written, Error>>;
 
 impl Embedded {
@@ -40,7 +48,7 @@ impl Embedded {
         let disk = Arc::new(Disk::open(&directory.join(FILE))?);
         let leases = disk.leases()?.into_iter().collect();
         let (commands, queue) = mpsc::channel(limits::STORE_QUEUE);
-        let writer = Writer { disk: disk.clone(), leases, watchers: Vec::new() };
+        let writer = Writer { disk: disk.clone(), leases, watchers: Vec::new(), failure: None };
         thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run(queue))
@@ -101,7 +109,18 @@ struct Writer {
     /// When keys go away, soonest first.
     leases: BTreeSet<(u64, Box<str>)>,
     watchers: Vec<mpsc::Sender<Event>>,
+    /// The last one that was logged, if the last commit failed.
+    failure: Option<Failure>,
 }
+
+/// A commit that failed.
+struct Failure {
+    logged_at: Instant,
+    text: String,
+}
+
+/// How long leases that have run out wait after a commit that failed.
+const RETRY: Duration = Duration::from_millis(limits::STORE_RETRY_MS);
 
 /// What a batch did, before anybody has been told.
 #[derive(Default)]
@@ -134,17 +153,28 @@ impl Writer {
     fn until_next_lease(&self) -> Duration {
         // An hour is as good as never, and survives a clock that was set.
         let next_ms = self.leases.first().map_or(u64::MAX, |(at_ms, _)| *at_ms);
-        Duration::from_millis(next_ms.saturating_sub(now_ms()).min(3_600_000))
+        let next = Duration::from_millis(next_ms.saturating_sub(now_ms()).min(3_600_000));
+        // A disk that fails fails again at once: what has run out is not worth a thread that does nothing else.
+        let again = self
+            .failure
+            .as_ref()
+            .map_or(Duration::ZERO, |failure| RETRY.saturating_sub(failure.logged_at.elapsed()));
+        next.max(again)
     }
 
     /// One transaction: the batch, and the leases that have run out. Either all of it is on disk when the
     /// answers go out, or every command is told of the failure and nothing has changed.
-    fn commit(&mut self, batch: Vec<Command>) {
+    fn commit(&mut self, mut batch: Vec<Command>) {
         let mut outcome = Outcome::default();
-        match self.write(batch, &mut outcome) {
-            Ok(()) => self.announce(outcome),
+        match self.write(&mut batch, &mut outcome) {
+            Ok(()) => {
+                self.failure = None;
+                self.announce(outcome);
+            }
             Err(error) => {
-                log::error!("{error}");
+                if self.is_worth_a_line(&error, Instant::now()) {
+                    log::error!("{error}");
+                }
                 let failed = Error::Unavailable(error);
                 for (done, _) in outcome.answers {
                     let _ = done.send(Err(failed.clone()));
@@ -152,11 +182,25 @@ impl Writer {
                 for (_, done) in outcome.watchers {
                     let _ = done.send(Err(failed.clone()));
                 }
+                for command in batch {
+                    let _ = command.done().send(Err(failed.clone())); // there was not even a transaction
+                }
             }
         }
     }
 
-    fn write(&self, batch: Vec<Command>, outcome: &mut Outcome) -> Result<(), String> {
+    /// The same text counts once a [`RETRY`], however many writes it meets.
+    fn is_worth_a_line(&mut self, error: &str, now: Instant) -> bool {
+        let last = self.failure.as_ref();
+        if last.is_some_and(|last| last.text == error && now.duration_since(last.logged_at) < RETRY) {
+            return false;
+        }
+        self.failure = Some(Failure { logged_at: now, text: error.to_owned() });
+        true
+    }
+
+    /// The commands that it leaves in `batch` have not been looked at.
+    fn write(&self, batch: &mut Vec<Command>, outcome: &mut Outcome) -> Result<(), String> {
         let now_ms = now_ms();
         let expired: Vec<Box<str>> = self
             .leases
@@ -170,14 +214,15 @@ impl Writer {
         outcome.revision = tables.revision().map_err(|e| failed(&e))?;
         let before = outcome.revision;
         let mut result = Ok(());
-        // A failed write fails the whole batch, but every command must still reach `outcome` to be told.
-        for command in batch {
-            let step = outcome.take(&mut tables, command, now_ms);
-            result = result.and(step.map_err(|e| failed(&e)));
-        }
+        // First of all: who writes such a key now writes a new one, and is not answered for what is gone at once.
         for key in expired {
             let step = outcome.remove(&mut tables, &key, false);
             result = result.and(step.map_err(|e| failed(&e)).map(drop));
+        }
+        // A failed write fails the whole batch, but every command must still reach `outcome` to be told.
+        for command in batch.drain(..) {
+            let step = outcome.take(&mut tables, command, now_ms);
+            result = result.and(step.map_err(|e| failed(&e)));
         }
         result?;
         if outcome.revision == before {
@@ -302,7 +347,71 @@ fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::control::store::tests::TempDir;
+
+    fn writer(disk: Disk) -> Writer {
+        Writer { disk: Arc::new(disk), leases: BTreeSet::new(), watchers: Vec::new(), failure: None }
+    }
+
+    fn put(value: &'static str) -> (Command, oneshot::Receiver<Result<Written, Error>>) {
+        let (done, answer) = oneshot::channel();
+        let value = Bytes::from_static(value.as_bytes());
+        let command = Command::Put { key: "/routes/1".into(), value, expect: None, ttl_s: Some(60), done };
+        (command, answer)
+    }
+
+    #[test]
+    fn a_renewal_at_the_end_of_its_lease_stays() {
+        let directory = TempDir::new();
+        let mut writer = writer(Disk::open(&directory.0.join(FILE)).unwrap());
+        writer.commit(vec![put("old").0]);
+        let (events, mut told) = mpsc::channel(4);
+        writer.watchers.push(events);
+        // Its time is over, and nobody has looked yet.
+        writer.leases = BTreeSet::from([(now_ms() - 1, "/routes/1".into())]);
+        let (renewal, mut answer) = put("new");
+        writer.commit(vec![renewal]);
+        assert!(answer.try_recv().unwrap().is_ok());
+        assert_eq!(writer.disk.get("/routes/1").unwrap().unwrap().value, "new");
+        assert!(writer.leases.first().is_some_and(|(at_ms, _)| *at_ms > now_ms() + 50_000));
+        let Ok(Event::Changes { changes, .. }) = told.try_recv() else { panic!() };
+        assert_eq!(changes.last().unwrap().value, Some("new".into()));
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_not_asked_without_pause() {
+        let fails = Arc::new(AtomicBool::new(false));
+        let mut writer = writer(Disk::that_fails_when(fails.clone()));
+        writer.commit(vec![put("old").0]);
+        writer.leases = BTreeSet::from([(now_ms() - 1, "/routes/1".into())]);
+        assert_eq!(writer.until_next_lease(), Duration::ZERO);
+        fails.store(true, Ordering::SeqCst);
+        writer.commit(Vec::new());
+        let wait = writer.until_next_lease();
+        assert!(wait > RETRY / 2 && wait <= RETRY, "{wait:?}");
+        // Who writes meanwhile is told at once, and why.
+        let (command, mut answer) = put("new");
+        writer.commit(vec![command]);
+        let told = answer.try_recv().unwrap();
+        assert!(matches!(&told, Err(Error::Unavailable(why)) if why.contains("failed to write")), "{told:?}");
+        assert!(writer.until_next_lease() <= RETRY);
+    }
+
+    #[test]
+    fn a_failure_of_the_disk_is_logged_once_a_wait() {
+        let directory = TempDir::new();
+        let mut writer = writer(Disk::open(&directory.0.join(FILE)).unwrap());
+        let begin = Instant::now();
+        let mut is_logged = |error: &str, after: Duration| writer.is_worth_a_line(error, begin + after);
+        assert!(is_logged("full", Duration::ZERO));
+        assert!(!is_logged("full", RETRY / 2));
+        assert!(is_logged("read-only", RETRY / 2));
+        assert!(!is_logged("read-only", RETRY));
+        assert!(is_logged("read-only", RETRY * 2));
+    }
 
     #[test]
     fn a_batch_has_a_most_and_loses_nothing_of_the_next() {

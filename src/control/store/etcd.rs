@@ -3,6 +3,7 @@
 //! etcd wiped) everything is read again and the reader is left to find what differs, so no change can be
 //! missed and none is repeated. What was read last is kept on disk for a start without etcd.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,9 +80,8 @@ impl Etcd {
             first: Mutex::new(None),
             options,
         });
-        let tries = (cluster.options.startup_retry as usize + 1) * cluster.options.hosts.len();
         let mut failure = Error::Unavailable(String::new());
-        for _ in 0..tries {
+        for _ in 0..=cluster.options.startup_retry {
             match cluster.load().await {
                 Ok(first) => {
                     cluster.keep(&Event::Snapshot { entries: first.0.clone(), revision: first.1 });
@@ -234,6 +234,9 @@ enum Broken {
     Reader,
 }
 
+/// Why the chain is broken although etcd has told everything.
+const MISSED: &str = "the snapshot has missed a change";
+
 /// The life of the watch: load, follow, and again.
 async fn follow(cluster: Arc<Cluster>, events: mpsc::Sender<Event>) {
     let first = cluster.first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -331,7 +334,7 @@ impl Cluster {
     {
         let asked = async { request(self.client().await?).await };
         let result = match tokio::time::timeout(self.timeout(), asked).await {
-            Ok(result) => result.map_err(|e| Error::Unavailable(e.to_string())),
+            Ok(result) => result.map_err(|e| Error::Unavailable(reason(&e))),
             Err(_) => Err(Error::Unavailable("timeout".into())),
         };
         self.reachable.store(result.is_ok(), Ordering::Relaxed);
@@ -345,9 +348,8 @@ impl Cluster {
     {
         let mut result = self.attempt(&request).await;
         for _ in 1..self.options.hosts.len() {
-            if result.is_ok() {
-                break;
-            }
+            let Err(error) = &result else { break };
+            log::warn!("etcd {}: {error}", self.host_name());
             self.next_host();
             result = self.attempt(&request).await;
         }
@@ -433,9 +435,10 @@ impl Cluster {
             let response = match tokio::time::timeout(patience, watch.message()).await {
                 Ok(Ok(Some(response))) => response,
                 Ok(Ok(None)) => return Broken::Etcd(Error::Unavailable("the watch was closed".into())),
-                Ok(Err(error)) => return Broken::Etcd(Error::Unavailable(error.to_string())),
+                Ok(Err(error)) => return Broken::Etcd(Error::Unavailable(reason(&error))),
                 Err(_) => match self.probe().await {
                     Ok(now) if now < seen => return Broken::Chain(format!("revision {now} after {seen}")),
+                    Ok(_) if self.snapshot_wants_everything() => return Broken::Chain(MISSED.into()),
                     Ok(_) => continue,
                     Err(error) => return Broken::Etcd(error),
                 },
@@ -457,6 +460,9 @@ impl Cluster {
             let changes = self.changes(&response);
             if changes.is_empty() {
                 continue;
+            }
+            if self.snapshot_wants_everything() {
+                return Broken::Chain(MISSED.into());
             }
             let event = Event::Changes { changes, revision: now };
             self.keep(&event);
@@ -480,10 +486,28 @@ impl Cluster {
         response.events().iter().filter_map(change).collect()
     }
 
+    fn snapshot_wants_everything(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(Snapshot::wants_everything)
+    }
+
     fn keep(&self, event: &Event) {
         if let Some(snapshot) = &self.snapshot {
             snapshot.keep(event);
         }
+    }
+}
+
+/// What etcd has said, or what keeps it from saying anything: the cause alone, without the layers above it.
+fn reason(error: &etcd_client::Error) -> String {
+    let etcd_client::Error::GRpcStatus(status) = error else { return error.to_string() };
+    let said = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    let causes = std::iter::successors(status.source(), |&cause| cause.source());
+    match causes.last().map(ToString::to_string) {
+        Some(cause) if cause != said => format!("{said}: {cause}"),
+        _ => said.to_owned(),
     }
 }
 

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
-use crate::transport::trust::AcceptAny;
+use crate::transport::trust::{self, AcceptAny};
 
 /// `deployment.etcd.tls`, and the trusted certificates of `apisix.ssl`.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Tls {
     pub verify: bool,
     /// The name to ask for and to verify, if it is not the host's.
     pub sni: Option<String>,
-    /// `apisix.ssl.ssl_trusted_certificate`, PEM; the system's roots if `None`.
+    /// `apisix.ssl.ssl_trusted_certificate`: PEM files and `system`, separated by commas; the system's if `None`.
     pub trusted: Option<PathBuf>,
 }
 
@@ -45,9 +45,8 @@ pub fn endpoint(host: &str, tls: &Tls) -> Result<Endpoint, Box<dyn Error>> {
     if !tls.verify {
         return Ok(endpoint.tls_config_with_verifier(config, Arc::new(AcceptAny))?);
     }
-    let config = match &tls.trusted {
-        Some(file) => config.ca_certificate(Certificate::from_pem(fs::read(file)?)),
-        None => config.with_native_roots(),
-    };
+    let trusted = tls.trusted.as_ref().map_or("system".into(), |places| places.to_string_lossy());
+    let roots = trust::roots(&trusted)?;
+    let config = config.trust_anchors(roots.roots.iter().cloned());
     Ok(endpoint.tls_config(config)?)
 }

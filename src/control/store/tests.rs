@@ -88,8 +88,8 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn_etcd(directory: &Path, port: u16, peer_port: u16, tls: &[&str]) -> Child {
-    let scheme = if tls.is_empty() { "http" } else { "https" };
+fn spawn_etcd(directory: &Path, port: u16, peer_port: u16, more: &[&str]) -> Child {
+    let scheme = if more.contains(&"--cert-file") { "https" } else { "http" };
     let client = format!("{scheme}://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let child = Command::new("etcd")
@@ -98,7 +98,7 @@ fn spawn_etcd(directory: &Path, port: u16, peer_port: u16, tls: &[&str]) -> Chil
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("default={peer}")])
-        .args(tls)
+        .args(more)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -476,14 +476,18 @@ fn placeholders_are_written_once_and_never_listed() {
     block_on(async {
         let store = Store::Etcd(Etcd::connect(etcd.options()).await.unwrap());
         store.init_directories().await.unwrap();
+        for dir in DIRECTORIES {
+            let placeholder = store.get(&format!("{dir}/")).await.unwrap();
+            assert_eq!(placeholder.map(|entry| entry.value), Some(Bytes::from_static(INIT_DIR)), "{dir}");
+        }
         let first = store.get("/routes/").await.unwrap().unwrap();
-        assert_eq!(first.value, Bytes::from_static(INIT_DIR));
         store.init_directories().await.unwrap();
         assert_eq!(store.get("/routes/").await.unwrap().unwrap().mod_revision, first.mod_revision);
         assert!(store.list("/routes").await.unwrap().entries.is_empty());
     });
 }
 
+/// t/cli/test_etcd.sh
 #[test]
 fn users_and_passwords() {
     let etcd = RealEtcd::start();
@@ -491,23 +495,83 @@ fn users_and_passwords() {
         let mut root = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
         root.user_add("root", "secret", None).await.unwrap();
         root.user_grant_role("root", "root").await.unwrap();
-        root.auth_enable().await.unwrap();
         let with = |password: &str| etcd::Options {
             user: Some(("root".into(), password.into())),
             startup_retry: 0,
             ..etcd.options()
         };
+        let why = refusal(with("secret")).await;
+        assert!(why.ends_with("authentication is not enabled"), "{why}");
+        root.auth_enable().await.unwrap();
         let store = Store::Etcd(Etcd::connect(with("secret")).await.unwrap());
         let mut events = store.watch().await.unwrap();
         assert!(next_snapshot(&mut events).await.is_empty());
         store.put("/routes/1", bytes("{}"), None, None).await.unwrap();
         next_change(&mut events).await;
-        for refused in [with("wrong"), etcd::Options { user: None, ..with("") }] {
-            assert!(matches!(Etcd::connect(refused).await, Err(Error::Open(_))));
+        store.init_directories().await.unwrap();
+        assert!(store.get("/ssls/").await.unwrap().is_some());
+        for (refused, why) in [
+            (with("wrong"), "authentication failed, invalid user ID or password"),
+            (etcd::Options { user: None, ..with("") }, "user name is empty"),
+        ] {
+            let said = refusal(refused).await;
+            assert!(said.ends_with(why), "{said}");
         }
     });
 }
 
+/// Why a start with these options is refused.
+async fn refusal(options: etcd::Options) -> String {
+    match Etcd::connect(options).await {
+        Err(Error::Open(why)) => why,
+        other => panic!("{:?}", other.map(drop)),
+    }
+}
+
+/// t/cli/test_etcd.sh, test_etcd_healthcheck.sh
+#[test]
+fn a_host_that_is_not_there_is_named_with_the_reason() {
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    let options = etcd::Options {
+        hosts: vec![dead.clone()],
+        prefix: "/apisix".into(),
+        user: None,
+        tls: Tls::default(),
+        timeout_ms: 3_000,
+        watch_timeout_ms: 500,
+        resync_delay_ms: 100,
+        startup_retry: 1,
+        snapshot: None,
+    };
+    let why = block_on(refusal(options));
+    assert_eq!(
+        why,
+        format!("no etcd of [\"{dead}\"] answers: tcp connect error: Connection refused (os error 111)")
+    );
+}
+
+/// t/cli/test_etcd.sh
+#[test]
+fn an_etcd_with_an_address_of_ipv6() {
+    let (directory, port, peer_port) = (TempDir::new(), free_port(), free_port());
+    let (v4, v6) = (format!("http://127.0.0.1:{port}"), format!("http://[::1]:{}", free_port()));
+    let both = format!("{v4},{v6}");
+    let child = spawn_etcd(
+        &directory.0,
+        port,
+        peer_port,
+        &["--listen-client-urls", &both, "--advertise-client-urls", &v4],
+    );
+    let etcd = RealEtcd { child, directory, port, peer_port };
+    block_on(async {
+        let options = etcd::Options { hosts: vec![v6], ..etcd.options() };
+        let store = Store::Etcd(Etcd::connect(options).await.unwrap());
+        store.put("/routes/1", bytes("{}"), None, None).await.unwrap();
+        assert!(store.get("/routes/1").await.unwrap().is_some());
+    });
+}
+
+/// t/cli/test_etcd_tls.sh and test_etcd_mtls.sh
 #[test]
 fn tls_is_verified_unless_switched_off() {
     let directory = TempDir::new();
@@ -542,18 +606,27 @@ fn tls_is_verified_unless_switched_off() {
         sni: Some("etcd.test".into()),
         trusted: Some(certificate.clone().into()),
     };
+    let both = format!("system, {certificate}");
     let table = [
-        (good.clone(), 100, true),
-        (Tls { verify: false, trusted: None, sni: None, ..good.clone() }, 100, true),
-        // The certificate has another name; nobody vouches for it; we do not say who we are.
-        (Tls { sni: None, ..good.clone() }, 0, false),
-        (Tls { trusted: None, ..good.clone() }, 0, false),
-        (Tls { identity: None, ..good.clone() }, 0, false),
+        (good.clone(), 100, Ok(())),
+        (Tls { trusted: Some(both.into()), ..good.clone() }, 100, Ok(())),
+        (Tls { verify: false, trusted: None, sni: None, ..good.clone() }, 100, Ok(())),
+        (Tls { sni: None, ..good.clone() }, 0, Err("certificate not valid for name \"127.0.0.1\"")),
+        // nobody vouches for it
+        (Tls { trusted: None, ..good.clone() }, 0, Err("invalid peer certificate: ")),
+        // we do not say who we are; what is said of that depends on who closes first
+        (Tls { identity: None, ..good.clone() }, 0, Err("")),
+        (Tls { identity: None, verify: false, ..good.clone() }, 0, Err("")),
     ];
-    for (tls, startup_retry, works) in table {
+    for (tls, startup_retry, outcome) in table {
         let hosts = vec![format!("https://127.0.0.1:{}", etcd.port)];
         let options = etcd::Options { hosts, tls: tls.clone(), startup_retry, ..etcd.options() };
-        let connected = block_on(async { Etcd::connect(options).await.map(drop) });
-        assert_eq!(connected.is_ok(), works, "{tls:?} gave {connected:?}");
+        match outcome {
+            Ok(()) => drop(block_on(Etcd::connect(options)).unwrap()),
+            Err(why) => {
+                let said = block_on(refusal(options));
+                assert!(said.contains(why), "{tls:?} gave {said}");
+            }
+        }
     }
 }

@@ -90,11 +90,71 @@ fn missing_variables() {
 
 #[test]
 fn lists() {
-    let vars = [("graphql_root_fields", r#"["owner","repo"]"#), ("post_arg.ids", "[1, 2]")];
+    let vars = [("graphql_root_fields", r#"["owner","repo"]"#), ("post_arg.text", r#"["owner"]"#)];
     assert!(holds(json!([["graphql_root_fields", "has", "owner"]]), &vars));
     assert!(!holds(json!([["graphql_root_fields", "has", "own"]]), &vars));
-    assert!(holds(json!([["post_arg.ids", "has", 2]]), &vars));
-    assert!(!holds(json!([["post_arg.ids", "has", "2"]]), &vars));
+    assert!(!holds(json!([["post_arg.text", "has", "owner"]]), &vars), "a text is no list");
+}
+
+/// A body of JSON, whose members are the variables `post_arg.*`.
+struct Body(Value);
+impl Vars for Body {
+    fn var(&self, _: &str) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+
+    fn json_var(&self, name: &str) -> Option<Cow<'_, Value>> {
+        self.0.get(name.strip_prefix("post_arg.")?).map(Cow::Borrowed)
+    }
+}
+
+#[test]
+fn members_of_a_json_body_compare_by_their_type() {
+    let body = json!({
+        "admin": true, "age": 5, "text": "5", "word": "true", "ids": [1, "b", false], "nothing": null, "map": {"a": 1}
+    });
+    let body = Body(body);
+    for (condition, expected) in [
+        (json!(["post_arg.admin", "==", true]), true),
+        (json!(["post_arg.admin", "~=", true]), false),
+        (json!(["post_arg.admin", "==", false]), false),
+        (json!(["post_arg.admin", "==", "true"]), false),
+        (json!(["post_arg.word", "==", true]), false),
+        (json!(["post_arg.word", "==", "true"]), true),
+        (json!(["post_arg.admin", "in", ["x", true]]), true),
+        (json!(["post_arg.admin", "in", ["true"]]), false),
+        (json!(["post_arg.admin", ">", 0]), false),
+        (json!(["post_arg.admin", "~~", "^true$"]), true),
+        (json!(["post_arg.age", "==", 5]), true),
+        (json!(["post_arg.age", "~=", 5]), false),
+        (json!(["post_arg.age", "==", "5"]), false),
+        (json!(["post_arg.age", "~=", "5"]), true),
+        (json!(["post_arg.age", "in", [5]]), true),
+        (json!(["post_arg.age", "in", ["5"]]), false),
+        (json!(["post_arg.age", "!", "in", [4, 5]]), false),
+        (json!(["post_arg.age", ">=", "5"]), true),
+        (json!(["post_arg.age", "<", 5]), false),
+        (json!(["post_arg.age", "~~", "^5$"]), true),
+        (json!(["post_arg.text", "==", 5]), true),
+        (json!(["post_arg.text", "==", "5"]), true),
+        (json!(["post_arg.text", "in", [5]]), false),
+        (json!(["post_arg.text", "in", ["5"]]), true),
+        (json!(["post_arg.text", ">", 4]), true),
+        (json!(["post_arg.ids", "has", 1]), true),
+        (json!(["post_arg.ids", "has", "1"]), false),
+        (json!(["post_arg.ids", "has", false]), true),
+        (json!(["post_arg.ids", "==", [1, "b", false]]), false),
+        (json!(["post_arg.map", "~=", {"a": 1}]), true),
+        (json!(["post_arg.map", "has", 1]), false),
+        (json!(["post_arg.nothing", "==", null]), false),
+        (json!(["post_arg.nothing", "~=", null]), true),
+        (json!(["post_arg.nothing", "in", [null]]), true),
+        (json!(["post_arg.none", "==", null]), true),
+        (json!(["post_arg.none", "~=", true]), true),
+    ] {
+        let expr = Expr::compile(&json!([condition])).unwrap();
+        assert_eq!(expr.eval(&body), expected, "{condition}");
+    }
 }
 
 #[test]

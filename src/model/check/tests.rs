@@ -71,6 +71,7 @@ fn stock() -> Stock {
         (Kind::Credential, "alex/credentials/a", json!({"plugins": {"key-auth": {"key": "k2"}}})),
         (Kind::GlobalRule, "1", json!({"id": "1", "plugins": {"limit": {"count": 1}}})),
         (Kind::Ssl, "1", json!({"type": "server"})),
+        (Kind::StreamRoute, "5", json!({"protocol": {"name": "pingpong"}})),
     ])
 }
 
@@ -263,6 +264,10 @@ fn other_objects() {
     assert_eq!(
         put(Kind::StreamRoute, Some("8"), superior),
         "failed to fetch stream routes[7], response code: 404"
+    );
+    assert_eq!(
+        put(Kind::StreamRoute, Some("8"), json!({"protocol": {"name": "redis", "superior_id": "5"}})),
+        "protocol mismatch: subordinate protocol [redis] does not match superior protocol [pingpong]"
     );
     assert_eq!(put(Kind::StreamRoute, Some("8"), json!({"remote_addr": ":/8"})), "invalid remote_addr: :/8");
 }

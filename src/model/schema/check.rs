@@ -1,5 +1,6 @@
 //! One value against compiled rules, in the Lua library's order, with its texts.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Map, Value};
@@ -7,7 +8,7 @@ use serde_json::{Map, Value};
 use super::lua::{deep_equal, is_secret_ref, number_text, quoted, type_name};
 use super::{
     Additional, AnyOf, ArrayRules, Condition, Contains, Dependency, Format, Items, Node, NodeId, NumberRules,
-    ObjectRules, Rules, StringRules, Type, Types,
+    ObjectRules, Pattern, Rules, StringRules, Type, Types,
 };
 use crate::limits::SCHEMA_DEPTH;
 
@@ -15,13 +16,18 @@ type Outcome = Result<(), String>;
 
 /// Validates `value`, filling defaults.
 pub(super) fn check(nodes: &[Node], root: NodeId, value: &mut Value) -> Outcome {
-    Checker { nodes, depth: 0 }.node(root, value)
+    let mut checker = Checker { nodes, depth: 0, gave_up: None };
+    let outcome = checker.node(root, value);
+    checker.gave_up.map_or(outcome, Err)
 }
 
 /// The schema and how deep in it the check is: a schema may refer to itself, so depth is bounded here.
 struct Checker<'a> {
     nodes: &'a [Node],
     depth: usize,
+    /// Why a pattern could not be matched to its end. Nobody knows then what the value is: it is refused, even where
+    /// `not`, `anyOf` or `if` would make a pass of one failed rule, and no further pattern is tried.
+    gave_up: Option<String>,
 }
 
 /// What an early rule says of the rest: some keywords answer for the whole schema.
@@ -32,6 +38,9 @@ enum Verdict {
 
 impl Checker<'_> {
     fn node(&mut self, id: NodeId, value: &mut Value) -> Outcome {
+        if let Some(why) = &self.gave_up {
+            return Err(why.clone());
+        }
         if self.depth >= SCHEMA_DEPTH {
             return Err("the value is nested too deep for its schema".to_owned());
         }
@@ -66,7 +75,7 @@ impl Checker<'_> {
             return Ok(());
         }
         if let (Some(rules), Value::String(text)) = (&rules.string, &*value) {
-            check_string(rules, text)?;
+            self.string(rules, text)?;
         }
         if let (Some(rules), Some(number)) = (&rules.number, value.as_f64()) {
             check_number(rules, number)?;
@@ -229,7 +238,7 @@ impl Checker<'_> {
         for (name, member) in members.iter_mut() {
             let mut matched = rules.properties.iter().any(|property| *property.name == **name);
             for (pattern, id) in &rules.patterns {
-                if !pattern.matches(name) {
+                if !self.pattern(pattern, name)? {
                     continue;
                 }
                 matched = true;
@@ -249,6 +258,32 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+
+    fn string(&mut self, rules: &StringRules, text: &str) -> Outcome {
+        if rules.min_length.is_some() || rules.max_length.is_some() {
+            let length = text.chars().count();
+            if let Some(least) = rules.min_length.filter(|least| length < *least) {
+                return Err(format!("string too short, expected at least {least}, got {length}"));
+            }
+            if let Some(most) = rules.max_length.filter(|most| length > *most) {
+                return Err(format!("string too long, expected at most {most}, got {length}"));
+            }
+        }
+        match &rules.pattern {
+            Some(pattern) if !self.pattern(pattern, text)? => {
+                Err(format!("failed to match pattern {} with {}", quoted(&pattern.text), quoted(text)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does `pattern` match somewhere in `text`?
+    fn pattern(&mut self, pattern: &Pattern, text: &str) -> Result<bool, String> {
+        pattern.matches(text).map_err(|error| {
+            let why = format!("failed to match pattern {}: {error}", quoted(&pattern.text));
+            self.gave_up.insert(why).clone()
+        })
     }
 
     fn array(&mut self, rules: &ArrayRules, value: &mut Value) -> Result<Verdict, String> {
@@ -361,24 +396,6 @@ fn check_type(types: &Types, value: &Value) -> Outcome {
     }
 }
 
-fn check_string(rules: &StringRules, text: &str) -> Outcome {
-    if rules.min_length.is_some() || rules.max_length.is_some() {
-        let length = text.chars().count();
-        if let Some(least) = rules.min_length.filter(|least| length < *least) {
-            return Err(format!("string too short, expected at least {least}, got {length}"));
-        }
-        if let Some(most) = rules.max_length.filter(|most| length > *most) {
-            return Err(format!("string too long, expected at most {most}, got {length}"));
-        }
-    }
-    match &rules.pattern {
-        Some(pattern) if !pattern.matches(text) => {
-            Err(format!("failed to match pattern {} with {}", quoted(&pattern.text), quoted(text)))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn check_number(rules: &NumberRules, number: f64) -> Outcome {
     if let Some(error) = rules.broken_bound(number) {
         return Err(error);
@@ -405,28 +422,62 @@ fn is_multiple(number: f64, step: f64) -> bool {
 }
 
 /// The numbers (from 1) of two equal items. Simple values are looked at before tables, as the error names the
-/// first pair found.
+/// first pair found. Each item is looked at once: the list may be a client's body.
 fn equal_items(items: &[Value]) -> Option<(usize, usize)> {
+    let mut text = String::new();
     for tables in [false, true] {
-        let group: Vec<_> = items.iter().enumerate().filter(|(_, item)| is_table(item) == tables).collect();
-        if tables {
-            for (n, (first, a)) in group.iter().enumerate() {
-                if let Some((second, _)) = group[n + 1..].iter().find(|(_, b)| deep_equal(a, b)) {
-                    return Some((first + 1, second + 1));
-                }
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut found: Option<(usize, usize)> = None;
+        for (at, item) in items.iter().enumerate().filter(|(_, item)| is_table(item) == tables) {
+            text.clear();
+            canonical(item, &mut text);
+            match seen.get(&text) {
+                // Of simple values the pair that ends first is told, of tables the one that begins first.
+                Some(first) if !tables => return Some((first + 1, at + 1)),
+                Some(first) if found.is_none_or(|(begins, _)| *first < begins) => found = Some((*first, at)),
+                Some(_) => {}
+                None => drop(seen.insert(text.clone(), at)),
             }
-        } else {
-            let mut seen = std::collections::HashMap::with_capacity(group.len());
-            for (at, item) in group {
-                // A number's text is its value's, so that 1 and 1.0 are one; a string keeps its quotes.
-                let key = item.as_f64().map_or_else(|| item.to_string(), |number| number.to_string());
-                if let Some(first) = seen.insert(key, at) {
-                    return Some((first + 1, at + 1));
-                }
-            }
+        }
+        if let Some((first, second)) = found {
+            return Some((first + 1, second + 1));
         }
     }
     None
+}
+
+/// The same text for values that are equal as [`deep_equal`] has it, and for no others. It recurses as deep as
+/// JSON is read.
+fn canonical(value: &Value, out: &mut String) {
+    match value {
+        // Its value's text, so that 1 and 1.0 are one; adding 0 makes -0 one with 0.
+        Value::Number(number) => match number.as_f64() {
+            Some(number) => out.push_str(&(number + 0.0).to_string()),
+            None => out.push_str(&number.to_string()),
+        },
+        // An empty array and an empty object are one empty table.
+        table if is_empty(table) => out.push_str("[]"),
+        Value::Array(items) => {
+            for (at, item) in items.iter().enumerate() {
+                out.push(if at == 0 { '[' } else { ',' });
+                canonical(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_unstable_by_key(|(name, _)| *name);
+            for (at, (name, member)) in members.into_iter().enumerate() {
+                out.push(if at == 0 { '{' } else { ',' });
+                out.push_str(&Value::from(name.as_str()).to_string());
+                out.push(':');
+                canonical(member, out);
+            }
+            out.push('}');
+        }
+        // Strings keep their quotes.
+        simple => out.push_str(&simple.to_string()),
+    }
 }
 
 fn check_format(format: &Format, text: &str) -> Outcome {

@@ -10,7 +10,7 @@ use super::{
     Additional, AnyOf, ArrayRules, Condition, Contains, Dependency, Format, Items, Node, NodeId, NumberRules,
     ObjectRules, Pattern, Property, Rules, StringRules, Type, Types,
 };
-use crate::limits::{SCHEMA_DEPTH, SCHEMA_NODES};
+use crate::limits::{REGEX_STEPS, SCHEMA_DEPTH, SCHEMA_NODES};
 
 /// Compiles `raw` into an arena and the index of its root.
 pub(super) fn compile(raw: &Value) -> Result<(Vec<Node>, NodeId), String> {
@@ -330,10 +330,11 @@ fn pattern(text: &str) -> Result<Pattern, String> {
     Ok(Pattern { text: text.into(), regex: regex(text)? })
 }
 
+/// What it matches is a client's text at times: the limit keeps a bad pattern from holding a core.
 fn regex(text: &str) -> Result<Regex, String> {
     RegexBuilder::new()
         .jit_if_available(true)
-        .build(text)
+        .build(&format!("(*LIMIT_MATCH={REGEX_STEPS}){text}"))
         .map_err(|error| format!("invalid pattern {text:?}: {error}"))
 }
 

@@ -210,9 +210,9 @@ struct Pattern {
 }
 
 impl Pattern {
-    /// As `ngx.re.find(s, p, "jo")`: bytes, unanchored; an error while matching is no match.
-    fn matches(&self, subject: &str) -> bool {
-        self.regex.is_match(subject.as_bytes()).unwrap_or(false)
+    /// As `ngx.re.find(s, p, "jo")`: bytes, unanchored. An error: the match took too long.
+    fn matches(&self, subject: &str) -> Result<bool, pcre2::Error> {
+        self.regex.is_match(subject.as_bytes())
     }
 }
 

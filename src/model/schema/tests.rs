@@ -243,3 +243,48 @@ fn faulty_schemas_are_refused() {
     }
     assert!(Schema::compile(json!({"pattern": "("})).unwrap_err().starts_with("invalid pattern"));
 }
+
+#[test]
+fn equal_tables_are_found_in_a_long_list() {
+    let unique = json!({"uniqueItems": true});
+    for (list, error) in [
+        (json!([{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}]), "1 and 2"),
+        (json!([[], 1, {}]), "1 and 3"),
+        (json!([[1], [2], [2], [1]]), "1 and 4"),
+        (json!([[0.0], [-0.0]]), "1 and 2"),
+        (json!([[1], [2], 3, 3]), "3 and 4"),
+    ] {
+        let expected = format!("expected unique items but items {error} are equal");
+        assert_eq!(error_of(unique.clone(), list.clone()), expected, "{list}");
+    }
+    for list in [json!([["1"], [1], [true], ["true"], [null]]), json!([["a", "b"], ["a\",\"b"], {"1": "a"}])]
+    {
+        assert_eq!(error_of(unique.clone(), list.clone()), "accepted", "{list}");
+    }
+    // pair by pair these would take 10^10 comparisons
+    let long: Value = (0..150_000).map(|n| json!([n])).collect();
+    assert_eq!(error_of(unique, long), "accepted");
+}
+
+#[test]
+fn a_pattern_that_takes_too_long_refuses_wherever_it_stands() {
+    let pattern = "^(?:(?:a+)+c|a+b)$";
+    // it would match in the end
+    let text = format!("{}b", "a".repeat(24));
+    let string = json!({"pattern": pattern});
+    assert_eq!(error_of(string.clone(), json!("aaab")), "accepted");
+    let refused = error_of(string.clone(), json!(text));
+    assert!(refused.starts_with(&format!("failed to match pattern \"{pattern}\": ")), "{refused}");
+    for (schema, value) in [
+        (json!({"not": string}), json!(text)),
+        (json!({"anyOf": [string, {"type": "string"}]}), json!(text)),
+        (json!({"if": string, "then": {"type": "number"}}), json!(text)),
+        (json!({"patternProperties": {pattern: {"type": "number"}}}), json!({&text: "x"})),
+    ] {
+        assert_eq!(error_of(schema.clone(), value), refused, "{schema}");
+    }
+    let begun = std::time::Instant::now();
+    let many: Value = (0..10_000).map(|_| json!(text)).collect();
+    assert_eq!(error_of(json!({"contains": string}), many), refused);
+    assert!(begun.elapsed().as_secs() < 10, "after the first no other string is tried");
+}

@@ -31,7 +31,7 @@ pub fn encode(bytes: &[u8]) -> String {
 }
 
 fn until_padding(text: &[u8]) -> &[u8] {
-    text.split(|b| *b == b'=').next().unwrap_or_default()
+    &text[..memchr::memchr(b'=', text).unwrap_or(text.len())]
 }
 
 #[cfg(test)]

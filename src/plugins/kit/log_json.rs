@@ -3,322 +3,246 @@
 use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
-use serde_json::Value;
 use smallvec::SmallVec;
 
+use super::json::{self, Object};
 use super::log_entry::{Format, LogEntry, REQUEST_BODY, RESPONSE_BODY};
 use super::log_session;
 use crate::exchange::{Exchange, Vars};
 use crate::limits;
 use crate::wire::headers::Headers;
+use crate::wire::http::write::number;
 use crate::wire::uri;
 
 impl LogEntry {
     /// Appends the entry of an exchange whose answer has left: one JSON object.
     pub fn write(&self, ex: &Exchange, out: &mut Vec<u8>) {
-        let written = match (self.format(), &ex.session) {
-            (Some(format), _) => serde_json::to_writer(out, &Formatted { entry: self, ex, format }),
-            (None, Some(session)) => serde_json::to_writer(out, &log_session::entry(ex, session)),
-            (None, None) => serde_json::to_writer(out, &Full::of(self, ex)),
-        };
-        // memory takes every byte, and every key is a string
-        debug_assert!(written.is_ok());
+        match (self.format(), &ex.session) {
+            (Some(format), _) => self.write_format(ex, format, out),
+            (None, Some(session)) => json::value(&log_session::entry(ex, session).into(), out),
+            (None, None) => self.write_full(ex, out),
+        }
     }
 
     fn route_id<'a>(&'a self, ex: &'a Exchange) -> Option<&'a str> {
         let matched = ex.matched.as_deref().and_then(|matched| matched.route_id.as_deref());
         matched.or(self.unmatched_route_id())
     }
-}
 
-/// Bytes as a string; what is no UTF-8 is replaced.
-struct Text<'a>(Cow<'a, [u8]>);
-
-impl Serialize for Text<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&String::from_utf8_lossy(&self.0))
-    }
-}
-
-/// A variable; one that is not there is empty.
-fn var<'a>(ex: &'a Exchange, name: &str) -> Text<'a> {
-    Text(ex.var(name).unwrap_or_default())
-}
-
-/// The operator's own format. The ids of route and service come with it (log-util.lua `get_custom_format_log`).
-struct Formatted<'a> {
-    entry: &'a LogEntry,
-    ex: &'a Exchange,
-    format: &'a [(String, Format)],
-}
-
-impl Serialize for Formatted<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut map = to.serialize_map(None)?;
-        let matched = self.ex.matched.as_deref();
+    /// The operator's own format. The ids of route and service come with it (log-util.lua `get_custom_format_log`).
+    fn write_format(&self, ex: &Exchange, format: &[(String, Format)], out: &mut Vec<u8>) {
+        let mut entry = Object::begin(out);
+        let matched = ex.matched.as_deref();
         let ids = [
             ("service_id", matched.and_then(|matched| matched.service_id.as_deref())),
-            ("route_id", self.entry.route_id(self.ex)),
+            ("route_id", self.route_id(ex)),
         ];
         let is_id = |name: &str| ids.iter().any(|(id, value)| *id == name && value.is_some());
-        write_fields(&mut map, self.entry, self.ex, self.format, |name| !is_id(name))?;
+        self.write_fields(ex, format, &mut entry, &|name| !is_id(name));
         for (name, id) in ids {
             if let Some(id) = id {
-                map.serialize_entry(name, id)?;
+                json::text(id.as_bytes(), entry.field(name));
             }
         }
-        map.end()
+        entry.end();
     }
-}
 
-/// Those fields of a format whose variable is there and whose name is wanted.
-fn write_fields<M: SerializeMap>(
-    map: &mut M,
-    entry: &LogEntry,
-    ex: &Exchange,
-    fields: &[(String, Format)],
-    wanted: impl Fn(&str) -> bool,
-) -> Result<(), M::Error> {
-    for (name, field) in fields.iter().filter(|(name, _)| wanted(name)) {
-        match field {
-            Format::Constant(value) => map.serialize_entry(name, value)?,
-            Format::Table(fields) => map.serialize_entry(name, &Inner { entry, ex, fields })?,
-            Format::Variable(variable) => match ex.var(variable) {
-                Some(body) if **variable == *REQUEST_BODY => {
-                    map.serialize_entry(name, &Text(entry.cut(&body).into()))?;
+    /// Those fields of a format whose variable is there and whose name is wanted.
+    fn write_fields(
+        &self,
+        ex: &Exchange,
+        fields: &[(String, Format)],
+        to: &mut Object,
+        wanted: &dyn Fn(&str) -> bool,
+    ) {
+        for (name, field) in fields.iter().filter(|(name, _)| wanted(name)) {
+            let name = name.as_bytes();
+            match field {
+                Format::Constant(value) => json::value(value, to.named(name)),
+                Format::Table(fields) => {
+                    let mut inner = Object::begin(to.named(name));
+                    self.write_fields(ex, fields, &mut inner, &|_| true);
+                    inner.end();
                 }
-                // the status is a number in Lua, too
-                Some(_) if &**variable == "status" => map.serialize_entry(name, &ex.status())?,
-                Some(value) => map.serialize_entry(name, &Text(value))?,
-                None if **variable == *RESPONSE_BODY => map.serialize_entry(name, "")?,
-                None => {}
-            },
+                Format::Variable(variable) => match ex.var(variable) {
+                    Some(body) if **variable == *REQUEST_BODY => json::text(self.cut(&body), to.named(name)),
+                    // the status is a number in Lua, too
+                    Some(_) if &**variable == "status" => number(to.named(name), ex.status().into()),
+                    Some(value) => json::text(&value, to.named(name)),
+                    None if **variable == *RESPONSE_BODY => json::text(b"", to.named(name)),
+                    None => {}
+                },
+            }
         }
     }
-    Ok(())
-}
 
-/// A table in a format.
-struct Inner<'a> {
-    entry: &'a LogEntry,
-    ex: &'a Exchange,
-    fields: &'a [(String, Format)],
-}
-
-impl Serialize for Inner<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut map = to.serialize_map(None)?;
-        write_fields(&mut map, self.entry, self.ex, self.fields, |_| true)?;
-        map.end()
-    }
-}
-
-/// Everything that APISIX logs where no format is given (log-util.lua `get_full_log`).
-#[derive(serde::Serialize)]
-struct Full<'a> {
-    request: Request<'a>,
-    response: Response<'a>,
-    server: Server,
-    service_id: Text<'a>,
-    client_ip: std::net::IpAddr,
-    start_time: u64,
-    latency: u64,
-    apisix_latency: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    route_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream_latency: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    consumer: Option<Consumer<'a>>,
-    #[serde(flatten)]
-    extra: Extra<'a>,
-}
-
-#[derive(serde::Serialize)]
-struct Request<'a> {
-    url: Text<'a>,
-    uri: Text<'a>,
-    method: Text<'a>,
-    headers: Table<'a>,
-    querystring: Table<'a>,
-    size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<Text<'a>>,
-}
-
-#[derive(serde::Serialize)]
-struct Response<'a> {
-    status: u16,
-    headers: Table<'a>,
-    size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<Text<'a>>,
-}
-
-#[derive(serde::Serialize)]
-struct Server {
-    hostname: &'static str,
-    version: &'static str,
-}
-
-#[derive(serde::Serialize)]
-struct Consumer<'a> {
-    username: &'a str,
-}
-
-impl<'a> Full<'a> {
-    fn of(entry: &'a LogEntry, ex: &'a Exchange) -> Full<'a> {
+    /// Everything that APISIX logs where no format is given (log-util.lua `get_full_log`).
+    fn write_full(&self, ex: &Exchange, out: &mut Vec<u8>) {
         let latency = ex.ended_ms.saturating_sub(ex.started_ms);
         let upstream_latency = ex.upstream.response_ms();
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let service = ex.matched.as_deref().map(|matched| matched.service_id.as_deref().unwrap_or_default());
-        Full {
-            request: Request::of(entry, ex),
-            response: Response {
-                status: ex.status(),
-                headers: Table::of_headers(&ex.resp.head.headers),
-                size: ex.resp.bytes,
-                body: ex.var(RESPONSE_BODY).filter(|_| entry.keeps_responses()).map(Text),
-            },
-            server: Server { hostname: crate::telemetry::hostname(), version: "3.18.0" },
-            service_id: service.map_or_else(|| var(ex, "host"), |id| Text(id.as_bytes().into())),
-            client_ip: ex.remote_addr,
-            start_time: now_ms.saturating_sub(latency),
-            latency,
-            apisix_latency: latency.saturating_sub(upstream_latency.unwrap_or(0)),
-            upstream: ex.var("upstream_addr").map(Text),
-            route_id: entry.route_id(ex),
-            upstream_latency,
-            consumer: ex.consumer.as_ref().map(|known| Consumer { username: &known.consumer.value.username }),
-            extra: Extra { entry, ex },
+
+        let mut entry = Object::begin(out);
+        self.write_request(ex, entry.field("request"));
+        self.write_response(ex, entry.field("response"));
+        write_server(entry.field("server"));
+        match ex.matched.as_deref() {
+            Some(matched) => {
+                let id = matched.service_id.as_deref().unwrap_or_default();
+                json::text(id.as_bytes(), entry.field("service_id"));
+            }
+            None => json::text(&ex.var("host").unwrap_or_default(), entry.field("service_id")),
         }
-    }
-}
-
-impl<'a> Request<'a> {
-    fn of(entry: &'a LogEntry, ex: &'a Exchange) -> Request<'a> {
-        let [scheme, host, port, uri] =
-            ["scheme", "host", "server_port", "request_uri"].map(|name| var(ex, name).0);
-        Request {
-            url: Text([&*scheme, b"://", &*host, b":", &*port, &*uri].concat().into()),
-            uri: Text(uri),
-            method: Text(ex.req.head.method_text().into()),
-            headers: Table::of_headers(&ex.req.head.headers),
-            querystring: Table::of_arguments(ex.req.args.as_deref().unwrap_or_default()),
-            size: ex.request_length(),
-            body: ex
-                .var(REQUEST_BODY)
-                .filter(|_| entry.wants_request(ex))
-                .map(|body| Text(entry.cut(&body).to_vec().into())),
+        write_client_ip(ex, entry.field("client_ip"));
+        number(entry.field("start_time"), now_ms.saturating_sub(latency));
+        number(entry.field("latency"), latency);
+        number(entry.field("apisix_latency"), latency.saturating_sub(upstream_latency.unwrap_or(0)));
+        if let Some(upstream) = ex.var("upstream_addr") {
+            json::text(&upstream, entry.field("upstream"));
         }
+        if let Some(id) = self.route_id(ex) {
+            json::text(id.as_bytes(), entry.field("route_id"));
+        }
+        if let Some(latency) = upstream_latency {
+            number(entry.field("upstream_latency"), latency);
+        }
+        if let Some(known) = &ex.consumer {
+            let mut consumer = Object::begin(entry.field("consumer"));
+            json::text(known.consumer.value.username.as_bytes(), consumer.field("username"));
+            consumer.end();
+        }
+        // default fields are never replaced
+        self.write_fields(ex, self.extra(), &mut entry, &|name| !self.is_default(ex, name));
+        entry.end();
     }
-}
 
-/// `log_format_extra`: what is not a default field (those are never replaced).
-struct Extra<'a> {
-    entry: &'a LogEntry,
-    ex: &'a Exchange,
-}
-
-impl Extra<'_> {
-    fn is_default(&self, name: &str) -> bool {
+    /// Does the full entry of this exchange have a field of this name by itself?
+    fn is_default(&self, ex: &Exchange, name: &str) -> bool {
         match name {
             "request" | "response" | "server" | "service_id" | "client_ip" | "start_time" | "latency"
             | "apisix_latency" => true,
-            "upstream" => self.ex.var("upstream_addr").is_some(),
-            "route_id" => self.entry.route_id(self.ex).is_some(),
-            "upstream_latency" => self.ex.upstream.response_ms().is_some(),
-            "consumer" => self.ex.consumer.is_some(),
+            "upstream" => ex.var("upstream_addr").is_some(),
+            "route_id" => self.route_id(ex).is_some(),
+            "upstream_latency" => ex.upstream.response_ms().is_some(),
+            "consumer" => ex.consumer.is_some(),
             _ => false,
         }
     }
-}
 
-impl Serialize for Extra<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut map = to.serialize_map(None)?;
-        write_fields(&mut map, self.entry, self.ex, self.entry.extra(), |name| !self.is_default(name))?;
-        map.end()
-    }
-}
-
-/// Headers or arguments: a name that comes again has a list.
-struct Table<'a>(SmallVec<[(Cow<'a, str>, Item<'a>); 12]>);
-
-/// One of them.
-enum Item<'a> {
-    Text(Text<'a>),
-    /// An argument without `=`.
-    True,
-}
-
-impl<'a> Table<'a> {
-    /// Names in lower case, as nginx's Lua gives them.
-    fn of_headers(headers: &'a Headers) -> Table<'a> {
-        let lower = |name: &'a [u8]| match String::from_utf8_lossy(name) {
-            Cow::Borrowed(name) if !name.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Borrowed(name),
-            name => Cow::Owned(name.to_ascii_lowercase()),
-        };
-        let fields = headers.iter().take(limits::LOGGED_FIELDS);
-        Table(fields.map(|(name, value, _)| (lower(name), Item::Text(Text(value.into())))).collect())
-    }
-
-    fn of_arguments(args: &'a [u8]) -> Table<'a> {
-        let name = |name: &'a [u8]| match uri::decode_component(name) {
-            Cow::Borrowed(name) => String::from_utf8_lossy(name),
-            Cow::Owned(name) => Cow::Owned(String::from_utf8_lossy(&name).into_owned()),
-        };
-        let item = |value: Option<&'a [u8]>| match value {
-            Some(value) => Item::Text(Text(uri::decode_component(value))),
-            None => Item::True,
-        };
-        let fields = uri::args(args).take(limits::LOGGED_FIELDS);
-        Table(fields.map(|(key, value)| (name(key), item(value))).collect())
-    }
-}
-
-impl Serialize for Table<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut map = to.serialize_map(None)?;
-        for (at, (name, item)) in self.0.iter().enumerate() {
-            let same = |other: &&(Cow<str>, Item)| other.0 == *name;
-            if self.0[..at].iter().any(|other| same(&other)) {
-                continue;
-            }
-            match self.0[at + 1..].iter().any(|other| same(&other)) {
-                true => map.serialize_entry(name, &List { name, of: &self.0[at..] })?,
-                false => map.serialize_entry(name, item)?,
-            }
+    fn write_request(&self, ex: &Exchange, out: &mut Vec<u8>) {
+        let var = |name| ex.var(name).unwrap_or_default();
+        let uri = var("request_uri");
+        let mut request = Object::begin(out);
+        let url = request.field("url");
+        url.push(b'"');
+        for part in [&*var("scheme"), b"://", &*var("host"), b":", &*var("server_port"), &*uri] {
+            json::text_part(part, url);
         }
-        map.end()
-    }
-}
-
-struct List<'a> {
-    name: &'a str,
-    of: &'a [(Cow<'a, str>, Item<'a>)],
-}
-
-impl Serialize for List<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut list = to.serialize_seq(None)?;
-        for (_, item) in self.of.iter().filter(|(name, _)| name == self.name) {
-            list.serialize_element(item)?;
+        url.push(b'"');
+        json::text(&uri, request.field("uri"));
+        json::text(ex.req.head.method_text(), request.field("method"));
+        write_headers(&ex.req.head.headers, request.field("headers"));
+        write_arguments(ex.req.args.as_deref().unwrap_or_default(), request.field("querystring"));
+        number(request.field("size"), ex.request_length());
+        if self.wants_request(ex)
+            && let Some(body) = ex.var(REQUEST_BODY)
+        {
+            json::text(self.cut(&body), request.field("body"));
         }
-        list.end()
+        request.end();
+    }
+
+    fn write_response(&self, ex: &Exchange, out: &mut Vec<u8>) {
+        let mut response = Object::begin(out);
+        number(response.field("status"), ex.status().into());
+        write_headers(&ex.resp.head.headers, response.field("headers"));
+        number(response.field("size"), ex.resp.bytes);
+        if self.keeps_responses()
+            && let Some(body) = ex.var(RESPONSE_BODY)
+        {
+            json::text(&body, response.field("body"));
+        }
+        response.end();
     }
 }
 
-impl Serialize for Item<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Item::Text(text) => text.serialize(to),
-            Item::True => Value::Bool(true).serialize(to),
+fn write_server(out: &mut Vec<u8>) {
+    let mut server = Object::begin(out);
+    json::text(crate::telemetry::hostname().as_bytes(), server.field("hostname"));
+    json::text(b"3.18.0", server.field("version"));
+    server.end();
+}
+
+fn write_client_ip(ex: &Exchange, out: &mut Vec<u8>) {
+    out.push(b'"');
+    ex.write_remote_addr(out);
+    out.push(b'"');
+}
+
+/// Names in lower case, as nginx's Lua gives them; a name that comes again has a list.
+fn write_headers(headers: &Headers, out: &mut Vec<u8>) {
+    let fields: SmallVec<[_; 16]> = headers.iter().take(limits::LOGGED_FIELDS).collect();
+    let same = |a: usize, b: usize| {
+        let ((name, _, id), (other, _, other_id)) = (fields[a], fields[b]);
+        id == other_id && name.len() == other.len() && name.eq_ignore_ascii_case(other)
+    };
+    let mut table = Object::begin(out);
+    for (at, (name, value, _)) in fields.iter().enumerate() {
+        if (0..at).any(|before| same(before, at)) {
+            continue;
+        }
+        let out = table.named_lower(name);
+        if (at + 1..fields.len()).any(|behind| same(at, behind)) {
+            let values = (at..fields.len()).filter(|other| same(at, *other)).map(|other| fields[other].1);
+            write_list(values, out, json::text);
+        } else {
+            json::text(value, out);
         }
     }
+    table.end();
+}
+
+/// Arguments, decoded; a name that comes again has a list.
+fn write_arguments(args: &[u8], out: &mut Vec<u8>) {
+    let pairs = uri::args(args).take(limits::LOGGED_FIELDS);
+    let pairs: SmallVec<[_; 8]> = pairs.map(|(name, value)| (argument_name(name), value)).collect();
+    let mut table = Object::begin(out);
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        if pairs[..at].iter().any(|(other, _)| other == name) {
+            continue;
+        }
+        let out = table.named(name.as_bytes());
+        if pairs[at + 1..].iter().any(|(other, _)| other == name) {
+            let values = pairs[at..].iter().filter(|(other, _)| other == name).map(|(_, value)| *value);
+            write_list(values, out, write_argument);
+        } else {
+            write_argument(*value, out);
+        }
+    }
+    table.end();
+}
+
+fn argument_name(name: &[u8]) -> Cow<'_, str> {
+    match uri::decode_component(name) {
+        Cow::Borrowed(name) => String::from_utf8_lossy(name),
+        Cow::Owned(name) => Cow::Owned(String::from_utf8_lossy(&name).into_owned()),
+    }
+}
+
+/// The value of an argument; without `=` it is true.
+fn write_argument(value: Option<&[u8]>, out: &mut Vec<u8>) {
+    match value {
+        Some(value) => json::text(&uri::decode_component(value), out),
+        None => out.extend_from_slice(b"true"),
+    }
+}
+
+fn write_list<T>(items: impl Iterator<Item = T>, out: &mut Vec<u8>, write: impl Fn(T, &mut Vec<u8>)) {
+    for (at, item) in items.enumerate() {
+        out.push(if at == 0 { b'[' } else { b',' });
+        write(item, out);
+    }
+    out.push(b']');
 }
 
 #[cfg(test)]

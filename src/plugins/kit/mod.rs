@@ -8,6 +8,7 @@ pub mod collector;
 pub mod content_coding;
 pub mod headers;
 pub mod http;
+pub mod json;
 pub mod limit;
 pub mod log_entry;
 pub mod log_files;

@@ -13,7 +13,7 @@ use crate::exchange::{BodyPiece, Client, Exchange, Facts, Reply, Source};
 use crate::model::{Consumer, Stored};
 use crate::plugin::chain::Item;
 use crate::plugin::consumers::Consumers;
-use crate::plugin::counters::Counters;
+use crate::plugin::counters::Tables;
 use crate::plugin::meta::Meta;
 use crate::plugin::registry::Entry;
 use crate::plugin::shared::Shared;
@@ -55,7 +55,7 @@ pub fn host() -> Rc<Host> {
     let (pools, tls) = (Rc::new(Pools::new()), Rc::new(TlsClients::new(Trust::Anyone)));
     Rc::new(Host {
         consumers: Consumers::new(Arc::new(plugins::registry())),
-        counters: Arc::new(Counters::new(64, now())),
+        counters: Tables::new(64, now()),
         metrics: RefCell::new(Metrics::new(Shape::new("apisix_", None, None)).core()),
         pools: pools.clone(),
         tls: tls.clone(),

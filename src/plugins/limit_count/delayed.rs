@@ -54,7 +54,7 @@ impl Delayed {
         Rc::new(Delayed {
             interval_ms: (interval_s * 1000.0) as u32,
             redis,
-            counters: host.counters.clone(),
+            counters: host.counters.limit_count.clone(),
             now: host.now,
             pending: RefCell::default(),
             waiting: Cell::new(false),

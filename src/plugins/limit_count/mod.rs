@@ -69,6 +69,7 @@ use crate::client::redis::Client;
 use crate::exchange::{Exchange, RateLimit, Reply};
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::plugins::kit::limit::{Key, Number, Refusal, Scope, redis_of, step};
+use crate::wire::headers::FieldName;
 use delayed::{Delayed, Limit};
 use window::Verdict;
 
@@ -152,9 +153,9 @@ struct Rule {
 }
 
 struct HeaderNames {
-    limit: Box<[u8]>,
-    remaining: Box<[u8]>,
-    reset: Box<[u8]>,
+    limit: FieldName,
+    remaining: FieldName,
+    reset: FieldName,
 }
 
 /// A rule that applies to a request, with its numbers.
@@ -181,11 +182,13 @@ impl HeaderNames {
         let name = |field: &str, default: &str| {
             let set = [Some(conf), metadata].into_iter().flatten().find_map(|object| object[field].as_str());
             let name = set.unwrap_or(default);
-            let name = match prefix {
-                Some(prefix) => name.replacen("RateLimit-", &format!("{prefix}-RateLimit-"), 1),
-                None => name.to_owned(),
-            };
-            name.into_bytes().into_boxed_slice()
+            match prefix {
+                Some(prefix) => {
+                    let name = name.replacen("RateLimit-", &format!("{prefix}-RateLimit-"), 1);
+                    FieldName::new(name.as_bytes())
+                }
+                None => FieldName::new(name.as_bytes()),
+            }
         };
         HeaderNames {
             limit: name("limit_header", "X-RateLimit-Limit"),
@@ -197,9 +200,9 @@ impl HeaderNames {
     fn write(&self, ex: &mut Exchange, limit: u64, verdict: &Verdict) {
         let headers = ex.resp_headers();
         let mut digits = itoa::Buffer::new();
-        headers.set(&self.limit, digits.format(limit).as_bytes());
-        headers.set(&self.remaining, digits.format(verdict.remaining).as_bytes());
-        headers.set(&self.reset, &seconds(verdict.reset_cs));
+        headers.set_known(&self.limit, digits.format(limit).as_bytes());
+        headers.set_known(&self.remaining, digits.format(verdict.remaining).as_bytes());
+        headers.set_known(&self.reset, &seconds(verdict.reset_cs));
     }
 }
 
@@ -235,7 +238,7 @@ impl Plugin for LimitCount {
         }
         step(applied.iter().find_map(|applied| {
             let mut key = self.key(applied, ex);
-            let (counters, now) = (&host.counters, (host.now)());
+            let (counters, now) = (&host.counters.limit_count, (host.now)());
             let shown = key.len();
             key.extend_from_slice(NAMESPACE);
             let verdict = match self.sliding {

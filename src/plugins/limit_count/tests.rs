@@ -237,7 +237,7 @@ fn slides() {
 #[test]
 fn fails_closed() {
     let mut host = test::host();
-    Rc::get_mut(&mut host).unwrap().counters = Arc::new(Counters::new(1, Instant::now()));
+    Rc::get_mut(&mut host).unwrap().counters.limit_count = Arc::new(Counters::new(1, Instant::now()));
     let conf = json!({"count": 9, "time_window": 60, "key": "http_a"});
     let plugin = test::build(&SPEC, &host, conf.clone());
     let asked: Vec<_> = (0..9).map(|i| ask(&plugin, &host, &format!("a: {i}"))).collect();

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::counts::Counts;
 use super::encode::{Trouble, batch};
+use super::past;
 use super::tail::Tail;
 use super::{EARLIEST, LATEST};
 use crate::limits;
@@ -100,12 +101,10 @@ impl Cluster {
 
     /// The messages from an offset on that are there now, as many as one fetch brings.
     pub async fn messages(&self, place: &Place, offset: i64) -> Outcome<Arc<Batch>> {
-        let fetch = async |partition: &PartitionClient| {
-            partition.fetch_records(offset, 0..limits::KAFKA_FETCH_BYTES, 0).await
-        };
-        let (records, _) = self.call(place, fetch).await?;
+        let fetch = async |partition: &PartitionClient| past::records(partition, offset, 0, 0).await;
+        let (next, records) = self.call(place, fetch).await?;
         self.counts.fetched(&place.topic);
-        Ok(Arc::new(batch(offset, records)))
+        Ok(Arc::new(batch(offset, next, records)))
     }
 
     /// The same for subscribers: those who want the same get one answer.
@@ -432,6 +431,26 @@ mod tests {
         drop(others);
         let waits = LocalSet::new().run_until(cluster.offset(&place(0), LATEST)).await;
         assert_eq!(waits, Err(Trouble::Unreachable.text()), "now it is tried");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_the_same_gets_one_answer() {
+        let asked = async {
+            let (port, _) = silent_broker().await;
+            let cluster = Rc::new(cluster(port));
+            let answered = [5, 5, 6].map(|offset| {
+                let (answer, answered) = oneshot::channel();
+                cluster.clone().share(place(0), offset, answer);
+                answered
+            });
+            tokio::task::yield_now().await;
+            assert_eq!(cluster.calls.get(), 2, "one for the first two");
+            for answered in answered {
+                assert!(answered.await.unwrap().is_err());
+            }
+            assert!(cluster.shared.borrow().is_empty());
+        };
+        LocalSet::new().run_until(asked).await;
     }
 
     #[tokio::test(start_paused = true)]

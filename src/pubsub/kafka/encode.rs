@@ -52,8 +52,8 @@ fn name_of(error: ProtocolError) -> String {
     name
 }
 
-/// The messages fetched from the offset `from` on.
-pub fn batch(from: i64, records: Vec<RecordAndOffset>) -> Batch {
+/// The messages fetched from the offset `from` on; before `next` there are no others.
+pub fn batch(from: i64, next: i64, records: Vec<RecordAndOffset>) -> Batch {
     let bytes = records.iter().map(|record| record.record.approximate_size() + 32).sum();
     let mut out = Vec::with_capacity(bytes);
     let mut messages = Vec::with_capacity(records.len());
@@ -67,7 +67,7 @@ pub fn batch(from: i64, records: Vec<RecordAndOffset>) -> Batch {
         message.append_to(&mut out);
         messages.push((offset, u32::try_from(out.len()).unwrap_or(u32::MAX)));
     }
-    Batch::new(from, messages, out.into())
+    Batch::new(from, messages, out.into()).reaching(next)
 }
 
 #[cfg(test)]
@@ -100,12 +100,18 @@ mod tests {
                 timestamp: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
             },
         };
-        let batch = batch(14, vec![record(15, None, Some("v")), record(18, Some("k"), None)]);
+        let batch = batch(14, 14, vec![record(15, None, Some("v")), record(18, Some("k"), None)]);
         assert_eq!((batch.from, batch.next), (14, 19));
         let whole = batch.cut(0, usize::MAX, usize::MAX);
         let read = KafkaMessages::decode(whole.bytes).unwrap().messages;
         let seen: Vec<_> = read.iter().map(|m| (m.offset, &m.key[..], &m.value[..])).collect();
         assert_eq!(seen, [(15, &b""[..], &b"v"[..]), (18, b"k", b"")]);
         assert_eq!(read[0].timestamp, 1_700_000_000_123);
+        let passed_over = super::batch(14, 16, Vec::new());
+        assert_eq!(
+            (passed_over.from, passed_over.next),
+            (14, 16),
+            "no message, but two ends of transactions"
+        );
     }
 }

@@ -6,6 +6,7 @@
 mod cluster;
 mod counts;
 mod encode;
+mod past;
 mod tail;
 mod thread;
 

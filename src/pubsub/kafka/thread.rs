@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::cluster::Cluster;
 use super::counts::Counts;
@@ -48,11 +49,15 @@ fn begin(metrics: Arc<Metrics>) -> Option<mpsc::Sender<ToKafka>> {
 async fn run(mut inbox: mpsc::Receiver<ToKafka>, counts: Counts) {
     let clusters = Clusters { all: RefCell::default(), counts: Rc::new(counts) };
     let pause = Duration::from_millis(limits::KAFKA_IDLE_MS / 5);
+    let mut sweep_at = Instant::now() + pause;
     loop {
-        match tokio::time::timeout(pause, inbox.recv()).await {
+        match timeout_at(sweep_at, inbox.recv()).await {
             Ok(Some(message)) => clusters.take(message),
             Ok(None) => return,
-            Err(_) => clusters.forget_idle(limits::KAFKA_IDLE_MS),
+            Err(_) => {
+                clusters.forget_idle(limits::KAFKA_IDLE_MS);
+                sweep_at = Instant::now() + pause;
+            }
         }
     }
 }
@@ -154,15 +159,29 @@ mod tests {
         let cluster = Arc::new(messaging::Cluster::new(["127.0.0.1:1".into()].into(), None, None, ""));
         let asked = async {
             tokio::task::spawn_local(run(inbox, Counts::default()));
-            let (answer, answered) = tokio::sync::oneshot::channel();
-            let ask = Ask::Offset { timestamp: -1, answer };
-            let place = Place { topic: "t".into(), partition: 0 };
-            mail.send(ToKafka { cluster: cluster.clone(), place, ask }).await.ok().unwrap();
-            assert!(answered.await.unwrap().is_err());
-            tokio::time::sleep(Duration::from_millis(limits::KAFKA_IDLE_MS - 1_000)).await;
+            let ask = async |cluster: &Arc<messaging::Cluster>| {
+                let (answer, answered) = tokio::sync::oneshot::channel();
+                let ask = Ask::Offset { timestamp: -1, answer };
+                let place = Place { topic: "t".into(), partition: 0 };
+                mail.send(ToKafka { cluster: cluster.clone(), place, ask }).await.ok().unwrap();
+                assert!(answered.await.unwrap().is_err());
+            };
+            ask(&cluster).await;
+            // another one is always in use
+            let other = Arc::new(messaging::Cluster::new(["127.0.0.1:2".into()].into(), None, None, ""));
+            let until = Instant::now() + Duration::from_millis(limits::KAFKA_IDLE_MS - 30_000);
+            while Instant::now() < until {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                ask(&other).await;
+            }
             assert!(Arc::strong_count(&cluster) > 1, "it is kept for a while");
-            tokio::time::sleep(Duration::from_millis(limits::KAFKA_IDLE_MS / 5 + 2_000)).await;
+            let until = until + Duration::from_millis(limits::KAFKA_IDLE_MS / 5 + 60_000);
+            while Instant::now() < until {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                ask(&other).await;
+            }
             assert_eq!(Arc::strong_count(&cluster), 1);
+            assert!(Arc::strong_count(&other) > 1);
         };
         LocalSet::new().run_until(asked).await;
     }

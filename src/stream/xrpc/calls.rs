@@ -70,9 +70,10 @@ impl Calls {
         self.ended.extend(self.open.pop_front());
     }
 
-    /// The call of this id has ended; there may be none.
+    /// The call of this id has ended; there may be none. It is looked for among the youngest first: what gets no answer has
+    /// ended as it began, whatever waits before it.
     pub fn end(&mut self, id: u64) {
-        if let Some(at) = self.open.iter().position(|call| call.id == id) {
+        if let Some(at) = self.open.iter().rposition(|call| call.id == id) {
             self.ended.extend(self.open.remove(at));
         }
     }

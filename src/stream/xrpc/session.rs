@@ -124,12 +124,10 @@ impl Shared<'_> {
     /// From the client, until it is done.
     async fn up(&self) -> End {
         let mut kept = Vec::new();
-        // no upstream's clock runs for a session that has no connection of its own
-        let has_clock = self.shares.get();
         loop {
-            if has_clock {
-                self.client.set_recv_deadline(Some(self.rests_until_ms()));
-            }
+            // no upstream's clock runs for a session that has no connection of its own
+            let has_clock = self.shares.get() || self.links.borrow().is_empty();
+            self.client.set_recv_deadline(has_clock.then(|| self.rests_until_ms()));
             let chunk = match self.client.recv().await {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_idle() => continue,
                 Ok(chunk) if chunk.is_empty() => {
@@ -415,7 +413,10 @@ impl Shared<'_> {
         self.moved_ms.set(reactor::now_ms());
         let link = Rc::new(Link { of, wire, idle_ms, upstream, node, over: Cell::new(false) });
         let mut links = self.links.borrow_mut();
-        match links.iter_mut().find(|old| old.is_over()) {
+        // what one of its kind still has to say comes first
+        let behind =
+            links.iter().rposition(|old| !old.is_over() && old.of.is(&link.of)).map_or(0, |at| at + 1);
+        match links.iter_mut().skip(behind).find(|old| old.is_over()) {
             Some(old) => *old = link.clone(),
             None => links.push(link.clone()),
         }

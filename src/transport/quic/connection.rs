@@ -92,8 +92,8 @@ impl Connection {
         })
     }
 
-    /// Something of it was changed that may have to be sent.
-    fn touched(&self) {
+    /// There may be something to send, or room to send it.
+    pub(super) fn touched(&self) {
         if let Some(driver) = self.wakers.borrow_mut().driver.take() {
             driver.wake();
         }
@@ -296,7 +296,7 @@ impl Connection {
             while let Some(event) = proto.poll() {
                 self.happened(event);
             }
-            if !self.endpoint.transmit(&mut proto, now, cx) {
+            if !self.endpoint.transmit(&mut proto, self.handle, now) {
                 break;
             }
         }

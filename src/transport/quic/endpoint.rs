@@ -1,6 +1,7 @@
 //! A UDP socket of this core and the connections on it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,9 +66,10 @@ pub struct Endpoint {
     ids: ConnectionIds,
     /// Connections whose client has neither shaken hands nor proved its address.
     unproven: Cell<usize>,
-    /// What waits for room in the socket, and who.
+    /// What waits for room in the socket.
     unsent: RefCell<Option<(quinn_proto::Transmit, Vec<u8>)>>,
-    waiting: RefCell<Vec<Waker>>,
+    /// The connections, by their handles, that wait for that room.
+    waiting: RefCell<BTreeSet<usize>>,
     /// The endpoint's task.
     task: RefCell<Option<Waker>>,
     /// What is being sent.
@@ -313,14 +315,14 @@ impl Endpoint {
     pub(super) fn transmit(
         &self,
         proto: &mut quinn_proto::Connection,
+        handle: ConnectionHandle,
         now: Instant,
-        cx: &Context<'_>,
     ) -> bool {
         let mut buffer = self.buffer.take();
         let mut sent = false;
         loop {
             if self.unsent.borrow().is_some() {
-                self.waiting.borrow_mut().push(cx.waker().clone());
+                self.waiting.borrow_mut().insert(handle.0);
                 break;
             }
             buffer.clear();
@@ -361,9 +363,16 @@ impl Endpoint {
         let Some((transmit, bytes)) = self.unsent.take() else { return };
         while self.socket.poll_writable(cx).is_ready() {
             if self.try_send(&transmit, &bytes) {
-                return self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+                return self.wake_waiting();
             }
         }
         self.unsent.replace(Some((transmit, bytes)));
+    }
+
+    fn wake_waiting(&self) {
+        let connections = self.connections.borrow();
+        for handle in self.waiting.take() {
+            connections.get(handle).into_iter().flatten().for_each(|connection| connection.touched());
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::trust::{self, Trust};
 use super::*;
@@ -255,5 +255,36 @@ fn a_silent_server_and_one_without_tls_fail_the_handshake() {
         assert!((100..2000).contains(&(now_ms() - began_ms)));
         let error = open(plain_address, &client, "a.example").await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
+    });
+}
+
+#[test]
+fn an_address_in_place_of_a_name_is_found_in_a_client_hello_of_two_pieces() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    on_both(async || {
+        let client = clients().get(true, None, &[]).unwrap();
+        let mut tls = ClientConnection::new(client.config(), "a.example".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        tls.write_tls(&mut hello).unwrap();
+        // the address has as many bytes as the name
+        let at = hello.windows(9).position(|bytes| bytes == b"a.example").unwrap();
+        hello[at..at + 9].copy_from_slice(b"192.0.2.1");
+        let (first, second) = hello.split_at(100);
+
+        let mut peer = Blocking::connect(listener.local_addr().unwrap()).unwrap();
+        peer.write_all(first).unwrap();
+        let tcp = crate::reactor::TcpStream::from_fd(listener.accept().unwrap().0.into()).unwrap();
+        let begun = tcp.recv().await.unwrap();
+        assert_eq!(&begun[..], first);
+        tcp.unrecv(begun);
+        peer.write_all(second).unwrap();
+
+        let mut told = None;
+        let choose = |name: Option<&str>| {
+            told = name.map(str::to_owned);
+            None::<Rc<Site>>
+        };
+        assert!(TlsStream::accept(tcp, choose, false, now_ms() + 5000).await.is_err());
+        assert_eq!(told.as_deref(), Some("192.0.2.1"));
     });
 }

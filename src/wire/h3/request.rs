@@ -2,6 +2,7 @@
 
 use super::qpack::FieldSection;
 use crate::wire::http::assemble::Pseudo;
+use crate::wire::http::bytes::{VALUE, past_text};
 
 /// Sorts the pseudo-header fields out; the others are [`fields`]. `None`: the request is malformed.
 pub fn pseudo(section: &FieldSection) -> Option<Pseudo<'_>> {
@@ -70,9 +71,9 @@ fn is_field(name: &[u8], value: &[u8]) -> bool {
     }
 }
 
-/// No CR, LF or NUL: a line of HTTP/1.1 would end there.
+/// No controls but tabs: what HTTP/1.1 could not carry, or would take for the end of a line (section 10.3).
 fn is_value(value: &[u8]) -> bool {
-    !value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+    past_text(value, 0, VALUE) == value.len()
 }
 
 #[cfg(test)]
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_request() {
-        let section = section(&[GET.as_slice(), &[("te", "trailers"), ("x", "1")]].concat());
+        let section = section(&[GET.as_slice(), &[("te", "trailers"), ("x", "1\tü")]].concat());
         let pseudo = pseudo(&section).unwrap();
         assert_eq!((pseudo.version, pseudo.method, pseudo.path), (30, &b"GET"[..], &b"/p"[..]));
         assert_eq!(pseudo.authority, Some(&b"a"[..]));
@@ -133,6 +134,9 @@ mod tests {
             with(&[("", "1")]),
             with(&[("x", "1\r\ny: 2")]),
             with(&[("x", "\0")]),
+            with(&[("x", "a\u{1}b")]),
+            with(&[("x", "\u{7f}")]),
+            vec![(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/\u{1}")],
             with(&[("connection", "close")]),
             with(&[("transfer-encoding", "chunked")]),
             with(&[("upgrade", "h2c")]),
@@ -161,5 +165,6 @@ mod tests {
         assert!(are_trailers(&section(&[("x-sum", "1")])));
         assert!(!are_trailers(&section(&[("x-sum", "1"), (":path", "/")])));
         assert!(!are_trailers(&section(&[("X-Sum", "1")])));
+        assert!(!are_trailers(&section(&[("x-sum", "1\u{1}")])));
     }
 }

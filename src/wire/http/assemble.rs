@@ -4,6 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::bytes::{TARGET, past};
 use super::head::{RequestHead, RequestLimits, ResponseHead};
 use super::{Method, Reject, scan};
 use crate::wire::header_name::Name;
@@ -25,7 +26,7 @@ pub struct Pseudo<'a> {
 }
 
 impl RequestHead {
-    /// Makes this the head of a request with these fields, whose names and values are known to hold no CR, LF or NUL
+    /// Makes this the head of a request with these fields, whose values are known to hold no controls but tabs
     /// and whose connection-specific fields were refused. `:authority` becomes `Host`, and crumbs of `Cookie` are joined
     /// (RFC 9113 section 8.2.3). The extended CONNECT of a WebSocket becomes the upgrade that it would be over HTTP/1.1:
     /// what routes, plugins and upstreams know. Returns its bytes.
@@ -43,6 +44,9 @@ impl RequestHead {
         self.put_line(pseudo);
         if !scan::is_method(pseudo.method) {
             return Err(Reject::bad("invalid method"));
+        }
+        if !is_path(pseudo.path) {
+            return Err(Reject::bad("invalid :path"));
         }
         let mut bytes = pseudo.method.len() + pseudo.path.len();
         if let Some(authority) = pseudo.authority {
@@ -132,6 +136,12 @@ fn as_upgrade(pseudo: Pseudo<'_>) -> Result<Pseudo<'_>, Reject> {
     }
 }
 
+/// Path and query, of what may stand in a line of HTTP/1.1, where a blank ends them (RFC 9114 section 4.3.1). A CONNECT has
+/// none.
+fn is_path(path: &[u8]) -> bool {
+    path.is_empty() || (path.starts_with(b"/") && past(path, 0, TARGET) == path.len())
+}
+
 /// nginx's valid names: letters, digits, `-`, and `_` where it is allowed.
 fn is_plain(name: &[u8], limits: &RequestLimits) -> bool {
     name.iter()
@@ -216,11 +226,21 @@ mod tests {
             (pseudo("TRACE", "/", Some("a")), vec![], 405),
             (pseudo("GET", "/", Some("a")), vec![("a", " b")], 400),
             (pseudo("GET", "/", Some("a")), vec![("a", "b\t")], 400),
+            (pseudo("GET", "/admin HTTP/1.1", Some("a")), vec![], 400),
+            (pseudo("GET", "/a\tb", Some("a")), vec![], 400),
+            (pseudo("GET", "/a\u{1}", Some("a")), vec![], 400),
+            (pseudo("GET", "/a?\u{7f}", Some("a")), vec![], 400),
+            (pseudo("GET", "http://b/", Some("a")), vec![], 400),
         ] {
             assert_eq!(assembled(pseudo, &fields).err(), Some(status), "{pseudo:?}");
         }
         let odd = assembled(pseudo("GET", "/", Some("a")), &[("a.b", "1"), ("c_d", "2")]).unwrap();
         assert_eq!(odd.headers.get_named(b"a.b"), None, "an invalid name is dropped, as nginx does");
         assert_eq!(odd.headers.get_named(b"c_d"), Some(&b"2"[..]));
+        let text = assembled(pseudo("GET", "/ä?ö", Some("a")), &[("a", "b\tü c")]).unwrap();
+        assert_eq!(
+            (text.path(), text.headers.get_named(b"a")),
+            ("/ä?ö".as_bytes(), Some("b\tü c".as_bytes()))
+        );
     }
 }

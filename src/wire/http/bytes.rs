@@ -13,9 +13,9 @@ pub(super) const METHOD: u8 = 16;
 /// What may stand in a request target: all but blanks and controls.
 pub(super) const TARGET: u8 = 32;
 /// What may stand in a field value: all but controls other than the tab.
-pub(super) const VALUE: u8 = 64;
+pub(in crate::wire) const VALUE: u8 = 64;
 /// The other controls, without NUL, CR and LF.
-pub(super) const CONTROL: u8 = 128;
+pub(in crate::wire) const CONTROL: u8 = 128;
 
 /// The classes of each byte.
 const CLASS: [u8; 256] = {
@@ -65,7 +65,7 @@ pub(super) fn past(bytes: &[u8], mut at: usize, classes: u8) -> usize {
 
 /// As [`past`] for [`VALUE`] and such, most often long: passes eight bytes at a time while all are printable or above 0x7f.
 #[inline]
-pub(super) fn past_text(bytes: &[u8], mut at: usize, classes: u8) -> usize {
+pub(in crate::wire) fn past_text(bytes: &[u8], mut at: usize, classes: u8) -> usize {
     while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
         if !is_text(u64::from_le_bytes(*eight)) {
             break;

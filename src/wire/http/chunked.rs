@@ -242,7 +242,8 @@ impl ChunkDecoder {
     }
 }
 
-/// Whether a field may come as late as in a trailer section: framing, routing and authentication must not (RFC 9110 section 6.5.1).
+/// Whether a field may come as late as in a trailer section: framing, routing and authentication must not (RFC 9110 section
+/// 6.5.1), nor what tells the upstream who a consumer is.
 pub fn may_be_trailer(name: Name) -> bool {
     !matches!(
         name,
@@ -262,6 +263,9 @@ pub fn may_be_trailer(name: Name) -> bool {
             | Name::ProxyAuthorization
             | Name::Cookie
             | Name::SetCookie
+            | Name::XConsumerUsername
+            | Name::XConsumerCustomId
+            | Name::XCredentialIdentifier
     )
 }
 

@@ -4,14 +4,13 @@
 /// `Sunday, 06-Nov-94 08:49:37 GMT`, `Sun Nov  6 08:49:37 1994`. The day of the week and what follows are
 /// not looked at. Dates before 1970 have none.
 pub fn parse_http_date(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (year, month, day, time) = match text.split_once(',') {
+    let (year, month, day, time) = match halves(text, b',') {
         Some((_, rest)) => {
-            let mut words = rest.split_ascii_whitespace();
+            let mut words = words(rest);
             let first = words.next()?;
-            match first.split_once('-') {
+            match halves(first, b'-') {
                 Some((day, month_year)) => {
-                    let (month, year) = month_year.split_once('-')?;
+                    let (month, year) = halves(month_year, b'-')?;
                     let year = digits(year, 2)?;
                     // as nginx: 70 to 99 are of the last century
                     let year = if year < 70 { 2000 + year } else { 1900 + year };
@@ -24,28 +23,40 @@ pub fn parse_http_date(text: &[u8]) -> Option<u64> {
             }
         }
         None => {
-            let mut words = text.split_ascii_whitespace().skip(1);
+            let mut words = words(text).skip(1);
             let (month, day, time) = (words.next()?, words.next()?, words.next()?);
             (digits(words.next()?, 4)?, month, digits(day, day.len().clamp(1, 2))?, time)
         }
     };
-    let mut parts = time.split(':');
-    let (hour, minute, second) =
-        (digits(parts.next()?, 2)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
-    if parts.next().is_some() || hour > 23 || minute > 59 || second > 59 {
+    let (hour, minute_second) = halves(time, b':')?;
+    let (minute, second) = halves(minute_second, b':')?;
+    let (hour, minute, second) = (digits(hour, 2)?, digits(minute, 2)?, digits(second, 2)?);
+    if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     let days = days_since_1970(year, month_number(month)?, day)?;
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
-/// A number of exactly `count` digits.
-fn digits(text: &str, count: usize) -> Option<u64> {
-    (text.len() == count && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+/// What stands before and behind the first `separator`.
+fn halves(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|b| *b == separator)?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
-fn month_number(name: &str) -> Option<u64> {
-    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty())
+}
+
+/// A number of exactly `count` digits.
+fn digits(text: &[u8], count: usize) -> Option<u64> {
+    let is_number = text.len() == count && text.iter().all(u8::is_ascii_digit);
+    is_number.then(|| text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+fn month_number(name: &[u8]) -> Option<u64> {
+    let names =
+        [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
     names.iter().position(|known| *known == name).map(|at| at as u64 + 1)
 }
 

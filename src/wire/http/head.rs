@@ -84,6 +84,16 @@ impl RequestHead {
         (!name.is_empty()).then_some(Host { name, port: self.port })
     }
 
+    /// What was sent in place of a request line is kept for the access log, as nginx keeps it.
+    #[cold]
+    fn keep_line(&mut self, buf: &[u8], line_bytes: usize) {
+        let bytes = &buf[scan::empty_lines(buf)..];
+        let bytes = &bytes[..bytes.len().min(line_bytes)];
+        let end = memchr::memchr2(b'\r', b'\n', bytes).unwrap_or(bytes.len());
+        self.clear();
+        self.line = self.headers.append_text(&bytes[..end]);
+    }
+
     /// The checks that need the whole head, in nginx's order: target, host, method.
     pub(super) fn settle(&mut self) -> Result<(), Reject> {
         let authority = self.settle_target()?;
@@ -187,8 +197,16 @@ impl ResponseHead {
 
 /// Reads a request head from the beginning of `buf`. While it answers [`Progress::Partial`] call it again with the same bytes and more behind
 /// them (and the same `head`, which remembers how far the end was searched: the cost is linear in the bytes). Empty lines before the
-/// request line are skipped (RFC 9112 section 2.2).
+/// request line are skipped (RFC 9112 section 2.2). Of a head that is refused there is at least the line.
 pub fn parse_request(buf: &[u8], limits: &RequestLimits, head: &mut RequestHead) -> Result<Progress, Reject> {
+    let outcome = read_request(buf, limits, head);
+    if outcome.is_err() && head.line.is_empty() {
+        head.keep_line(buf, limits.line_bytes);
+    }
+    outcome
+}
+
+fn read_request(buf: &[u8], limits: &RequestLimits, head: &mut RequestHead) -> Result<Progress, Reject> {
     let skipped = scan::empty_lines(buf);
     let bytes = &buf[skipped..];
     if skipped > limits.head_bytes {

@@ -179,6 +179,37 @@ fn what_is_no_request_is_refused_before_it_ends() {
 }
 
 #[test]
+fn of_what_is_refused_the_line_is_kept_for_the_logs() {
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9_000));
+    for (sent, line) in [
+        ("\x16\x03\x01\x02\0\x01", "\x16\x03\x01\x02\0\x01"),
+        ("\r\nget / HTTP/1.1\r\nHost: a\r\n\r\n", "get / HTTP/1.1"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nA\0: b\r\n\r\n", "GET / HTTP/1.1"),
+        ("GET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1"),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", "TRACE / HTTP/1.1"),
+        (&long, &long[..8 << 10]),
+    ] {
+        // whole, and byte by byte
+        for step in [sent.len(), 1] {
+            let mut head = RequestHead::default();
+            let mut known = step..=sent.len();
+            let refused = known.any(|len| {
+                parse_request(&sent.as_bytes()[..len], &RequestLimits::default(), &mut head).is_err()
+            });
+            assert!(refused, "{sent}");
+            let kept = head.line();
+            assert!(
+                !kept.is_empty() && line.as_bytes().starts_with(kept),
+                "{sent:?}: {:?}",
+                String::from_utf8_lossy(kept)
+            );
+            assert!(step == 1 || kept == line.as_bytes(), "{sent:?}: {:?}", String::from_utf8_lossy(kept));
+            assert!(line.starts_with("TRACE") || head.headers.is_empty());
+        }
+    }
+}
+
+#[test]
 fn limits_of_lines_and_head() {
     let limits = RequestLimits { line_bytes: 64, head_bytes: 256, ..RequestLimits::default() };
     let fits = |head: &str| {

@@ -1,7 +1,7 @@
 //! HTTP/1.1 for both roles, sans-io (RFC 9110, RFC 9112), as strict as nginx or stricter: what could be read in two ways is refused.
 
 pub mod assemble;
-mod bytes;
+pub(super) mod bytes;
 pub mod chunked;
 pub mod date;
 pub mod error_page;

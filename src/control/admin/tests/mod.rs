@@ -102,6 +102,7 @@ fn request(method: &str, target: &str, body: &str) -> AdminRequest {
         headers,
         body: body.to_owned().into(),
         peer: "127.0.0.1".parse().unwrap(),
+        server_name: None,
     }
 }
 
@@ -485,6 +486,15 @@ fn who_may_ask() {
         let (status, body) = ask(&|r| r.peer = "10.0.0.1".parse().unwrap()).await;
         assert_eq!(status, 403);
         assert!(body.as_str().unwrap().contains("<h1>403 Forbidden</h1>"));
+        let options = state.options();
+        state.set_options(Admin { allow: Vec::new(), ..(*options).clone() });
+        assert_eq!(ask(&|r| r.peer = "10.0.0.1".parse().unwrap()).await.0, 200, "null lets all in");
+        for open in
+            [Admin { required: false, ..(*options).clone() }, Admin { keys: None, ..(*options).clone() }]
+        {
+            state.set_options(open);
+            assert_eq!(ask(&|r| r.headers.clear()).await.0, 200, "no key is asked for");
+        }
     });
 }
 

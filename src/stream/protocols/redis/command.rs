@@ -3,6 +3,7 @@
 
 use smallvec::SmallVec;
 
+use super::inline;
 use crate::limits;
 use crate::stream::xrpc::Broken;
 
@@ -105,15 +106,18 @@ impl Decoder {
         })
     }
 
-    /// A line without its LF. True: it ends a command.
+    /// A line without its LF. True: it ends a command. In front of the LF a CR is asked for where redis-server looks for
+    /// that: what it would read otherwise may go over no connection that others share.
     fn line_read(&mut self, line: &[u8], args: &mut dyn Arguments) -> Result<bool, Broken> {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let before_cr = line.strip_suffix(b"\r");
         if self.expects == Expects::Length {
-            return self.length(line, args);
+            return self.length(before_cr, line, args);
         }
         self.command.name.clear();
-        let Some(count) = line.strip_prefix(b"*") else { return Ok(self.inline(line, args)) };
-        match number(count) {
+        if line.first() != Some(&b'*') {
+            return self.inline(before_cr.unwrap_or(line), args);
+        }
+        match before_cr.and_then(|line| number(&line[1..])) {
             // redis-server takes them for nothing
             Some(..=0) => Ok(false),
             Some(count @ 1..=limits::REDIS_ARGUMENTS) => {
@@ -126,12 +130,17 @@ impl Decoder {
         }
     }
 
-    fn length(&mut self, line: &[u8], args: &mut dyn Arguments) -> Result<bool, Broken> {
-        let Some(length) = line.strip_prefix(b"$") else {
+    fn length(
+        &mut self,
+        before_cr: Option<&[u8]>,
+        line: &[u8],
+        args: &mut dyn Arguments,
+    ) -> Result<bool, Broken> {
+        if line.first() != Some(&b'$') {
             let got = line.first().map_or('\r', |byte| char::from(*byte));
             return Broken::because(format!("expected '$', got '{got}'"));
-        };
-        match number(length) {
+        }
+        match before_cr.and_then(|line| number(&line[1..])) {
             Some(length @ 0..=limits::REDIS_BULK) => {
                 self.begin(length as u64, args);
                 self.expects = Expects::Argument { left: length as u64 };
@@ -200,11 +209,15 @@ impl Decoder {
         self.expects == Expects::Command
     }
 
-    /// Words on a line; an empty line is no command. Quotation marks are left to the server: keys with blanks in them are
-    /// none of an inline command's here.
-    fn inline(&mut self, line: &[u8], args: &mut dyn Arguments) -> bool {
-        let words: SmallVec<[&[u8]; 8]> =
-            line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    /// Words on a line; a line without any is no command.
+    fn inline(&mut self, line: &[u8], args: &mut dyn Arguments) -> Result<bool, Broken> {
+        if line.contains(&0) {
+            // behind it redis-server finds no end of the line
+            return Broken::because("too big inline request");
+        }
+        let Some(words) = inline::words(line) else {
+            return Broken::because("unbalanced quotes in request");
+        };
         self.command.count = words.len() as u64;
         self.command.index = 0;
         for word in &words {
@@ -213,14 +226,17 @@ impl Decoder {
             self.ended(args);
         }
         self.expects = Expects::Command;
-        !words.is_empty()
+        Ok(!words.is_empty())
     }
 }
 
-/// Decimal digits with a sign, and nothing else.
+/// Decimal digits with a sign, and nothing else: one spelling of each number (`string2ll` of redis-server).
 pub fn number(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    if digits[0] == b'0' && text.len() > 1 {
         return None;
     }
     let value = digits.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
@@ -289,6 +305,14 @@ mod tests {
             (&b"*x\r\n"[..], "invalid multibulk length"),
             (format!("*{}\r\n", limits::REDIS_ARGUMENTS + 1).as_bytes(), "invalid multibulk length"),
             (b"*1e9\r\n", "invalid multibulk length"),
+            (b"*01\r\n", "invalid multibulk length"),
+            (b"*-0\r\n", "invalid multibulk length"),
+            (b"*1\n$4\nPING\r\n", "invalid multibulk length"),
+            (b"*1\r\n$4\nPING\r\n", "invalid bulk length"),
+            (b"*1\r\n$04\r\n", "invalid bulk length"),
+            (b"get \"a\r\n", "unbalanced quotes in request"),
+            (b"set k it's\r\n", "unbalanced quotes in request"),
+            (b"get a\0\r\n", "too big inline request"),
             (b"*1\r\n*1\r\n", "expected '$', got '*'"),
             (b"*1\r\n$-1\r\n", "invalid bulk length"),
             (format!("*1\r\n${}\r\n", limits::REDIS_BULK + 1).as_bytes(), "invalid bulk length"),

@@ -9,6 +9,7 @@
 
 mod command;
 mod faults;
+mod inline;
 mod keys;
 mod pins;
 mod reply;
@@ -95,7 +96,9 @@ struct Gather {
     line: Vec<u8>,
     /// The delay that one of its keys brings, ms.
     late_ms: Option<u32>,
-    /// The second argument of CLIENT REPLY.
+    /// It is CLIENT REPLY.
+    is_reply: bool,
+    /// The argument of that.
     reply: Option<Muted>,
     /// The connection that it needs.
     need: Need,
@@ -124,7 +127,7 @@ impl Arguments for Gather {
     fn argument(&mut self, command: &Command) {
         let Command { name, count, index, kept, length } = command;
         if *index == 1 {
-            (self.late_ms, self.reply) = (None, None);
+            (self.late_ms, self.reply, self.is_reply) = (None, None, false);
             self.line.clear();
             self.need = Need::of(name);
         } else {
@@ -136,7 +139,10 @@ impl Arguments for Gather {
         if *index > 1 && !self.faults.is_empty() && kept.len() as u64 == *length {
             self.late_ms = self.late_ms.or_else(|| self.faults.of_key(name, *index, *count, kept));
         }
-        if **name == *b"client" && *index == 3 {
+        if *index == 2 {
+            self.is_reply = **name == *b"client" && kept.eq_ignore_ascii_case(b"reply");
+        }
+        if *index == 3 && self.is_reply {
             self.reply = match kept.to_ascii_lowercase().as_slice() {
                 b"off" => Some(Muted::Off),
                 b"skip" => Some(Muted::Skip),
@@ -293,6 +299,9 @@ impl Connection {
         let Command { name, count, .. } = &self.commands.command;
         self.opaque = matches!(&name[..], b"sync" | b"psync");
         self.pins.sent(self.gather.need);
+        if self.gather.need == Need::Reset && self.muted == Muted::Off {
+            self.muted = Muted::On;
+        }
         let (asked, before) = (self.gather.reply, self.muted);
         let silent = match (asked, before) {
             (Some(Muted::On), _) => {

@@ -25,9 +25,10 @@ pub enum Need {
     Reset,
     /// What RESET does not take away, or is not sure to.
     ForGood,
-    /// SELECT, XREAD, CLIENT and SCRIPT: it depends on arguments.
+    /// SELECT, XREAD, XREADGROUP, CLIENT, and SCRIPT or FUNCTION: it depends on arguments.
     Database,
     Stream,
+    Group,
     Client,
     Script,
     /// QUIT ends one client's session.
@@ -40,6 +41,8 @@ impl Need {
     /// Of the command of this name, lower case, as far as the name tells.
     pub fn of(name: &[u8]) -> Need {
         match name {
+            // redis-server compares names to their first NUL
+            name if name.contains(&0) => Need::ForGood,
             b"multi" => Need::Transaction,
             b"watch" => Need::Watch,
             b"exec" | b"discard" => Need::Unwind,
@@ -47,11 +50,14 @@ impl Need {
             b"auth" | b"hello" => Need::Session,
             b"reset" => Need::Reset,
             b"select" => Need::Database,
-            b"xread" | b"xreadgroup" => Need::Stream,
+            b"xread" => Need::Stream,
+            b"xreadgroup" => Need::Group,
             b"client" => Need::Client,
-            b"script" => Need::Script,
+            b"function" | b"script" => Need::Script,
             b"quit" => Need::Quit,
             b"wait" | b"waitaof" => Need::Wait,
+            // redis-server closes the connection of what looks like HTTP
+            b"host:" | b"post" => Need::ForGood,
             b"asking" | b"monitor" | b"psync" | b"readonly" | b"readwrite" | b"replconf" | b"sync" => {
                 Need::ForGood
             }
@@ -65,24 +71,29 @@ impl Need {
     /// Bytes of each argument that tell more.
     pub fn keep(self) -> usize {
         match self {
-            Need::Database | Need::Stream | Need::Client | Need::Script => limits::REDIS_NAME,
+            Need::Database | Need::Stream | Need::Group | Need::Client | Need::Script => limits::REDIS_NAME,
             _ => 0,
         }
     }
 
     /// What an argument says; the name is argument 1.
     pub fn argument(&mut self, index: u64, argument: &[u8]) {
-        let is = |word: &[u8]| argument.eq_ignore_ascii_case(word);
+        // as redis-server compares them: to the first NUL
+        let text = argument.split(|byte| *byte == 0).next().unwrap_or_default();
+        let is = |word: &[u8]| text.eq_ignore_ascii_case(word);
         *self = match *self {
             // that of every fresh connection
             Need::Database if argument == b"0" => Need::Nothing,
             Need::Database => Need::Session,
-            Need::Stream if is(b"block") => Need::Alone,
+            Need::Stream | Need::Group if is(b"block") => Need::Alone,
+            // behind it are keys; a group or a consumer may have this name
             Need::Stream if is(b"streams") => Need::Nothing,
             // libraries introduce themselves so; who it was last is what CLIENT LIST shows of a shared connection
-            Need::Client if index == 2 && is(b"setinfo") => Need::Nothing,
+            Need::Client if index == 2 && argument.eq_ignore_ascii_case(b"setinfo") => Need::Nothing,
             Need::Client => Need::ForGood,
             Need::Script if is(b"debug") => Need::ForGood,
+            // behind the script that it is to end it would wait
+            Need::Script if is(b"kill") => Need::Alone,
             Need::Script => Need::Nothing,
             other => other,
         };
@@ -103,6 +114,7 @@ impl Need {
                 | Need::Reset
                 | Need::Database
                 | Need::Stream
+                | Need::Group
                 | Need::Script
         )
     }
@@ -129,6 +141,8 @@ impl Pins {
             Need::Session => self.session = true,
             Need::Reset => (self.transaction, self.watch, self.session) = (false, false, false),
             Need::ForGood | Need::Client => self.for_good = true,
+            // its confirmations come inside EXEC's answer
+            Need::Alone if self.transaction => self.for_good = true,
             _ => {}
         }
     }
@@ -167,7 +181,9 @@ mod tests {
             "client setinfo lib-name x",
             "script load x",
             "xread count 1 streams a 0",
-            "xreadgroup group g c streams block 0",
+            "xread streams block 0",
+            "xreadgroup group streams c count 1 streams a >",
+            "function list",
             "eval x 0",
             "json.get a",
         ] {
@@ -186,6 +202,13 @@ mod tests {
             "script debug yes",
             "xread block 0 streams a 0",
             "xreadgroup group g c count 1 BLOCK 5 streams a >",
+            "xreadgroup group streams c BLOCK 0 streams a >",
+            "xread block\0 0 streams a 0",
+            "multi\0x",
+            "script kill",
+            "function KILL",
+            "post / HTTP/1.1",
+            "host: x",
             "blpop a 0",
             "subscribe a",
             "unsubscribe",
@@ -219,6 +242,7 @@ mod tests {
             (&["client setname x", "reset"], false),
             (&["monitor", "reset"], false),
             (&["blpop a 0"], true),
+            (&["multi", "subscribe a", "exec"], false),
         ] {
             assert_eq!(free(commands), is_free, "{commands:?}");
         }

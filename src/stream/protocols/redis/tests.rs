@@ -118,6 +118,19 @@ fn silent_commands_and_monitors() {
 }
 
 #[test]
+fn only_client_reply_silences_and_reset_ends_it() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    dialogue.send(b"CLIENT TRACKING OFF\r\nCLIENT SETNAME off\r\nGET a\r\n");
+    assert_eq!(
+        dialogue.answer(b"+OK\r\n+OK\r\n$1\r\n1\r\n"),
+        ["client TRACKING OFF", "client SETNAME off", "get a"]
+    );
+    dialogue.send(b"CLIENT REPLY OFF\r\nGET a\r\nRESET\r\nGET b\r\n");
+    assert_eq!(dialogue.answer(b""), ["client REPLY OFF", "get a"]);
+    assert_eq!(dialogue.answer(b"+RESET\r\n$1\r\n1\r\n"), ["reset", "get b"]);
+}
+
+#[test]
 fn a_fault_holds_its_command_alone_back() {
     let conf = json!({"faults": [{"commands": ["get"], "key": "b", "delay": 5}, {"commands": ["PING"], "delay": 0.5}]});
     let mut dialogue = Dialogue::new(&conf);

@@ -85,17 +85,9 @@ impl Shared<'_> {
     }
 }
 
-/// A last word; what the client still sends is read and dropped for a moment, so that no reset destroys it.
+/// A last word, which no reset destroys.
 async fn say_goodbye(client: &Stream, word: Vec<u8>) {
-    if word.is_empty() || send(client, Chunk::from_vec(word), limits::LINGER_MS).await.is_err() {
-        return;
-    }
-    client.shutdown_write();
-    let until_ms = reactor::now_ms() + limits::LINGER_MS;
-    client.set_recv_deadline(Some(until_ms));
-    while let Ok(chunk) = client.recv().await {
-        if chunk.is_empty() || reactor::now_ms() >= until_ms {
-            return;
-        }
+    if !word.is_empty() && send(client, Chunk::from_vec(word), limits::LINGER_MS).await.is_ok() {
+        client.linger(limits::LINGER_MS).await;
     }
 }
