@@ -211,13 +211,12 @@ fn a_slow_head_is_closed_and_a_slow_body_answered() {
 fn a_client_that_leaves_is_a_499_and_its_request_cancelled() {
     on_both_drivers(|driver| {
         let (tell, told) = channel();
-        let tell = std::sync::Mutex::new(tell);
         let upstream = Upstream::start(move |conn| {
             conn.request();
-            tell.lock().unwrap().send("asked").unwrap();
+            tell.send("asked").unwrap();
             // nothing is answered: the next thing to see is the close
             conn.drain();
-            let _ = tell.lock().unwrap().send("closed");
+            let _ = tell.send("closed");
         });
         let gateway = Gateway::to(driver, upstream.port);
         let mut client = gateway.connect();
@@ -440,12 +439,11 @@ fn a_post_on_a_connection_that_died_is_not_sent_twice() {
 fn a_client_that_reads_nothing_is_left() {
     on_both_drivers(|driver| {
         let (tell, told) = channel();
-        let tell = std::sync::Mutex::new(tell);
         let upstream = Upstream::start(move |conn| {
             conn.request();
             let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
             while conn.send(vec![b'd'; 1 << 20]).is_ok() {}
-            let _ = tell.lock().unwrap().send(());
+            let _ = tell.send(());
         });
         let setup = Setup::new(driver, Source::Yaml(everything_to(upstream.port)));
         let gateway = setup.http("send_timeout: 500ms").start();

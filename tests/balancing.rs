@@ -24,26 +24,10 @@ fn with(driver: &'static str, servers: &[&Upstream], upstream: &str) -> Gateway 
     setup.apisix("show_upstream_status_in_response_header: true").start()
 }
 
-/// A server that answers, one that answers when it is told to, or one that breaks.
-fn holding(holds: &Arc<AtomicBool>) -> Upstream {
-    let holds = holds.clone();
-    Upstream::start(move |conn| {
-        while conn.request().is_some() {
-            while holds.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if conn.send(ok("held")).is_err() {
-                return;
-            }
-        }
-    })
-}
-
 #[test]
 fn least_conn_leaves_a_busy_node_alone() {
     on_both_drivers(|driver| {
-        let holds = Arc::new(AtomicBool::new(true));
-        let (busy, idle) = (holding(&holds), Upstream::answering(ok("idle")));
+        let ((busy, gate), idle) = (Upstream::held("held"), Upstream::answering(ok("idle")));
         let nodes = "{type: least_conn, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
         let gateway = with(driver, &[&busy, &idle], nodes);
         let mut waiting = Vec::new();
@@ -57,7 +41,7 @@ fn least_conn_leaves_a_busy_node_alone() {
             }
         }
         assert_eq!(waiting.len(), 1, "one request is in flight there, none at the other");
-        holds.store(false, Ordering::SeqCst);
+        gate.open();
         assert_eq!(waiting.remove(0).response().text(), "held");
         let mut client = gateway.connect();
         let nodes = (0..4).map(|_| client.send(GET).response().text());
@@ -97,8 +81,7 @@ fn least_conn_forgets_who_has_left() {
 #[test]
 fn a_change_does_not_forget_what_is_in_flight() {
     on_both_drivers(|driver| {
-        let holds = Arc::new(AtomicBool::new(true));
-        let (busy, idle) = (holding(&holds), Upstream::answering(ok("idle")));
+        let ((busy, gate), idle) = (Upstream::held("held"), Upstream::answering(ok("idle")));
         let gateway = Setup::new(driver, Source::Embedded).workers(1).start();
         let put = |desc: &str| {
             let nodes = json!({format!("127.0.0.1:{}", busy.port): 1, format!("127.0.0.1:{}", idle.port): 1});
@@ -119,7 +102,7 @@ fn a_change_does_not_forget_what_is_in_flight() {
                 assert_eq!(gateway.get("/").text(), "idle", "{desc}");
             }
         }
-        holds.store(false, Ordering::SeqCst);
+        gate.open();
         assert_eq!(waiting.response().text(), "held");
     });
 }

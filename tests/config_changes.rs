@@ -220,23 +220,15 @@ fn a_thousand_changes_under_load_fail_no_request() {
 #[test]
 fn a_request_under_way_is_not_disturbed() {
     on_both_drivers(|driver| {
-        let (tell, told) = std::sync::mpsc::channel();
-        let tell = std::sync::Mutex::new(tell);
-        let upstream = Upstream::start(move |conn| {
-            conn.request();
-            let (go, wait) = std::sync::mpsc::channel::<()>();
-            tell.lock().unwrap().send(go).unwrap();
-            let _ = wait.recv();
-            let _ = conn.send(ok("slow"));
-        });
+        let (upstream, gate) = Upstream::held("late");
         let gateway = embedded(driver);
         gateway.put("/routes/1", &route("/slow", &upstream));
         let mut client = gateway.connect();
         client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-        let go = told.recv_timeout(PATIENCE).unwrap();
+        upstream.wait_for(1);
         gateway.delete("/routes/1");
         assert_eq!(gateway.get("/slow").status, 404);
-        go.send(()).unwrap();
-        assert_eq!(client.response().text(), "slow");
+        gate.open();
+        assert_eq!(client.response().text(), "late");
     });
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -235,18 +235,7 @@ fn a_client_that_resets_its_stream_is_logged_and_its_upstream_released() {
 #[test]
 fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
     on_both_drivers(|driver| {
-        let holds = Arc::new(AtomicBool::new(true));
-        let held = holds.clone();
-        let upstream = Upstream::start(move |conn| {
-            while conn.request().is_some() {
-                while held.load(Ordering::SeqCst) {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                if conn.send(ok("late")).is_err() {
-                    return;
-                }
-            }
-        });
+        let (upstream, gate) = Upstream::held("late");
         let mut gateway = Gateway::to(driver, upstream.port);
         let port = gateway.port();
         let asked = thread::spawn(move || {
@@ -267,12 +256,28 @@ fn a_drained_gateway_says_goodbye_and_finishes_what_it_has_begun() {
             payload
         };
         next(GOAWAY);
-        holds.store(false, Ordering::SeqCst);
+        gate.open();
         next(HEADERS);
         assert_eq!(next(DATA), b"late");
         let (status, body) = asked.join().unwrap().unwrap();
         assert_eq!((status, &body[..]), (StatusCode::OK, &b"late"[..]));
         assert!(gateway.wait(Duration::from_secs(8)).success());
+    });
+}
+
+/// A reset would take the last frames of the gateway from a client that has not read them.
+#[test]
+fn a_client_that_says_goodbye_may_still_send() {
+    on_both_drivers(|driver| {
+        let gateway = idle(driver);
+        let mut raw = Raw::connect(gateway.port());
+        raw.is_well();
+        raw.send(&frame(GOAWAY, 0, 0, &[0; 8]));
+        while raw.next().is_some() {}
+        for _ in 0..2 {
+            raw.0.write_all(&frame(6, 0, 0, b"are you?")).expect("the gateway takes what comes late");
+        }
+        assert_eq!(raw.0.read(&mut [0; 1]).expect("no reset"), 0);
     });
 }
 

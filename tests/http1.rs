@@ -373,8 +373,8 @@ fn an_upstream_whose_client_has_left_is_left_too() {
 #[test]
 fn a_request_that_waits_behind_a_stream_is_no_reason_to_end_it() {
     on_both_drivers(|driver| {
-        let (go_on, told) = channel();
-        let told = std::sync::Mutex::new(told);
+        let gate = Gate::default();
+        let slow = gate.clone();
         let upstream = Upstream::start(move |conn| {
             while let Some(request) = conn.request() {
                 if request.target == "/next" {
@@ -382,7 +382,7 @@ fn a_request_that_waits_behind_a_stream_is_no_reason_to_end_it() {
                     continue;
                 }
                 let _ = conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
-                let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+                slow.pass();
                 let _ = conn.send("3\r\ntwo\r\n0\r\n\r\n");
             }
         });
@@ -392,7 +392,7 @@ fn a_request_that_waits_behind_a_stream_is_no_reason_to_end_it() {
         let mut first = [0; 1024];
         let n = client.stream().peek(&mut first).unwrap();
         assert!(n > 0, "the answer has begun");
-        go_on.send(()).unwrap();
+        gate.open();
         assert_eq!(client.response().text(), "onetwo");
         assert_eq!(client.response().text(), "next");
     });

@@ -174,12 +174,12 @@ fn an_answer_larger_than_any_window() {
 /// A client with a request under way hears that the gateway drains by `signal`; after `meanwhile` it asks once more in vain,
 /// and gets its answer.
 fn drained_by(driver: &'static str, signal: &str, meanwhile: impl FnOnce(&Gateway)) -> (Gateway, Upstream) {
-    let (go, gate) = std::sync::mpsc::channel::<()>();
-    let gate = std::sync::Mutex::new(gate);
+    let gate = Gate::default();
+    let slow = gate.clone();
     let upstream = Upstream::start(move |conn| {
         while let Some(request) = conn.request() {
             if request.target == "/slow" {
-                let _ = gate.lock().unwrap().recv();
+                slow.pass();
                 let _ = conn.send(ok("at last"));
             } else if conn.send(ok("fast")).is_err() {
                 return;
@@ -196,7 +196,7 @@ fn drained_by(driver: &'static str, signal: &str, meanwhile: impl FnOnce(&Gatewa
     meanwhile(&gateway);
     client.stdin.take().unwrap().write_all(b"go on\n").unwrap();
     assert_eq!(lines.next().transpose().unwrap().as_deref(), Some("refused"));
-    go.send(()).unwrap();
+    gate.open();
     finished(client);
     (gateway, upstream)
 }

@@ -85,15 +85,15 @@ fn gzip_compresses_what_the_upstream_streams() {
 #[test]
 fn events_reach_the_client_as_they_are_sent() {
     on_both_drivers(|driver| {
-        let (read, has_read) = std::sync::mpsc::channel();
-        let has_read = std::sync::Mutex::new(has_read);
+        let read = Gate::default();
+        let has_read = read.clone();
         let upstream = Upstream::start(move |conn| {
             conn.request();
             let _ =
                 conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n");
             for event in 0..3 {
                 let _ = conn.send(format!("data: {event}\n\n"));
-                let _ = has_read.lock().unwrap().recv_timeout(PATIENCE);
+                has_read.pass();
             }
         });
         let nginx = Nginx::start(&format!(
@@ -120,7 +120,7 @@ fn events_reach_the_client_as_they_are_sent() {
                     assert_ne!(length, 0, "{}", String::from_utf8_lossy(&answer));
                     answer.extend_from_slice(&piece[..length]);
                 }
-                read.send(()).unwrap();
+                read.let_one_pass();
             }
         }
     });

@@ -3,42 +3,27 @@
 mod common;
 
 use std::process::Command;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use common::*;
 
-/// An upstream that answers when it is told to; the sender comes with the request.
-fn held() -> (Upstream, std::sync::mpsc::Receiver<std::sync::mpsc::Sender<()>>) {
-    let (tell, told) = channel();
-    let tell = std::sync::Mutex::new(tell);
-    let upstream = Upstream::start(move |conn| {
-        conn.request();
-        let (go, wait) = channel();
-        tell.lock().unwrap().send(go).unwrap();
-        let _ = wait.recv();
-        let _ = conn.send(ok("late"));
-    });
-    (upstream, told)
-}
-
 #[test]
 fn quit_lets_requests_end() {
     on_both_drivers(|driver| {
-        let (upstream, told) = held();
+        let (upstream, gate) = Upstream::held("late");
         let mut gateway = Gateway::to(driver, upstream.port);
         let mut client = gateway.connect();
         let mut idle = gateway.connect();
         idle.send("GET /apisix/nginx_status HTTP/1.1\r\nHost: a\r\n\r\n").response();
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        let go = told.recv_timeout(PATIENCE).unwrap();
+        upstream.wait_for(1);
         gateway.signal("QUIT");
         idle.closed();
         assert!(gateway.is_running(), "a request is under way");
         eventually("no new connection", || {
             std::net::TcpStream::connect(("127.0.0.1", gateway.port())).is_err()
         });
-        go.send(()).unwrap();
+        gate.open();
         let answer = client.response();
         assert_eq!((answer.text().as_str(), answer.header("connection")), ("late", Some("close")));
         client.closed();
@@ -71,7 +56,7 @@ fn who_waits_at_the_door_is_served_before_the_end() {
 #[test]
 fn term_ends_within_ten_seconds() {
     on_both_drivers(|driver| {
-        let (upstream, told) = held();
+        let (upstream, _never) = Upstream::held("late");
         for signal in ["TERM", "INT"] {
             let mut gateway = Gateway::to(driver, upstream.port);
             gateway.signal(signal);
@@ -80,7 +65,7 @@ fn term_ends_within_ten_seconds() {
         let mut gateway = Gateway::to(driver, upstream.port);
         let mut client = gateway.connect();
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        let _never = told.recv_timeout(PATIENCE).unwrap();
+        upstream.wait_for(1);
         gateway.signal("TERM");
         let began = Instant::now();
         assert!(gateway.wait(Duration::from_secs(12)).success());

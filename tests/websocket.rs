@@ -233,12 +233,12 @@ fn who_reads_slowly_slows_the_other_end() {
 fn an_upstream_that_reads_slowly_slows_its_client() {
     const BYTES: usize = 24 << 20;
     on_both_drivers(|driver| {
-        let (go, wait) = mpsc::channel::<()>();
-        let wait = std::sync::Mutex::new(wait);
+        let gate = Gate::default();
+        let reads = gate.clone();
         let upstream = Upstream::start(move |conn| {
             conn.head();
             let _ = conn.send(SWITCHING);
-            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+            reads.pass();
             let mut left = BYTES;
             let mut piece = vec![0; 64 << 10];
             while left > 0 {
@@ -261,7 +261,7 @@ fn an_upstream_that_reads_slowly_slows_its_client() {
                     Err(_) => {
                         assert!(!stuck, "it goes on when the upstream reads");
                         stuck = true;
-                        go.send(()).unwrap();
+                        gate.open();
                     }
                     Ok(room) => {
                         let take = room.unwrap().unwrap().min(piece.len()).min(BYTES - sent);

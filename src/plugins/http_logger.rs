@@ -54,16 +54,7 @@ pub const SPEC: Spec = Spec {
     name: "http-logger",
     priority: 410,
     schema: include_str!("http_logger.schema.json"),
-    metadata_schema: Some(
-        r#"{
-        "type": "object",
-        "properties": {
-            "log_format_extra": {"type": "object"},
-            "log_format": {"type": "object"},
-            "max_pending_entries": {"type": "integer", "minimum": 1, "default": 8192}
-        }
-    }"#,
-    ),
+    metadata_schema: Some(batch_logger::METADATA_SCHEMA),
     encrypt_fields: &["auth_header"],
     check,
     build,

@@ -48,16 +48,7 @@ pub const SPEC: Spec = Spec {
     name: "syslog",
     priority: 401,
     schema: include_str!("syslog.schema.json"),
-    metadata_schema: Some(
-        r#"{
-        "type": "object",
-        "properties": {
-            "log_format_extra": {"type": "object"},
-            "log_format": {"type": "object"},
-            "max_pending_entries": {"type": "integer", "minimum": 1, "default": 8192}
-        }
-    }"#,
-    ),
+    metadata_schema: Some(batch_logger::METADATA_SCHEMA),
     check,
     build,
     ..Spec::PLAIN

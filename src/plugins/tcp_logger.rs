@@ -49,16 +49,7 @@ pub const SPEC: Spec = Spec {
     name: "tcp-logger",
     priority: 405,
     schema: include_str!("tcp_logger.schema.json"),
-    metadata_schema: Some(
-        r#"{
-        "type": "object",
-        "properties": {
-            "log_format_extra": {"type": "object"},
-            "log_format": {"type": "object"},
-            "max_pending_entries": {"type": "integer", "minimum": 1, "default": 8192}
-        }
-    }"#,
-    ),
+    metadata_schema: Some(batch_logger::METADATA_SCHEMA),
     check,
     build,
     ..Spec::PLAIN

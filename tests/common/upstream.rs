@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use super::{PATIENCE, eventually, free_port};
 
@@ -138,6 +138,32 @@ pub fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: text/x-test\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
+/// Where a script waits for its test.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<usize>, Condvar)>);
+
+impl Gate {
+    /// Lets one through, now or later.
+    pub fn let_one_pass(&self) {
+        *self.0.0.lock().unwrap() += 1;
+        self.0.1.notify_all();
+    }
+
+    /// Lets everybody through from now on.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = usize::MAX / 2;
+        self.0.1.notify_all();
+    }
+
+    /// Waits to be let through, but not for ever.
+    pub fn pass(&self) {
+        let (passes, changed) = &*self.0;
+        let (mut passes, _) =
+            changed.wait_timeout_while(passes.lock().unwrap(), PATIENCE, |passes| *passes == 0).unwrap();
+        *passes = passes.saturating_sub(1);
+    }
+}
+
 /// A server on a port of its own; each connection is served by a thread that runs the test's script.
 pub struct Upstream {
     pub port: u16,
@@ -195,7 +221,22 @@ impl Upstream {
         })
     }
 
-    /// The same, and remembers nothing: for runs without end.
+    /// Answers when the gate lets it.
+    pub fn held(body: &'static str) -> (Upstream, Gate) {
+        let gate = Gate::default();
+        let own = gate.clone();
+        let upstream = Upstream::start(move |conn| {
+            while conn.request().is_some() {
+                own.pass();
+                if conn.send(ok(body)).is_err() {
+                    return;
+                }
+            }
+        });
+        (upstream, gate)
+    }
+
+    /// Gives every request the same answer, and remembers nothing: for runs without end.
     pub fn answering_unseen(answer: impl AsRef<[u8]> + Send + Sync + 'static) -> Upstream {
         Upstream::start(move |conn| {
             while conn.request().is_some() {

@@ -71,8 +71,8 @@ fn builder(settings: &Settings) -> Builder {
 /// How a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
-    /// Both ends know.
-    Closed,
+    /// There is no peer any more.
+    Broken,
     /// The client may still be sending: our last frames must reach it.
     Linger,
 }
@@ -82,7 +82,7 @@ struct Serving<G> {
     handshake: Option<Box<Handshake<Duplex, Data>>>,
     h2: Option<Connection<Duplex, Data>>,
     /// No more streams will begin: since when, and whether those under way go on.
-    goodbye: Option<(u64, End)>,
+    goodbye: Option<(u64, bool)>,
     deadline: Deadline,
     streams: Rc<Streams>,
     wire: Rc<Wire>,
@@ -103,7 +103,7 @@ impl<G: Gate> Serving<G> {
             if self.gate.is_draining() {
                 self.say_goodbye();
             }
-            let Some(h2) = &mut self.h2 else { return Poll::Ready(End::Closed) };
+            let Some(h2) = &mut self.h2 else { return Poll::Ready(End::Broken) };
             match h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.begin(request, respond);
@@ -117,12 +117,14 @@ impl<G: Gate> Serving<G> {
                     } else {
                         log::info!("HTTP/2 connection of {} ended: {error}", self.facts.peer);
                     }
-                    return Poll::Ready(if error.is_io() { End::Closed } else { End::Linger });
+                    return Poll::Ready(if error.is_io() { End::Broken } else { End::Linger });
                 }
-                Poll::Ready(None) => return Poll::Ready(self.goodbye.map_or(End::Closed, |(_, end)| end)),
+                // behind its GOAWAY, or before it has heard of ours, a client may still send: a reset would take our last
+                // frames from it; one that is gone needs no waiting
+                Poll::Ready(None) => return Poll::Ready(End::Linger),
                 Poll::Pending => {}
             }
-            if self.goodbye.is_none_or(|(_, end)| end == End::Closed)
+            if self.goodbye.is_none_or(|(_, they_go_on)| they_go_on)
                 && let Some(fault) = self.fault()
             {
                 self.end_with(fault);
@@ -180,7 +182,7 @@ impl<G: Gate> Serving<G> {
             && let Some(h2) = &mut self.h2
         {
             h2.graceful_shutdown();
-            self.goodbye = Some((reactor::now_ms(), End::Closed));
+            self.goodbye = Some((reactor::now_ms(), true));
         }
     }
 
@@ -189,7 +191,7 @@ impl<G: Gate> Serving<G> {
         if let Some(h2) = &mut self.h2 {
             h2.abrupt_shutdown(reason);
         }
-        self.goodbye = Some((reactor::now_ms(), End::Linger));
+        self.goodbye = Some((reactor::now_ms(), false));
     }
 
     /// Looks at the times; ready when the connection is to be dropped as it is.

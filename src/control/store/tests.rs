@@ -63,17 +63,22 @@ impl RealEtcd {
     }
 
     pub(crate) fn options(&self) -> etcd::Options {
-        etcd::Options {
-            hosts: vec![self.url()],
-            prefix: "/apisix".into(),
-            user: None,
-            tls: Tls::default(),
-            timeout_ms: 3_000,
-            watch_timeout_ms: 500,
-            resync_delay_ms: 100,
-            startup_retry: 100,
-            snapshot: None,
-        }
+        options_of(self.url())
+    }
+}
+
+/// What a test asks of the etcd at `host`.
+fn options_of(host: String) -> etcd::Options {
+    etcd::Options {
+        hosts: vec![host],
+        prefix: "/apisix".into(),
+        user: None,
+        tls: Tls::default(),
+        timeout_ms: 3_000,
+        watch_timeout_ms: 500,
+        resync_delay_ms: 100,
+        startup_retry: 100,
+        snapshot: None,
     }
 }
 
@@ -337,15 +342,10 @@ async fn an_etcd_that_vanished_is_found_out_by_pings() {
     });
     let began = tokio::time::Instant::now();
     let options = etcd::Options {
-        hosts: vec![host],
-        prefix: "/apisix".into(),
-        user: None,
-        tls: Tls::default(),
         timeout_ms: 3_600_000,
         watch_timeout_ms: 3_600_000,
-        resync_delay_ms: 100,
         startup_retry: 0,
-        snapshot: None,
+        ..options_of(host)
     };
     let error = Etcd::connect(options).await.err().unwrap().to_string();
     let took_s = began.elapsed().as_secs();
@@ -532,17 +532,7 @@ async fn refusal(options: etcd::Options) -> String {
 #[test]
 fn a_host_that_is_not_there_is_named_with_the_reason() {
     let dead = format!("http://127.0.0.1:{}", free_port());
-    let options = etcd::Options {
-        hosts: vec![dead.clone()],
-        prefix: "/apisix".into(),
-        user: None,
-        tls: Tls::default(),
-        timeout_ms: 3_000,
-        watch_timeout_ms: 500,
-        resync_delay_ms: 100,
-        startup_retry: 1,
-        snapshot: None,
-    };
+    let options = etcd::Options { startup_retry: 1, ..options_of(dead.clone()) };
     let why = block_on(refusal(options));
     assert_eq!(
         why,

@@ -10,6 +10,16 @@ use crate::exchange::Exchange;
 use crate::limits;
 use crate::plugin::{Build, Built};
 
+/// The metadata of all of them.
+pub const METADATA_SCHEMA: &str = r#"{
+    "type": "object",
+    "properties": {
+        "log_format_extra": {"type": "object"},
+        "log_format": {"type": "object"},
+        "max_pending_entries": {"type": "integer", "minimum": 1, "default": 8192}
+    }
+}"#;
+
 /// Writes an entry as it is sent.
 pub type Write = fn(&LogEntry, &Exchange) -> Vec<u8>;
 
