@@ -152,7 +152,7 @@ fn a_new_list_of_plugins_in_a_file_counts_for_all_its_routes() {
     });
 }
 
-/// Requests without pause on several connections, until they are told to stop.
+/// Requests on several connections, until they are told to stop: with pauses, for the changes need the host, too.
 struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -171,6 +171,7 @@ impl Load {
                     assert_eq!(answer.status, 200, "connection {n}: {answer}");
                     assert!(answer.whole);
                     done.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_micros(500));
                     if answer.header("connection") == Some("close") {
                         client = Client::connect(port); // keepalive_requests
                     }
@@ -193,7 +194,7 @@ impl Load {
 #[test]
 fn a_thousand_changes_under_load_fail_no_request() {
     on_both_drivers(|driver| {
-        let upstreams = [Upstream::answering(ok("a")), Upstream::answering(ok("b"))];
+        let upstreams = ["a", "b"].map(|body| Upstream::answering_unseen(ok(body)));
         let gateway = embedded(driver);
         gateway.put("/routes/busy", &route("/busy", &upstreams[0]));
         let load = Load::start(&gateway, "/busy");

@@ -71,10 +71,12 @@ impl Gateway {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join("conf")).unwrap();
         fs::create_dir_all(folder.join("logs")).unwrap();
-        let (port, control, metrics) = (free_port(), free_port(), free_port());
+        let [port, tls, control, metrics] = [(); 4].map(|()| free_port());
         let config = fs::read_to_string("conf/config-seeds.yaml").unwrap();
         assert!(config.contains("9080") && config.contains("\napisix:\n") && config.contains(KEY));
-        let more = format!("\napisix:\n  control: {{ip: 127.0.0.1, port: {control}}}\n");
+        let more = format!(
+            "\napisix:\n  control: {{ip: 127.0.0.1, port: {control}}}\n  ssl: {{listen: [{{ip: 127.0.0.1, port: {tls}}}]}}\n"
+        );
         let config = config.replace("9080", &port.to_string()).replacen("\napisix:\n", &more, 1)
             + &format!("plugin_attr: {{prometheus: {{export_addr: {{ip: 127.0.0.1, port: {metrics}}}}}}}\n");
         fs::write(folder.join("conf/config-seeds.yaml"), config).unwrap();
