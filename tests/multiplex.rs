@@ -348,6 +348,58 @@ fn a_connection_that_dies_is_told_and_nothing_is_sent_twice() {
     });
 }
 
+/// A server that answers as many lines as there are pieces in `says` with each of them, in one write.
+fn scripted(says: &'static [(usize, &'static str)]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut to = stream.try_clone().unwrap();
+            let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+            for (heard, said) in says {
+                if lines.by_ref().take(*heard).count() == *heard {
+                    let _ = to.write_all(said.as_bytes());
+                }
+            }
+            // until the other side ends it
+            lines.for_each(drop);
+        }
+    });
+    port
+}
+
+#[test]
+fn answers_before_bytes_that_are_none_come_to_their_clients() {
+    let lost = "-ERR_the_connection_to_the_server_was_lost,_the_command_may_have_been_carried_out";
+    for (says, commands, replies) in [
+        (
+            &[(4, "+1\r\n$1\r\n2\r\nHTTP/1.1 400\r\n")][..],
+            "a\r\nb\r\nc\r\nd",
+            format!("+1 $1 2 {lost} {lost}"),
+        ),
+        // nothing of the third was told yet
+        (&[(3, "+1\r\n+2\r\n*2\r\n+3\r\nHTTP/1.1 400\r\n")], "a\r\nb\r\nc", format!("+1 +2 {lost}")),
+    ] {
+        on_both_drivers(|driver| {
+            let upstream = json!({"type": "none", "nodes": {format!("127.0.0.1:{}", scripted(says)): 1}});
+            let gateway = gateway(driver, upstream);
+            Client::connect(gateway.ports.proxied).says(commands, &replies);
+        });
+    }
+    // half of the second is told: no other word comes behind that
+    on_both_drivers(|driver| {
+        let server = scripted(&[(2, "+1\r\nHT"), (1, "TP/1.1 400\r\n")]);
+        let gateway = gateway(driver, json!({"type": "none", "nodes": {format!("127.0.0.1:{server}"): 1}}));
+        let mut client = Client::connect(gateway.ports.proxied);
+        client.says("a\r\nb", "+1");
+        let mut half = [0; 2];
+        client.0.read_exact(&mut half).unwrap();
+        assert_eq!(&half, b"HT");
+        client.send(b"c\r\n");
+        client.hears(" ");
+    });
+}
+
 /// What a client of the dialogue below says and hears, with a model of what Redis knows of its keys.
 struct Talk {
     client: Client,

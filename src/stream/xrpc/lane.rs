@@ -29,6 +29,8 @@ pub struct Lane {
     sessions: Cell<usize>,
     over: Cell<bool>,
     held_up: Cell<bool>,
+    /// A part of the next answer was given to its session.
+    midst: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     /// Sessions that wait until the upstream has taken what is queued.
     senders: RefCell<Vec<Waker>>,
@@ -38,6 +40,14 @@ pub struct Lane {
 struct Owed {
     inbox: Rc<Inbox>,
     answers: usize,
+}
+
+/// The first of some bytes that came: one session's.
+struct Share {
+    inbox: Rc<Inbox>,
+    bytes: usize,
+    /// What is behind them.
+    broken: Option<Broken>,
 }
 
 /// Answers on their way to one session.
@@ -98,6 +108,7 @@ impl Lane {
             sessions: Cell::new(0),
             over: Cell::new(false),
             held_up: Cell::new(false),
+            midst: Cell::new(false),
             reader: RefCell::default(),
             senders: RefCell::default(),
         });
@@ -197,27 +208,49 @@ impl Lane {
         }
     }
 
-    /// Gives each session its answers.
+    /// Gives each session its answers: those, too, that stand before bytes which are none.
     async fn deliver(&self, mut chunk: Chunk, answers: &mut dyn Answers) -> Result<(), Broken> {
         while !chunk.is_empty() {
-            let (inbox, at) = {
-                let mut owed = self.owed.borrow_mut();
-                let Some(next) = owed.front_mut() else {
-                    return Broken::because("an answer that nobody waits for");
-                };
-                let mut at = 0;
-                while next.answers > 0 && answers.read(&chunk, &mut at)? {
-                    next.answers -= 1;
-                }
-                let inbox = next.inbox.clone();
-                if next.answers == 0 {
-                    owed.pop_front();
-                }
-                (inbox, at)
-            };
-            self.put(&inbox, chunk.split_to(at)).await;
+            let Share { inbox, bytes, broken } = self.next_share(&chunk, answers)?;
+            if bytes > 0 {
+                self.put(&inbox, chunk.split_to(bytes)).await;
+            }
+            if let Some(broken) = broken {
+                return Err(broken);
+            }
         }
         Ok(())
+    }
+
+    /// Whose the first of these bytes are.
+    fn next_share(&self, bytes: &[u8], answers: &mut dyn Answers) -> Result<Share, Broken> {
+        let mut owed = self.owed.borrow_mut();
+        let Some(next) = owed.front_mut() else {
+            return Broken::because("an answer that nobody waits for");
+        };
+        let (mut at, mut whole, mut broken) = (0, 0, None);
+        while next.answers > 0 {
+            match answers.read(bytes, &mut at) {
+                Ok(true) => {
+                    next.answers -= 1;
+                    whole = at;
+                    self.midst.set(false);
+                }
+                Ok(false) => {
+                    self.midst.set(!answers.is_between());
+                    break;
+                }
+                Err(why) => {
+                    (at, broken) = (whole, Some(why));
+                    break;
+                }
+            }
+        }
+        let inbox = next.inbox.clone();
+        if next.answers == 0 {
+            owed.pop_front();
+        }
+        Ok(Share { inbox, bytes: at, broken })
     }
 
     async fn put(&self, inbox: &Inbox, piece: Chunk) {
@@ -253,7 +286,7 @@ impl Lane {
     fn end(&self, answers: &dyn Answers) {
         self.over.set(true);
         self.stream.shutdown_write();
-        let mut midst = !answers.is_between();
+        let mut midst = self.midst.get();
         for Owed { inbox, answers: unanswered } in self.owed.take() {
             if std::mem::take(&mut midst) {
                 inbox.broken.set(true);
