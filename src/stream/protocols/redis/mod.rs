@@ -181,6 +181,8 @@ enum Awaited {
     Release,
     /// The same for all of it: RESET.
     Reset,
+    /// The reply to HELLO, in the version of RESP that is spoken from then on.
+    Hello,
 }
 
 /// A command of subscriptions.
@@ -217,6 +219,8 @@ struct Connection {
     awaited: VecDeque<Awaited>,
     muted: Muted,
     monitors: bool,
+    /// RESP3 is spoken: what is pushed says so, and arrays are replies.
+    resp3: bool,
     /// Subscriptions: channels, patterns, shard channels.
     subscribed: [u32; 3],
     /// Replication: what follows is no dialogue.
@@ -339,6 +343,7 @@ impl Connection {
                 Awaited::Confirmations(verb, if named > 0 { named } else { all.max(1) })
             }
             None if **name == *b"monitor" => Awaited::Monitor,
+            None if **name == *b"hello" => Awaited::Hello,
             None if self.gather.need == Need::Reset => Awaited::Reset,
             None if self.gather.need.releases() => Awaited::Release,
             None => Awaited::One,
@@ -361,7 +366,10 @@ impl Connection {
         let is_error = reply.kind == b'-';
         match self.awaited.pop_front() {
             Some(Awaited::Monitor) => self.monitors = !is_error,
-            Some(Awaited::Reset) if !is_error => (self.monitors, self.subscribed) = (false, [0; 3]),
+            Some(Awaited::Hello) => self.resp3 = if is_error { self.resp3 } else { reply.kind == b'%' },
+            Some(Awaited::Reset) if !is_error => {
+                (self.monitors, self.resp3, self.subscribed) = (false, false, [0; 3]);
+            }
             Some(Awaited::Reset | Awaited::Release)
                 if is_error && self.apart && !reply.text.starts_with(b"EXECABORT") =>
             {
@@ -372,9 +380,10 @@ impl Connection {
         calls.end_oldest();
     }
 
-    /// Arrays may be pushed (RESP2).
+    /// Arrays may be pushed.
     fn subscribes(&self) -> bool {
-        self.subscribed != [0; 3] || matches!(self.awaited.front(), Some(Awaited::Confirmations(..)))
+        let confirms = matches!(self.awaited.front(), Some(Awaited::Confirmations(..)));
+        !self.resp3 && (confirms || self.subscribed != [0; 3])
     }
 
     /// One more confirmation; `total` is what the server says of subscriptions now.

@@ -103,6 +103,32 @@ fn resp3_pushes_between_replies() {
 }
 
 #[test]
+fn resp3_arrays_are_replies_whatever_they_begin_with() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    let array = |text: &str| format!("*3\r\n${}\r\n{text}\r\n$1\r\na\r\n:7\r\n", text.len()).into_bytes();
+    dialogue.send(b"HELLO 3\r\nSUBSCRIBE a\r\nLRANGE x 0 -1\r\nLRANGE x 0 -1\r\nUNSUBSCRIBE a\r\n");
+    assert_eq!(dialogue.answer(b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n"), ["hello 3"]);
+    assert_eq!(dialogue.answer(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), ["subscribe a"]);
+    assert_eq!(dialogue.answer(&array("message")), ["lrange x 0 -1"]);
+    assert_eq!(dialogue.answer(&array("subscribe")), ["lrange x 0 -1"]);
+    assert_eq!(dialogue.answer(b">3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n"), ["unsubscribe a"]);
+    // a HELLO that fails changes nothing; RESET and HELLO 2 go back, where arrays may be pushed
+    for (back, reply) in [("RESET", "+RESET\r\n"), ("HELLO 2", "*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n")] {
+        dialogue.send(b"HELLO 3\r\nHELLO 4\r\nSUBSCRIBE a\r\n");
+        dialogue.answer(b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n-NOPROTO no\r\n");
+        dialogue.answer(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n");
+        dialogue.send(b"LRANGE x 0 -1\r\n");
+        assert_eq!(dialogue.answer(&array("message")), ["lrange x 0 -1"]);
+        dialogue.send(format!("{back}\r\nSUBSCRIBE a\r\n").as_bytes());
+        assert_eq!(dialogue.answer(reply.as_bytes()).len(), 1);
+        assert_eq!(dialogue.answer(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), ["subscribe a"]);
+        assert!(dialogue.answer(&array("message")).is_empty());
+        dialogue.send(b"RESET\r\n");
+        assert_eq!(dialogue.answer(b"+RESET\r\n"), ["reset"]);
+    }
+}
+
+#[test]
 fn silent_commands_and_monitors() {
     let mut dialogue = Dialogue::new(&json!({}));
     dialogue
