@@ -5,8 +5,11 @@
 //! a page's mutex is taken by the core only when a series is new, by the scrape only to fetch those it has not
 //! seen, so a scrape never slows requests.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -286,11 +289,18 @@ impl CoreMetrics {
     /// Finds the series that the page has already by their labels.
     fn build_index(&mut self) {
         for (id, series) in self.series.iter().enumerate() {
-            let labels: SmallVec<[&[u8]; 16]> = series.labels.iter().map(|label| label.as_bytes()).collect();
-            let hash = self.hasher.hash_one((series.family, &labels[..]));
+            let hash = self.hash(series.family, &series.labels);
             self.index.entry(hash).or_default().push(id as u32);
             self.hashes.push(hash);
         }
+    }
+
+    /// Of a family and labels as a series keeps them.
+    fn hash(&self, family: FamilyId, labels: &[impl Deref<Target = str>]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        family.hash(&mut hasher);
+        labels.iter().for_each(|label| label.hash(&mut hasher));
+        hasher.finish()
     }
 
     /// What [`Metrics::now_ms`] says: call it about once a second.
@@ -302,11 +312,12 @@ impl CoreMetrics {
     /// caller that keeps the id pays nothing for the labels. `None` when the core has all it may have, and none of them
     /// has expired.
     pub fn series(&mut self, family: FamilyId, labels: &[&[u8]]) -> Option<SeriesId> {
-        let hash = self.hasher.hash_one((family, labels));
+        let labels: SmallVec<[Cow<'_, str>; 16]> = labels.iter().map(|label| kept(label)).collect();
+        let hash = self.hash(family, &labels);
         if let Some(found) = self.index.get(&hash) {
             for id in found {
                 let series = &self.series[*id as usize];
-                if series.family == family && same(&series.labels, labels) {
+                if series.family == family && same(&series.labels, &labels) {
                     return Some(SeriesId { at: *id, generation: series.generation });
                 }
             }
@@ -319,7 +330,7 @@ impl CoreMetrics {
         }
         let at = place.unwrap_or(self.series.len() as u32);
         let generation = place.map_or(0, |at| self.series[at as usize].generation.wrapping_add(1));
-        let series = Arc::new(self.fresh(family, labels, generation));
+        let series = Arc::new(self.fresh(family, &labels, generation));
         match place {
             Some(_) => self.replace(at, series, hash),
             None => self.push(series, hash),
@@ -364,7 +375,7 @@ impl CoreMetrics {
         std::iter::from_fn(|| self.expired.pop()).find(|at| self.series[*at as usize].has_expired(now_ms))
     }
 
-    fn fresh(&self, family: FamilyId, labels: &[&[u8]], generation: u32) -> Series {
+    fn fresh(&self, family: FamilyId, labels: &[Cow<'_, str>], generation: u32) -> Series {
         let Family { kind, buckets, expire_ms, .. } = self.shape.family(family);
         let numbers = match kind {
             Kind::Counter | Kind::Gauge => 1,
@@ -372,7 +383,7 @@ impl CoreMetrics {
         };
         Series {
             family,
-            labels: labels.iter().map(|value| String::from_utf8_lossy(cut(value)).into()).collect(),
+            labels: labels.iter().map(|value| Box::from(&**value)).collect(),
             values: (0..numbers).map(|_| AtomicU64::new(0)).collect(),
             used_ms: AtomicU64::new(self.now_ms),
             expire_ms: if *kind == Kind::Gauge || *expire_ms == 0 { u64::MAX } else { *expire_ms },
@@ -448,16 +459,14 @@ fn add(value: &AtomicU64, n: u64) {
     value.store(value.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
-fn cut(value: &[u8]) -> &[u8] {
-    &value[..value.len().min(limits::METRIC_LABEL_BYTES)]
+/// A label's value as a series keeps it: cut, and UTF-8.
+fn kept(value: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&value[..value.len().min(limits::METRIC_LABEL_BYTES)])
 }
 
-/// Whether a series carries these values. What was cut or was no UTF-8 is compared in its stored form.
-fn same(stored: &[Box<str>], labels: &[&[u8]]) -> bool {
-    stored.len() == labels.len()
-        && stored.iter().zip(labels).all(|(stored, label)| {
-            stored.as_bytes() == *label || **stored == *String::from_utf8_lossy(cut(label))
-        })
+/// Whether a series carries these values.
+fn same(kept: &[Box<str>], labels: &[Cow<'_, str>]) -> bool {
+    kept.len() == labels.len() && kept.iter().zip(labels).all(|(kept, label)| **kept == **label)
 }
 
 #[cfg(test)]
@@ -557,6 +566,19 @@ mod tests {
         let _other = metrics.core();
         assert_eq!(counted(), [15], "the series of the core that counts otherwise begin anew");
         assert_eq!(metrics.sum(|t| &t.requests), 3, "and nothing else does");
+    }
+
+    #[test]
+    fn a_series_with_a_cut_or_mended_label_is_found_again_by_the_next_core() {
+        let metrics = Metrics::new(Shape::new("apisix_", None, None));
+        let long = vec![b'\xff'; limits::METRIC_LABEL_BYTES * 2];
+        for _ in 0..3 {
+            metrics.core().count(BANDWIDTH, &[&long, b"\xff", b"1"], 5);
+        }
+        let mut seen = Shown::default();
+        metrics.pages()[0].fetch(&mut seen);
+        let numbers: Vec<u64> = seen.series.iter().map(|series| series.values[0].load(Relaxed)).collect();
+        assert_eq!(numbers, [15]);
     }
 
     #[test]
