@@ -97,6 +97,10 @@ pub const PROXY_HEADER: usize = 4096;
 /// Reached by: tests/bounds.rs an_upstreams_head_has_a_bound.
 pub const RESPONSE_HEAD: usize = 64 << 10;
 
+/// Interim answers (1xx) before the one that is awaited, bytes: a server that sends them without an end never answers.
+/// Reached by: tests/http1.rs interim_answers_without_end_are_given_up.
+pub const INTERIM_ANSWERS: usize = 64 << 10;
+
 /// Sockets that active health probes may have open at one time, over all upstreams: a probe that waits for
 /// one is late, not lost.
 /// Reached by: src/control/probe/tests.rs probes_beyond_the_bound_of_the_process_are_late_not_lost.

@@ -350,3 +350,42 @@ fn a_server_that_refuses_all_is_given_up() {
         assert_eq!(counted.load(Ordering::Acquire), 6, "once, and five more");
     });
 }
+
+#[test]
+fn interim_answers_are_passed_over() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let Some(mut server) = Frames::accept(conn) else { return };
+            let interim = |status: &str, flags, stream| {
+                let status = [b"\x08\x03", status.as_bytes()].concat();
+                frame(HEADERS, END_HEADERS | flags, stream, &status)
+            };
+            while let Some(frame) = server.next() {
+                match (frame.kind, frame.stream) {
+                    // one that is the end of its stream is no answer
+                    (HEADERS, 5) => drop(server.send(&interim("103", END_STREAM, 5))),
+                    // while the request is still on its way, in one piece and in many
+                    (HEADERS, stream) => {
+                        let many = [interim("100", 0, stream), interim("103", 0, stream)].concat();
+                        server.send(&many.repeat(50));
+                    }
+                    (DATA, stream) if frame.ends() => {
+                        server.send(&interim("103", 0, stream));
+                        server.answer(stream, b"final");
+                    }
+                    _ => {}
+                }
+            }
+        });
+        let gateway = one_core(driver, &upstream);
+        with_client(gateway.port(), WINDOW, async |client| {
+            for _ in 0..2 {
+                assert_eq!(call(&client, b"x").await, good(b"final"));
+            }
+            let (_, _, status) = call(&client, b"x").await;
+            assert_eq!(status, "14", "UNAVAILABLE");
+            assert_eq!(call(&client, b"x").await, good(b"final"));
+        });
+        assert_eq!(upstream.connections(), 1);
+    });
+}

@@ -558,6 +558,20 @@ fn informational_answers_do_not_confuse() {
 #[test]
 fn an_interim_answer_does_not_end_an_upload() {
     const LENGTH: usize = 2 << 20;
+#[test]
+fn interim_answers_without_end_are_given_up() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            let hint = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "a".repeat(1000));
+            while conn.request().is_some() {
+                while conn.send(&hint).is_ok() {}
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        assert_eq!(gateway.get("/").status, 502);
+    });
+}
+
     on_both_drivers(|driver| {
         let told = Arc::new(AtomicUsize::new(0));
         let telling = told.clone();

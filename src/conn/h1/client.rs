@@ -135,6 +135,8 @@ pub fn forwarded_for(ex: &Exchange) -> Vec<u8> {
 /// The client's address behind those that were there.
 fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
     if ex.req.head.headers.has(Name::XForwardedFor)
+    /// Bytes of interim answers so far.
+    interim: usize,
         && let Some(before) = ex.header(b"x-forwarded-for")
     {
         out.extend_from_slice(&before);
@@ -168,6 +170,10 @@ impl AnswerHead {
             self.partial.extend_from_slice(&chunk);
             chunk = Chunk::from_vec(std::mem::take(&mut self.partial));
         }
+            self.interim += consumed;
+            if self.interim > limits::INTERIM_ANSWERS {
+                return Err(NoAnswer::Invalid("interim answers without end"));
+            }
         while !chunk.is_empty() {
             let progress = http::parse_response(&chunk, limits::RESPONSE_HEAD, &mut ex.resp.head)
                 .map_err(|bad| NoAnswer::Invalid(bad.reason))?;

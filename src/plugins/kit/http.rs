@@ -216,13 +216,21 @@ pub async fn read_answer(stream: &Rc<Stream>, method: Method, timeout_ms: u32) -
     let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
     let mut head = ResponseHead::default();
     let mut gathered: Vec<u8> = Vec::new();
+    let mut interim = 0;
     let rest = loop {
         if !gathered.is_empty() {
             let parsed = http::parse_response(&gathered, limits::RESPONSE_HEAD, &mut head);
             match parsed.map_err(|bad| invalid(bad.reason))? {
                 Progress::Partial => {}
+                Progress::Done(_) if head.status == 101 => {
+                    return Err(invalid("it switched protocols without being asked"));
+                }
                 Progress::Done(consumed) if (100..200).contains(&head.status) => {
                     drop(gathered.drain(..consumed));
+                    interim += consumed;
+                    if interim > limits::INTERIM_ANSWERS {
+                        return Err(invalid("interim answers without end"));
+                    }
                     continue;
                 }
                 Progress::Done(consumed) => {
@@ -354,6 +362,31 @@ mod tests {
                 )
             );
         });
+    }
+
+    #[test]
+    fn interim_answers_are_passed_over_and_no_others() {
+        const HINT: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+        let final_one =
+            format!("HTTP/1.1 102 Processing\r\n\r\n{HINT}HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno");
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n".to_owned();
+        let endless = HINT.repeat(limits::INTERIM_ANSWERS / HINT.len() + 1);
+        for (answer, status) in [(final_one, Some(401)), (switched, None), (endless, None)] {
+            let answer: &'static str = answer.leak();
+            on_both(async || {
+                let host = test::host();
+                let (url, server) = server(&*vec![answer].leak());
+                let client = HttpClient::new(url, true, KEEP, 10_000, &host).unwrap();
+                let get = Call { method: "GET", headers: &Headers::default(), body: None };
+                let answered = client.call(&host, &get).await;
+                match status {
+                    Some(status) => assert_eq!(answered.unwrap().head.status, status),
+                    None => assert_eq!(answered.err().unwrap().kind(), io::ErrorKind::InvalidData),
+                }
+                drop((client, host));
+                server.join().unwrap();
+            });
+        }
     }
 
     #[test]
