@@ -162,6 +162,8 @@ pub(super) fn config(
         home: place.home,
     };
     batch_requests(&mut r, &config);
+    proxy_cache(&mut r, &config);
+    stream_metrics(&mut r, &config);
     (config, empty_keys)
 }
 
@@ -195,6 +197,22 @@ fn batch_requests(r: &mut Reader<'_>, config: &Config) {
             r.line("nginx_config.http.real_ip_from"),
             "missing loopback or unspecified in the nginx_config.http.real_ip_from for plugin batch-requests",
         );
+    }
+}
+
+/// The defaults have zones: this is for who takes them away (apisix/cli/ops.lua).
+fn proxy_cache(r: &mut Reader<'_>, config: &Config) {
+    let enabled = config.plugins.iter().flatten().any(|p| p == "proxy-cache");
+    if enabled && r.at("apisix.proxy_cache").is_none() {
+        r.notes.error(r.line("plugins"), "missing apisix.proxy_cache for plugin proxy-cache");
+    }
+}
+
+/// Metrics of layer 4 have no route of their own to be shown by (apisix/cli/ops.lua).
+fn stream_metrics(r: &mut Reader<'_>, config: &Config) {
+    let enabled = config.stream_plugins.iter().flatten().any(|p| p == "prometheus");
+    if enabled && config.prometheus.listen.is_none() {
+        r.notes.error(r.line("stream_plugins"), "L4 prometheus metric should be exposed via export server");
     }
 }
 

@@ -124,6 +124,29 @@ fn addresses_of_the_apis() {
     assert_eq!((admin.listen.to_string().as_str(), admin.on_node_port), ("127.0.0.2:9181", false));
 }
 
+/// apisix/cli/ops.lua
+#[test]
+fn plugins_need_what_they_are_served_by() {
+    const CACHE: &str = "missing apisix.proxy_cache for plugin proxy-cache";
+    const METRICS: &str = "L4 prometheus metric should be exposed via export server";
+    let off = "plugin_attr: {prometheus: {enable_export_server: false}}\n";
+    for (text, said) in [
+        ("plugins: [proxy-cache]\n".to_owned(), None),
+        (
+            "apisix: {proxy_cache: null}\nplugins: [proxy-cache]\n".to_owned(),
+            Some(format!("line 2: {CACHE}")),
+        ),
+        ("apisix:\n  proxy_cache:\n".to_owned(), Some(CACHE.to_owned())),
+        ("apisix: {proxy_cache: null}\nplugins: [cors]\n".to_owned(), None),
+        ("stream_plugins: [prometheus]\n".to_owned(), None),
+        (format!("{off}stream_plugins: [prometheus]\n"), Some(format!("line 2: {METRICS}"))),
+        ("plugin_attr: null\nstream_plugins: [prometheus]\n".to_owned(), Some(format!("line 2: {METRICS}"))),
+        (format!("{off}stream_plugins: [mqtt-proxy]\nplugins: [prometheus]\n"), None),
+    ] {
+        assert_eq!(errors(&text), said.into_iter().collect::<Vec<_>>(), "{text}");
+    }
+}
+
 #[test]
 fn port_conflicts_are_named() {
     for (text, want) in [
