@@ -6,6 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use bytes::Bytes;
@@ -387,5 +388,74 @@ fn interim_answers_are_passed_over() {
             assert_eq!(call(&client, b"x").await, good(b"final"));
         });
         assert_eq!(upstream.connections(), 1);
+    });
+}
+
+/// A server that tells which trailer fields a request had, and answers with some.
+fn with_trailers() -> (u16, Receiver<HeaderMap>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (told, heard) = channel();
+    let serve = async move |tcp| {
+        let mut connection = h2::server::handshake(tcp).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                let mut body = request.into_body();
+                while body.data().await.is_some() {}
+                told.send(body.trailers().await.unwrap().unwrap_or_default()).unwrap();
+                stream.send_data(Bytes::from_static(b"y"), false).unwrap();
+                stream.send_trailers(all(&["x-leak", "x-sum"])).unwrap();
+            });
+        }
+    };
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            listener.set_nonblocking(true).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            serve(listener.accept().await.unwrap().0).await;
+        });
+    });
+    (port, heard)
+}
+
+/// These fields.
+fn all(names: &[&'static str]) -> HeaderMap {
+    names.iter().map(|name| (http::HeaderName::from_static(name), "1".parse().unwrap())).collect()
+}
+
+#[test]
+fn trailers_of_names_that_plugins_removed_stay_behind() {
+    on_both_drivers(|driver| {
+        let (upstream, heard) = with_trailers();
+        let objects = format!(
+            "routes:\n- uri: /*\n  plugins:\n    \
+             proxy-rewrite: {{headers: {{remove: [X-Secret], set: {{X-User: me}}}}}}\n    \
+             response-rewrite: {{headers: {{remove: [X-Leak]}}}}\n  \
+             upstream: {{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{upstream}\": 1}}}}"
+        );
+        let gateway = Setup::new(driver, Source::Yaml(objects)).workers(1).start();
+        with_client(gateway.port(), WINDOW, async |client| {
+            for streams in [false, true] {
+                let (mut answer, mut stream) = begin(&client).await;
+                stream.send_data(Bytes::from_static(b"x"), false).unwrap();
+                let mut head = None;
+                if streams {
+                    head = Some((&mut answer).await.unwrap());
+                }
+                stream.send_trailers(all(&["x-secret", "x-user", "x-real-ip", "x-up"])).unwrap();
+                let mut body = match head {
+                    Some(head) => head,
+                    None => answer.await.unwrap(),
+                }
+                .into_body();
+                assert_eq!(body.data().await.unwrap().unwrap(), b"y"[..]);
+                assert!(body.data().await.is_none());
+                assert_eq!(body.trailers().await.unwrap().unwrap(), all(&["x-sum"]));
+                assert_eq!(heard.recv().unwrap(), all(&["x-up"]), "streams: {streams}");
+            }
+        });
     });
 }

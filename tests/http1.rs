@@ -269,6 +269,30 @@ fn trailers_of_a_request_reach_the_upstream() {
 
 /// They are sent again with a retry, as the body is.
 #[test]
+#[test]
+fn trailers_of_names_that_plugins_removed_stay_behind() {
+    on_both_drivers(|driver| {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\
+                       X-Leak: 1\r\nX-Sum: 7\r\n\r\n";
+        let upstream = Upstream::answering(chunked);
+        let objects = format!(
+            "routes:\n- uri: /*\n  plugins:\n    \
+             proxy-rewrite: {{headers: {{remove: [X-Secret], set: {{X-User: me}}}}}}\n    \
+             response-rewrite: {{headers: {{remove: [x-leak]}}}}\n  \
+             upstream: {{type: roundrobin, nodes: {{\"127.0.0.1:{}\": 1}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &objects);
+        let mut client = gateway.connect();
+        for _ in 0..2 {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n");
+            client.send("x-secret: 1\r\nX-User: you\r\nX-Up: 2\r\n\r\n");
+            assert_eq!(client.response().trailers, [("X-Sum".to_string(), "7".to_string())]);
+            assert_eq!(upstream.last().trailers, [("X-Up".to_string(), "2".to_string())]);
+        }
+    });
+}
+
 fn trailers_of_a_request_survive_a_retry() {
     on_both_drivers(|driver| {
         let (first, second) = (Upstream::start(|conn| drop(conn.request())), Upstream::mirror());

@@ -10,6 +10,7 @@ pub mod proxy_header;
 mod road;
 mod streams;
 pub mod switched;
+mod trailers;
 pub mod tunnel;
 
 pub use switched::Switched;

@@ -466,9 +466,6 @@ impl Exchange {
     /// Puts the headers that plugins set before the answer came behind its own.
     pub fn merge_early_headers(&mut self) {
         self.resp.answered = true;
-        if self.resp.early.is_empty() {
-            return;
-        }
         let Response { head, early, .. } = &mut self.resp;
         head.headers.append(early);
     }

@@ -66,6 +66,8 @@ pub struct Headers {
     list: Vec<Field>,
     /// Bit `name` is set if a field of that known name is in the list: most lookups ask for what is not there.
     seen: u128,
+    /// Names that were taken out, whether or not they were there.
+    removed: Names,
 }
 
 const _: () = assert!(Name::COUNT < 128, "`seen` has a bit for each name");
@@ -76,6 +78,7 @@ impl Headers {
         self.text.clear();
         self.list.clear();
         self.seen = 0;
+        self.removed.clear();
     }
 
     /// Number of fields.
@@ -90,7 +93,8 @@ impl Headers {
 
     /// Bytes of memory held, for the accounting of idle connections.
     pub fn capacity_bytes(&self) -> usize {
-        self.text.capacity() + self.list.capacity() * size_of::<Field>()
+        let others = self.removed.others.capacity();
+        self.text.capacity() + self.list.capacity() * size_of::<Field>() + others
     }
 
     /// The text that spans point into.
@@ -242,6 +246,8 @@ impl Headers {
             id: field.id,
         }));
         self.seen |= std::mem::take(&mut other.seen);
+        self.removed.known |= std::mem::take(&mut other.removed.known);
+        self.removed.others.append(&mut other.removed.others);
     }
 
     /// Makes the first value of a known name longer by `suffix`, if that may stand in a value.
@@ -316,6 +322,7 @@ impl Headers {
 
     /// Removes every field of a known name.
     pub fn remove(&mut self, name: Name) {
+        self.removed.known |= bit(name);
         if self.has(name) {
             self.list.retain(|field| field.id != name);
             self.seen &= !bit(name);
@@ -328,7 +335,13 @@ impl Headers {
         if wanted.id != Name::Other {
             return self.remove(wanted.id);
         }
+        self.removed.add(name);
         self.list.retain(|field| !wanted.is(field, &self.text));
+    }
+
+    /// Names that were taken out: what comes later under one of them is not wanted either.
+    pub fn removed(&self) -> &Names {
+        &self.removed
     }
 
     /// Keeps the fields for which `keep` (name as written, value, id) is true.
@@ -371,6 +384,50 @@ impl NameSet {
     /// The set with one name more.
     pub const fn with(self, name: Name) -> NameSet {
         NameSet(self.0 | bit(name))
+    }
+}
+
+/// Names of fields, of any spelling.
+#[derive(Clone, Default, Debug)]
+pub struct Names {
+    /// A bit for each known one.
+    known: u128,
+    /// The others, each with a line end, which no name has.
+    others: Vec<u8>,
+}
+
+impl Names {
+    /// Those of the fields that are in a list, and of those that were taken out of it.
+    pub fn of(headers: &Headers) -> Names {
+        let mut names = headers.removed.clone();
+        names.known |= headers.seen;
+        let others = headers.iter().filter(|(_, _, id)| *id == Name::Other);
+        others.for_each(|(name, _, _)| names.add(name));
+        names
+    }
+
+    /// One more.
+    pub fn add(&mut self, name: &[u8]) {
+        match Name::of(name) {
+            Name::Other => {
+                self.others.extend_from_slice(name);
+                self.others.push(b'\n');
+            }
+            known => self.known |= bit(known),
+        }
+    }
+
+    /// Whether a name, in any case, is one of them.
+    pub fn has(&self, name: &[u8]) -> bool {
+        match Name::of(name) {
+            Name::Other => self.others.split(|b| *b == b'\n').any(|other| other.eq_ignore_ascii_case(name)),
+            known => self.known & bit(known) != 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.known = 0;
+        self.others.clear();
     }
 }
 

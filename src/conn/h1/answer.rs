@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use crate::conn::Gate;
 use crate::conn::outgoing::Cut;
+use crate::conn::trailers;
 use crate::exchange::{Body, BodyPiece, Exchange, Source};
 use crate::limits;
 use crate::reactor::{self, Chunk, Out};
@@ -151,7 +152,7 @@ fn send_piece(
         out.extend_from_slice(chunked::CHUNK_END);
     }
     if in_chunks && last {
-        chunked::last_chunk(&mut out, ex.resp.body.trailers());
+        chunked::last_chunk(&mut out, trailers::of_answer(ex));
     }
     ex.resp.bytes += (out.len() - behind) as u64;
     stream.send(sent.vec(out));

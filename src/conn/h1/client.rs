@@ -4,6 +4,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::conn::trailers;
 use crate::exchange::body::H1Body;
 use crate::exchange::{Body, Exchange, Side, Source};
 use crate::limits;
@@ -11,7 +12,7 @@ use crate::reactor::{self, Chunk};
 use crate::transport::Stream;
 use crate::wire::Name;
 use crate::wire::headers::NameSet;
-use crate::wire::http::{self, Framing, Progress, write};
+use crate::wire::http::{self, Framing, Progress, chunked, write};
 
 /// How the request's body goes upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,31 +99,14 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
 
 /// Does the request, read to its end, have trailer fields that go upstream?
 pub fn has_trailers(ex: &Exchange) -> bool {
-    trailers(ex).next().is_some()
+    let any = ex.req.body.trailers().is_some_and(|fields| !fields.is_empty());
+    any && trailers::without(&trailers::kept_from_upstream(ex), &ex.req.body).next().is_some()
 }
 
 /// Writes the end of a chunked request, with its trailer fields.
 pub fn write_last_chunk(ex: &Exchange, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers(ex) {
-        write::header(out, name, value);
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The trailer fields that go upstream. A server may take them for fields of the head (RFC 9110 section
-/// 6.5.1), so those stay behind that the head has, that the gateway sets, and that are meant for one
-/// connection only; those that change the message were dropped when they were read.
-fn trailers(ex: &Exchange) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let head = &ex.req.head.headers;
-    let fields = ex.req.body.trailers().into_iter().flat_map(|fields| fields.iter());
-    fields
-        .filter(|(name, _, id)| match id {
-            Name::XRealIp | Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedPort => false,
-            Name::XForwardedProto | Name::Forwarded | Name::ProxyConnection => false,
-            _ => head.get_named(name).is_none() && !head.contains_token(Name::Connection, name),
-        })
-        .map(|(name, value, _)| (name, value))
+    let kept = trailers::kept_from_upstream(ex);
+    chunked::last_chunk(out, trailers::without(&kept, &ex.req.body));
 }
 
 /// `X-Forwarded-For` as it goes upstream.
@@ -135,8 +119,6 @@ pub fn forwarded_for(ex: &Exchange) -> Vec<u8> {
 /// The client's address behind those that were there.
 fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
     if ex.req.head.headers.has(Name::XForwardedFor)
-    /// Bytes of interim answers so far.
-    interim: usize,
         && let Some(before) = ex.header(b"x-forwarded-for")
     {
         out.extend_from_slice(&before);
@@ -150,6 +132,8 @@ fn write_forwarded_for(ex: &Exchange, out: &mut Vec<u8>) {
 pub struct AnswerHead {
     /// What is here of a head that is not whole.
     partial: Vec<u8>,
+    /// Bytes of interim answers so far.
+    interim: usize,
     /// What follows the final head, once that is whole.
     rest: Option<Chunk>,
 }
@@ -170,10 +154,6 @@ impl AnswerHead {
             self.partial.extend_from_slice(&chunk);
             chunk = Chunk::from_vec(std::mem::take(&mut self.partial));
         }
-            self.interim += consumed;
-            if self.interim > limits::INTERIM_ANSWERS {
-                return Err(NoAnswer::Invalid("interim answers without end"));
-            }
         while !chunk.is_empty() {
             let progress = http::parse_response(&chunk, limits::RESPONSE_HEAD, &mut ex.resp.head)
                 .map_err(|bad| NoAnswer::Invalid(bad.reason))?;
@@ -186,6 +166,10 @@ impl AnswerHead {
             if !(100..200).contains(&status) || status == 101 {
                 self.rest = Some(chunk);
                 return Ok(true);
+            }
+            self.interim += consumed;
+            if self.interim > limits::INTERIM_ANSWERS {
+                return Err(NoAnswer::Invalid("interim answers without end"));
             }
         }
         Ok(false)

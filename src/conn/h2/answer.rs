@@ -7,8 +7,8 @@ use http::{Response, StatusCode};
 
 use super::fields::{Fields, trailer_map};
 use super::pipe::{self, Unsent};
-use crate::conn::Gate;
 use crate::conn::outgoing::{self, Cut, Ended, Outgoing};
+use crate::conn::{Gate, trailers};
 use crate::exchange::Exchange;
 use crate::exchange::h2::{Data, Responder};
 
@@ -55,9 +55,8 @@ async fn write_body<G: Gate>(
 ) -> Result<(), Cut> {
     loop {
         let piece = body.next(gate, ex, |cx| stream.poll_reset(cx).map(drop)).await?;
-        let trailers = ex.resp.body.trailers().filter(|_| piece.last);
-        let trailers =
-            trailers.map(|fields| trailer_map(fields.iter().map(|(name, value, _)| (name, value))));
+        let trailers = piece.last.then(|| trailer_map(trailers::of_answer(ex)));
+        let trailers = trailers.filter(|trailers| !trailers.is_empty());
         let ends = piece.last && trailers.is_none();
         pipe::send(stream, piece.data, ends, gate.settings().send_ms).await?;
         if let Some(trailers) = trailers {

@@ -13,10 +13,12 @@ use http::{Method, Request, Uri};
 use super::fields::Fields;
 use super::upload;
 use crate::conn::h1::client::{NoAnswer, forwarded_for};
+use crate::conn::trailers;
 use crate::exchange::h2::{Call, Data, H2Body, Open, Upload};
 use crate::exchange::{Body, BodyError, Exchange, Side, Source};
 use crate::reactor::{self, Chunk};
 use crate::wire::Name;
+use crate::wire::headers::Names;
 
 /// What an upstream that speaks HTTP/2 is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +69,9 @@ pub async fn ask(
     let head = head(ex, kind, &begun)
         .ok_or(Missed::Upstream(NoAnswer::Invalid("no valid :authority or :path"), false))?;
     let mut sender = sender.ready().await.map_err(unsent)?;
-    let trailers = ex.req.body.trailers().is_some_and(|fields| !fields.is_empty());
+    let may_have_trailers = !begun.ended || ex.req.body.trailers().is_some();
+    let kept = if may_have_trailers { trailers::kept_from_upstream(ex) } else { Names::default() };
+    let trailers = trailers::without(&kept, &ex.req.body).next().is_some();
     let bare = begun.ended && begun.bytes.is_empty() && !trailers;
     let (response, mut stream) = sender.send_request(head, bare).map_err(unsent)?;
     if bare {
@@ -79,13 +83,13 @@ pub async fn ask(
     }
     if begun.ended {
         if trailers {
-            upload::end(&mut stream, &ex.req.body);
+            upload::end(&mut stream, &ex.req.body, &kept);
         }
         return Ok(Asked { response, _stream: Some(stream), upload: None, open });
     }
     let again = begun.again.then(Vec::new);
     let running = Rc::new(Upload::new(std::mem::take(&mut ex.req.body), again));
-    upload::begin(&running, stream, send_ms);
+    upload::begin(&running, stream, kept, send_ms);
     Ok(Asked { response, _stream: None, upload: Some(running), open })
 }
 

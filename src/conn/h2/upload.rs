@@ -8,16 +8,17 @@ use h2::{Reason, SendStream};
 
 use super::fields::trailer_map;
 use super::pipe;
+use crate::conn::trailers;
 use crate::exchange::h2::{Data, Upload};
 use crate::exchange::{Body, BodyError};
 use crate::reactor::{self, Chunk};
-use crate::wire::Headers;
+use crate::wire::headers::Names;
 
-/// Sends the body until its end, or until the upload is stopped.
-pub(super) fn begin(upload: &Rc<Upload>, stream: SendStream<Data>, send_ms: u32) {
+/// Sends the body until its end, or until the upload is stopped. Trailer fields of the names `kept` stay behind.
+pub(super) fn begin(upload: &Rc<Upload>, stream: SendStream<Data>, kept: Names, send_ms: u32) {
     let upload = upload.clone();
     reactor::spawn(async move {
-        let mut work = pin!(run(&upload, stream, send_ms));
+        let mut work = pin!(run(&upload, stream, &kept, send_ms));
         std::future::poll_fn(|cx| match upload.is_stopped(cx) {
             true => Poll::Ready(()),
             false => work.as_mut().poll(cx),
@@ -26,7 +27,7 @@ pub(super) fn begin(upload: &Rc<Upload>, stream: SendStream<Data>, send_ms: u32)
     });
 }
 
-async fn run(upload: &Upload, mut stream: SendStream<Data>, send_ms: u32) {
+async fn run(upload: &Upload, mut stream: SendStream<Data>, kept: &Names, send_ms: u32) {
     loop {
         let piece = std::future::poll_fn(|cx| {
             if let Poll::Ready(piece) = upload.body().poll_piece(cx) {
@@ -44,7 +45,7 @@ async fn run(upload: &Upload, mut stream: SendStream<Data>, send_ms: u32) {
                 pipe::send(&mut stream, data, ends, send_ms).await.map(|()| ends)
             }
             Some(Ok(None)) => {
-                end(&mut stream, &upload.body());
+                end(&mut stream, &upload.body(), kept);
                 Ok(true)
             }
             Some(Err(error)) => {
@@ -65,14 +66,13 @@ fn ends_here(body: &Body) -> bool {
     body.is_done() && body.trailers().is_none()
 }
 
-/// The end of a body, with its trailer fields.
-pub(super) fn end(stream: &mut SendStream<Data>, body: &Body) {
+/// The end of a body, with its trailer fields but for those of the names `kept`.
+pub(super) fn end(stream: &mut SendStream<Data>, body: &Body, kept: &Names) {
+    let trailers = trailer_map(trailers::without(kept, body));
     // a stream that is over meanwhile tells by its answer
-    let _ = match body.trailers().filter(|fields: &&Headers| !fields.is_empty()) {
-        Some(fields) => {
-            stream.send_trailers(trailer_map(fields.iter().map(|(name, value, _)| (name, value))))
-        }
-        None => stream.send_data(Data(Chunk::empty()), true),
+    let _ = match trailers.is_empty() {
+        true => stream.send_data(Data(Chunk::empty()), true),
+        false => stream.send_trailers(trailers),
     };
 }
 

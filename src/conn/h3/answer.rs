@@ -4,12 +4,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use crate::conn::Gate;
 use crate::conn::outgoing::{self, Cut, Ended, Outgoing};
+use crate::conn::{Gate, trailers};
 use crate::exchange::Exchange;
 use crate::exchange::h3::Stream;
 use crate::reactor::{self, Chunk};
-use crate::wire::Headers;
 use crate::wire::h3::{Code, frame, qpack};
 
 /// Writes `ex.resp`.
@@ -51,8 +50,7 @@ async fn write_all<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange) ->
             send(stream, piece.data, send_ms).await?;
         }
         if piece.last {
-            let trailers = ex.resp.body.trailers().filter(|fields| !fields.is_empty()).map(trailer_frame);
-            if let Some(trailers) = trailers {
+            if let Some(trailers) = trailer_frame(ex) {
                 send(stream, Chunk::from_vec(trailers), send_ms).await?;
             }
             return Ok(());
@@ -91,11 +89,13 @@ fn head(ex: &Exchange, length: Option<&[u8]>) -> Vec<u8> {
     framed(&section)
 }
 
-fn trailer_frame(trailers: &Headers) -> Vec<u8> {
+fn trailer_frame(ex: &Exchange) -> Option<Vec<u8>> {
+    let mut trailers = trailers::of_answer(ex).peekable();
+    trailers.peek()?;
     let mut section = Vec::new();
     qpack::begin(&mut section);
-    trailers.iter().for_each(|(name, value, _)| qpack::encode(name, value, &mut section));
-    framed(&section)
+    trailers.for_each(|(name, value)| qpack::encode(name, value, &mut section));
+    Some(framed(&section))
 }
 
 fn framed(section: &[u8]) -> Vec<u8> {

@@ -290,12 +290,10 @@ pub fn chunk_head(out: &mut Vec<u8>, size: usize) {
 /// What goes behind the data of a chunk.
 pub const CHUNK_END: &[u8] = b"\r\n";
 
-/// Writes the end of a chunked body, with trailer fields if there are any.
-pub fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Headers>) {
+/// Writes the end of a chunked body, with these trailer fields.
+pub fn last_chunk<'a>(out: &mut Vec<u8>, trailers: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
     out.extend_from_slice(b"0\r\n");
-    for (name, value, _) in trailers.iter().flat_map(|trailers| trailers.iter()) {
-        super::write::header(out, name, value);
-    }
+    trailers.for_each(|(name, value)| super::write::header(out, name, value));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -468,7 +466,7 @@ mod tests {
         }
         let mut trailers = Headers::default();
         trailers.add(b"grpc-status", b"0");
-        last_chunk(&mut text, Some(&trailers));
+        last_chunk(&mut text, trailers.iter().map(|(name, value, _)| (name, value)));
         let (data, consumed, trailers) = read(Sender::Client, &[&text]).unwrap().unwrap();
         assert!(data == sent && consumed == text.len());
         assert_eq!(trailers, [("grpc-status".to_owned(), "0".to_owned())]);
