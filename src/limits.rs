@@ -405,6 +405,10 @@ pub const BREAKER_MEMORY_MS: u64 = 24 * 3600 * 1000;
 /// Copies of requests that a core may have under way to mirrors (proxy-mirror): each may hold a body.
 /// Reached by: tests/full.rs a_silent_mirror_holds_a_bounded_number_of_copies.
 pub const MIRRORS: usize = 256;
+/// Addresses to which a core keeps the connections of its plugins' calls: mirrors, authentication servers. A name may
+/// have many, and each call goes to one of them.
+/// Reached by: src/transport/pool.rs so_many_lasting_pools_are_held.
+pub const LASTING_POOLS: usize = 256;
 /// The longest body that is copied to a mirror, bytes: nginx would spool it to a file.
 /// Reached by: tests/bounds.rs a_long_body_is_not_copied_to_a_mirror.
 pub const MIRROR_BODY: usize = 1 << 20;

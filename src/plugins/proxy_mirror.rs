@@ -96,8 +96,6 @@ struct Mirror {
     connect_ms: u32,
     send_ms: u32,
     read_ms: u32,
-    /// Connections to where the last copy went, kept while this is held.
-    pool: RefCell<Option<Rc<Pool>>>,
 }
 
 thread_local! {
@@ -139,7 +137,6 @@ fn build(conf: &Value, build: &Build) -> Built {
             connect_ms: ms("connect"),
             send_ms: ms("send"),
             read_ms: ms("read"),
-            pool: RefCell::new(None),
         }),
         path: conf["path"].as_str().map(Box::from),
         prefix: conf["path_concat_mode"] == "prefix",
@@ -302,9 +299,7 @@ impl Mirror {
             }),
             false => None,
         };
-        let pool = outbound.pools.get(&Target { address: (ip, self.port).into(), tls });
-        self.pool.replace(Some(pool.clone()));
-        Ok(pool)
+        Ok(outbound.pools.lasting(&Target { address: (ip, self.port).into(), tls }))
     }
 }
 
@@ -320,7 +315,8 @@ impl Drop for UnderWay {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::TcpListener;
+    use std::net::{IpAddr, TcpListener};
+    use std::sync::atomic::Ordering;
 
     use serde_json::json;
 
@@ -410,6 +406,29 @@ mod tests {
             seen
         });
         (port, thread)
+    }
+
+    #[test]
+    fn copies_to_a_name_with_two_addresses_keep_connections_to_both() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = test::serve_all(listener);
+        reactor::block_on(reactor::Config::default(), |_| async move {
+            let host = test::host();
+            let addresses = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+            host.outbound.names.put("mirror.test", &addresses);
+            let plugin = test::build(&SPEC, &host, json!({"host": format!("http://mirror.test:{port}")}));
+            for _ in 0..30 {
+                let mut ex = test::exchange("GET /x HTTP/1.1\nHost: a.com");
+                let _ = plugin.rewrite(&mut ex, &host);
+                let _ = plugin.before_proxy(&mut ex, &host);
+                while UNDER_WAY.get() > 0 {
+                    reactor::sleep(1).await;
+                }
+            }
+        })
+        .unwrap();
+        assert!(connections.load(Ordering::Acquire) <= 2);
     }
 
     #[test]

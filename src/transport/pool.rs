@@ -91,6 +91,8 @@ pub struct Pool {
 #[derive(Default)]
 pub struct Pools {
     pools: RefCell<HashMap<Target, Weak<Pool>>>,
+    /// See [`Pools::lasting`]: the one that was asked for last stands last.
+    lasting: RefCell<Vec<Rc<Pool>>>,
     total: Rc<Cell<usize>>,
 }
 
@@ -111,12 +113,32 @@ impl Pools {
         pool
     }
 
+    /// As [`Pools::get`], and it lives as long as it keeps connections: for calls that go to another place each time. Of too
+    /// many the one ends that nobody has asked for longest.
+    pub fn lasting(&self, target: &Target) -> Rc<Pool> {
+        let pool = self.get(target);
+        let mut lasting = self.lasting.borrow_mut();
+        match lasting.iter().rposition(|held| Rc::ptr_eq(held, &pool)) {
+            Some(at) => lasting[at..].rotate_left(1),
+            None => {
+                if lasting.len() >= limits::LASTING_POOLS {
+                    lasting.remove(0);
+                }
+                lasting.push(pool.clone());
+            }
+        }
+        pool
+    }
+
     /// Closes connections that are too old or that the peer has closed, and forgets pools that are of no use. Call it
     /// about once a second.
     pub fn sweep(&self, now_ms: u64) {
         self.pools.borrow_mut().retain(|_, pool| pool.strong_count() > 0);
         let pools: Vec<Rc<Pool>> = self.pools.borrow().values().filter_map(Weak::upgrade).collect();
         pools.iter().for_each(|pool| pool.sweep(now_ms));
+        drop(pools);
+        let in_use = |pool: &Rc<Pool>| Rc::strong_count(pool) > 1 || !pool.idle.borrow().is_empty();
+        self.lasting.borrow_mut().retain(in_use);
     }
 
     /// Kept connections of the core.
@@ -403,6 +425,42 @@ mod tests {
             assert!(bench.pool.take(0).is_none());
             assert_eq!(bench.pools.idle_connections(), 0);
         });
+    }
+
+    #[test]
+    fn lasting_pools_live_as_long_as_they_keep_connections() {
+        on_both(async || {
+            let bench = Bench::new();
+            let Bench { pools, pool, listener } = bench;
+            let target = pool.target().clone();
+            let stream = connect(&target, 1000).await.unwrap();
+            let _far_end = listener.accept().unwrap().0;
+            drop(pool);
+            pools.lasting(&target).put(Connection::new(stream), &RULES, 0);
+            let nothing_kept = Target { address: "127.0.0.1:1".parse().unwrap(), tls: None };
+            pools.lasting(&nothing_kept);
+            pools.sweep(10);
+            assert_eq!((pools.lasting.borrow().len(), pools.idle_connections()), (1, 1));
+            let kept = pools.lasting(&target).take(10).expect("nobody held its pool");
+            pools.sweep(20);
+            assert!(pools.lasting.borrow().is_empty());
+            pools.lasting(&target).put(kept, &RULES, 20);
+            pools.sweep(20 + u64::from(RULES.idle_timeout_ms));
+            assert_eq!((pools.lasting.borrow().len(), pools.idle_connections()), (0, 0));
+        });
+    }
+
+    #[test]
+    fn so_many_lasting_pools_are_held() {
+        let pools = Pools::new();
+        let to = |port: usize| Target { address: ([127, 0, 0, 1], port as u16).into(), tls: None };
+        let first = Rc::downgrade(&pools.lasting(&to(1)));
+        let second = Rc::downgrade(&pools.lasting(&to(2)));
+        (3..=limits::LASTING_POOLS).for_each(|port| drop(pools.lasting(&to(port))));
+        pools.lasting(&to(1));
+        pools.lasting(&to(limits::LASTING_POOLS + 1));
+        assert_eq!(pools.lasting.borrow().len(), limits::LASTING_POOLS);
+        assert_eq!((first.strong_count(), second.strong_count()), (1, 0), "it was asked for again");
     }
 
     #[test]

@@ -107,8 +107,6 @@ pub struct HttpClient {
     timeout_ms: u32,
     /// Where the name led, and until when that holds.
     known: RefCell<Option<(SocketAddr, u64)>>,
-    /// Held, so that idle connections stay.
-    pool: RefCell<Option<Rc<Pool>>>,
 }
 
 impl HttpClient {
@@ -122,7 +120,7 @@ impl HttpClient {
     ) -> Result<Self, String> {
         let tls = url.secure.then(|| host.tls.get(verify, None, &[])).transpose();
         let tls = tls.map_err(|error| error.to_string())?;
-        Ok(HttpClient { url, tls, keep, timeout_ms, known: RefCell::default(), pool: RefCell::default() })
+        Ok(HttpClient { url, tls, keep, timeout_ms, known: RefCell::default() })
     }
 
     /// Asks and waits for the whole answer. A kept connection that turns out to be dead is replaced once.
@@ -174,9 +172,7 @@ impl HttpClient {
         };
         let name = trust::server_name(&self.url.host);
         let tls = self.tls.as_ref().map(|client| Secure { client: client.clone(), name });
-        let pool = host.pools.get(&Target { address, tls });
-        *self.pool.borrow_mut() = Some(pool.clone());
-        Ok(pool)
+        Ok(host.pools.lasting(&Target { address, tls }))
     }
 }
 
@@ -286,6 +282,7 @@ fn broken(error: BodyError) -> io::Error {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::plugins::kit::test;
@@ -387,6 +384,25 @@ mod tests {
                 server.join().unwrap();
             });
         }
+    }
+
+    #[test]
+    fn a_name_with_two_addresses_keeps_connections_to_both() {
+        on_both(async || {
+            let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let connections = test::serve_all(listener);
+            let host = test::host();
+            let url = Url::parse(&format!("http://auth.test:{port}/")).unwrap();
+            let client = HttpClient::new(url, true, KEEP, 10_000, &host).unwrap();
+            let get = Call { method: "GET", headers: &Headers::default(), body: None };
+            for round in 0..6 {
+                let address = SocketAddr::from(([127, 0, 0, 1 + round % 2], port));
+                client.known.replace(Some((address, u64::MAX)));
+                assert_eq!(client.call(&host, &get).await.unwrap().head.status, 200);
+            }
+            assert_eq!(connections.load(Ordering::Acquire), 2);
+        });
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! For tests of plugins: an exchange from the text of a request, a core's host, a compiled plugin.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -196,6 +198,23 @@ pub fn filtered(plugin: &Rc<dyn Plugin>, ex: &mut Exchange, pieces: &[&[u8]]) ->
         }
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Answers every request that comes, and counts connections.
+pub fn serve_all(listener: TcpListener) -> Arc<AtomicUsize> {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    std::thread::spawn(move || {
+        for mut peer in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::AcqRel);
+            std::thread::spawn(move || {
+                while peer.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+                    let _ = peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                }
+            });
+        }
+    });
+    connections
 }
 
 /// The values of a header, in order, joined by `|`; `-` for none.
