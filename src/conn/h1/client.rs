@@ -69,7 +69,10 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
     let method = ex.out.method.as_deref().unwrap_or(head.method_text());
     write::request_line(out, method, ex.out.uri.as_deref().unwrap_or(head.path()));
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
-    write::header(out, b"Host", host);
+    // as nginx leaves out what `proxy_set_header` gives no value: a client of HTTP/1.0 may have named no host
+    if !host.is_empty() {
+        write::header(out, b"Host", host);
+    }
     if websocket {
         // `enable_websocket` passes both on as they are, upgrade or not.
         for (name, text) in [(Name::Upgrade, b"Upgrade".as_slice()), (Name::Connection, b"Connection")] {
