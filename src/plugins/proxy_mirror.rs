@@ -410,9 +410,7 @@ mod tests {
 
     #[test]
     fn copies_to_a_name_with_two_addresses_keep_connections_to_both() {
-        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let connections = test::serve_all(listener);
+        let (port, connections) = test::serve_two_addresses();
         reactor::block_on(reactor::Config::default(), |_| async move {
             let host = test::host();
             let addresses = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));

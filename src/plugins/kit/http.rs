@@ -389,9 +389,7 @@ mod tests {
     #[test]
     fn a_name_with_two_addresses_keeps_connections_to_both() {
         on_both(async || {
-            let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            let connections = test::serve_all(listener);
+            let (port, connections) = test::serve_two_addresses();
             let host = test::host();
             let url = Url::parse(&format!("http://auth.test:{port}/")).unwrap();
             let client = HttpClient::new(url, true, KEEP, 10_000, &host).unwrap();

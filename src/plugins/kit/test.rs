@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -200,21 +200,31 @@ pub fn filtered(plugin: &Rc<dyn Plugin>, ex: &mut Exchange, pieces: &[&[u8]]) ->
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Answers every request that comes, and counts connections.
-pub fn serve_all(listener: TcpListener) -> Arc<AtomicUsize> {
+/// Answers every request that comes to a port of 127.0.0.1 and 127.0.0.2, and counts connections.
+pub fn serve_two_addresses() -> (u16, Arc<AtomicUsize>) {
     let connections = Arc::new(AtomicUsize::new(0));
-    let counted = connections.clone();
+    let (port, listeners) = std::iter::repeat_with(|| {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        let second = TcpListener::bind(("127.0.0.2", port)).ok()?;
+        Some((port, [first, second]))
+    })
+    .find_map(|pair| pair)
+    .unwrap();
+    for listener in listeners {
+        let counted = connections.clone();
+        std::thread::spawn(move || listener.incoming().flatten().for_each(|peer| answer_all(peer, &counted)));
+    }
+    (port, connections)
+}
+
+fn answer_all(mut peer: TcpStream, counted: &AtomicUsize) {
+    counted.fetch_add(1, Ordering::AcqRel);
     std::thread::spawn(move || {
-        for mut peer in listener.incoming().flatten() {
-            counted.fetch_add(1, Ordering::AcqRel);
-            std::thread::spawn(move || {
-                while peer.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
-                    let _ = peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-                }
-            });
+        while peer.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+            let _ = peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
     });
-    connections
 }
 
 /// The values of a header, in order, joined by `|`; `-` for none.
