@@ -25,6 +25,16 @@ pub const EXPR_DEPTH: usize = 64;
 /// Reached by: src/expr/condition/tests.rs a_runaway_pattern_gives_up.
 pub const REGEX_STEPS: u32 = 1_000_000;
 
+/// How deep a proto object may nest: hand-written ones pass 5 nowhere, and their parser recurses without a bound of its
+/// own.
+/// Reached by: src/model/check/proto.rs a_proto_that_nests_without_end_is_refused_and_one_of_some_depth_is_not.
+pub const PROTO_DEPTH: usize = 32;
+
+/// How deep the brackets of a JSONPath (`post_arg.*`) may nest: a filter with a function in parentheses has 3. Its parser
+/// recurses without a bound of its own, and takes twice as long for each filter inside another.
+/// Reached by: src/model/check/tests.rs a_json_path_that_nests_without_end_is_refused.
+pub const JSON_PATH_DEPTH: usize = 6;
+
 /// Page cache of the embedded store, bytes. Writes are rare and reads come from the Admin API only, so the
 /// inner pages of 100,000 objects (a few MB) are what is worth keeping.
 /// Not reached by a test: the cache is redb's, and shows in nothing but speed.
@@ -418,6 +428,9 @@ pub const REDIS_REPLY: usize = 1 << 20;
 /// Commands that may wait for their replies on one connection to Redis: a tenth of a second of a busy server.
 /// Reached by: src/client/redis/tests.rs a_server_that_never_answers_is_asked_no_more_than_so_often_at_once.
 pub const REDIS_WAITING: usize = 16_384;
+/// Nodes of a Redis cluster that are remembered: Redis itself is made for up to 1,000.
+/// Reached by: src/client/redis/slots.rs a_server_that_always_names_others_is_not_remembered_without_end.
+pub const REDIS_NODES: usize = 1_024;
 /// Keys of limit-count that a core remembers to tell Redis of (`sync_interval`), as many as APISIX.
 /// Reached by: src/plugins/limit_count/delayed.rs so_many_keys_wait_to_be_told_and_no_more.
 pub const DELAYED_KEYS: usize = 10_000;

@@ -10,9 +10,9 @@ use std::cell::OnceCell;
 
 use graphql_parser::query::{self, Definition, OperationDefinition, Selection};
 use serde_json::{Map, Value, json};
-use serde_json_path::JsonPath;
 
 use super::{Body, Exchange};
+use crate::model::json_path::body_path;
 use crate::wire::Name;
 use crate::wire::http::Method;
 use crate::wire::uri;
@@ -96,9 +96,7 @@ impl Exchange {
     /// the list of all it finds.
     pub(super) fn body_member(&self, path: &str) -> Option<Cow<'_, Value>> {
         if path.contains(['[', '*']) || path.contains("..") {
-            let path = JsonPath::parse(&format!("$.{path}")).ok()?;
-            let found = path.query(self.body_table()?).all();
-            return (!found.is_empty()).then(|| Cow::Owned(json!(found)));
+            return along(path, self.body_table()?).map(Cow::Owned);
         }
         let table = self.body_table()?;
         path.split('.').try_fold(table, |value, step| value.as_object()?.get(step)).map(Cow::Borrowed)
@@ -170,6 +168,13 @@ impl Exchange {
             }
         }
     }
+}
+
+/// The list of all that a JSONPath finds.
+fn along(path: &str, table: &Value) -> Option<Value> {
+    let path = body_path(path).ok()?;
+    let found = path.query(table).all();
+    (!found.is_empty()).then(|| json!(found))
 }
 
 const JSON: &[u8] = b"application/json";
@@ -284,6 +289,16 @@ mod tests {
         assert!(operation("query {").is_err());
         // Nesting must not cost the stack.
         assert!(operation(&"{a".repeat(200_000)).is_err());
+    }
+
+    #[test]
+    fn a_path_that_nests_without_end_leads_nowhere() {
+        let table = json!({"a": [{"b": 1}, {"b": 2}]});
+        let found = |path: &str| along(path, &table).map(|list| list.to_string());
+        assert_eq!(found("a[?(@.b > 1)].b").as_deref(), Some("[2]"));
+        for (open, close) in [("[?@.a", "]"), ("[?(", ")]"), ("[?length(", ")]")] {
+            assert_eq!(found(&format!("a{}{}", open.repeat(100_000), close.repeat(100_000))), None);
+        }
     }
 
     #[test]

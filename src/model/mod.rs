@@ -5,6 +5,7 @@ pub mod check;
 pub mod cjson;
 pub mod delta;
 pub mod id;
+pub mod json_path;
 pub mod parse;
 pub mod schema;
 pub mod schemas;

@@ -1,7 +1,6 @@
 //! The rules of each kind of object.
 
 use serde_json::Value;
-use serde_json_path::JsonPath;
 
 use super::certificate::check_pair;
 use super::plugins::{check_duplicate_keys, check_global_conflicts, check_plugins};
@@ -9,6 +8,7 @@ use super::proto::check_proto;
 use super::upstream::check_upstream;
 use super::{Lookups, PluginFault, PluginSchema, Target};
 use crate::model::id::{Kind, id_text};
+use crate::model::json_path::body_path;
 use crate::model::schema::is_secret_ref;
 use crate::model::schemas::{object_schema, secret_schema};
 use crate::model::types::IpNet;
@@ -99,7 +99,7 @@ fn body_paths(vars: &Value) -> Outcome {
     match items.first().and_then(Value::as_str).and_then(|name| name.strip_prefix("post_arg.")) {
         Some(path) if items.len() >= 3 => {
             let is_plain = !path.contains(['[', '*']) && !path.contains("..");
-            match JsonPath::parse(&format!("$.{path}")) {
+            match body_path(path) {
                 Err(error) if !is_plain => Err(format!("invalid expression: {error}")),
                 _ => Ok(()),
             }

@@ -7,17 +7,63 @@ use prost_reflect::DescriptorPool;
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
+use crate::limits;
+
 /// The name under which the text is compiled.
 const NAME: &str = "content.proto";
 
 /// The error is the compiler's, on one line.
 pub(super) fn check_proto(content: &str) -> Result<(), String> {
+    if is_too_deep(content) {
+        return Err("it nests too deeply".to_owned());
+    }
     let error = match compile(content) {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
     let is_binary = STANDARD.decode(content).is_ok_and(|bytes| DescriptorPool::decode(&*bytes).is_ok());
     if is_binary { Ok(()) } else { Err(error) }
+}
+
+/// Do its brackets nest further than the compiler may be sent? Comments and quoted texts are left out; a quote that is not
+/// closed ends with its line.
+fn is_too_deep(content: &str) -> bool {
+    let mut depth = 0_usize;
+    let mut rest = content.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        rest = match first {
+            b'/' if behind.starts_with(b"/") => behind_any(behind, b"\n"),
+            b'/' if behind.starts_with(b"*") => behind_any(&behind[1..], b"*/"),
+            b'"' | b'\'' => behind_quote(behind, first),
+            _ => behind,
+        };
+        match first {
+            b'{' | b'[' | b'(' | b'<' => depth += 1,
+            b'}' | b']' | b')' | b'>' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limits::PROTO_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
+/// What follows the first `end`.
+fn behind_any<'a>(text: &'a [u8], end: &[u8]) -> &'a [u8] {
+    memchr::memmem::find(text, end).map_or(&[], |at| &text[at + end.len()..])
+}
+
+/// What follows the end of a quoted text.
+fn behind_quote(mut text: &[u8], quote: u8) -> &[u8] {
+    while let Some((&first, behind)) = text.split_first() {
+        match first {
+            b'\\' if !behind.starts_with(b"\n") => text = behind.get(1..).unwrap_or_default(),
+            _ if first == quote || first == b'\n' => return behind,
+            _ => text = behind,
+        }
+    }
+    text
 }
 
 fn compile(content: &str) -> Result<(), String> {
@@ -66,5 +112,25 @@ mod tests {
         for content in [&*twice, &unknown, &disk, "message {", "AAAA"] {
             assert!(check_proto(content).is_err(), "{content}");
         }
+    }
+
+    #[test]
+    fn a_proto_that_nests_without_end_is_refused_and_one_of_some_depth_is_not() {
+        let nested = |depth: usize, before: &str| {
+            let (open, close) = ("message A {".repeat(depth), "}".repeat(depth));
+            check_proto(&format!("syntax = \"proto3\"; {before} {open} {close}"))
+        };
+        let (most, too_deep) = (limits::PROTO_DEPTH, Err("it nests too deeply".to_owned()));
+        assert_eq!(nested(most, ""), Ok(()));
+        assert_eq!(nested(most + 1, ""), too_deep);
+        // neither quotes in comments nor what looks like a comment in quotes hides anything
+        for before in
+            ["// don't\n", "/* don't */", "option java_package = \"/*\";", "option java_package = '\\'';"]
+        {
+            assert_eq!(nested(20_000, before), too_deep, "{before}");
+        }
+        let braces = "{".repeat(most + 1);
+        let harmless = format!("/* {braces} */ option java_package = \"{braces}\"; // {braces}\n");
+        assert_eq!(nested(1, &harmless), Ok(()));
     }
 }

@@ -160,6 +160,20 @@ fn routes() {
 }
 
 #[test]
+fn a_json_path_that_nests_without_end_is_refused() {
+    let nested = |open: &str, close: &str, depth: usize| {
+        let path = format!("post_arg.a{}{}", open.repeat(depth), close.repeat(depth));
+        put(Kind::Route, Some("7"), json!({"uri": "/", "service_id": 1, "vars": [[path, "==", "b"]]}))
+    };
+    assert_eq!(nested("[?@.a", "]", 3), "accepted");
+    assert_eq!(nested("[0", "]", 1), "accepted");
+    for (open, close) in [("[?@.a", "]"), ("[?(", ")]"), ("[?length(", ")]")] {
+        let refused = "failed to validate the 'vars' expression: invalid expression: it nests too deeply";
+        assert_eq!(nested(open, close, 100_000), refused, "{open}");
+    }
+}
+
+#[test]
 fn upstreams() {
     let pattern = "^((uri|server_name|server_addr|request_uri|remote_port|remote_addr|query_string|host|\
                    hostname|mqtt_client_id)|arg_[0-9a-zA-z_-]+)$";
@@ -172,6 +186,8 @@ fn upstreams() {
         ),
         (json!({"nodes": {"a.com:0": 1}}), "invalid port 0"),
         (json!({"nodes": {"a.com:65536": 1}}), "invalid port 65536"),
+        (json!({"nodes": {"a.com:-1": 1}}), "invalid port -1"),
+        (json!({"nodes": {"a.com:100000000000000000000": 1}}), "invalid port 1e+20"),
         (
             json!({"nodes": {}, "pass_host": "rewrite"}),
             "`upstream_host` can't be empty when `pass_host` is `rewrite`",

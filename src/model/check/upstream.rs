@@ -9,6 +9,7 @@ use super::certificate::check_pair;
 use super::object::{check_reference, with_defaults};
 use crate::model::address::split_address;
 use crate::model::id::{Kind, id_text};
+use crate::model::schema::number_text;
 use crate::model::schemas::{HASH_HEADER, HASH_VARS, HASH_VARS_COMBINATIONS};
 
 type Outcome = Result<(), String>;
@@ -40,9 +41,9 @@ pub fn check_upstream_in_data_plane(value: &Value) -> Outcome {
 /// Ports in a map of nodes are beyond the schema's reach.
 fn ports(value: &Value) -> Outcome {
     for address in value.get("nodes").and_then(Value::as_object).into_iter().flat_map(|nodes| nodes.keys()) {
-        let port = split_address(address).1.and_then(|port| port.parse::<u64>().ok());
-        if let Some(port) = port.filter(|port| !(1..=65_535).contains(port)) {
-            return Err(format!("invalid port {port}"));
+        let port = split_address(address).1.and_then(|port| port.parse::<f64>().ok());
+        if let Some(port) = port.filter(|port| !(1.0..=65_535.0).contains(port)) {
+            return Err(format!("invalid port {}", number_text(port)));
         }
     }
     Ok(())
