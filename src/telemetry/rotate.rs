@@ -62,6 +62,10 @@ impl Rotator {
         for log in self.logs.iter().filter(|log| by_time || large(log)) {
             let name = log.file_name().unwrap_or_default().to_string_lossy();
             let to = log.with_file_name(format!("{stamp}__{name}"));
+            // an hour that comes twice, when clocks are set back, has an archive already: this log goes on
+            if archive_of(&to).exists() {
+                continue;
+            }
             match if to.exists() { Ok(()) } else { fs::rename(log, &to) } {
                 Ok(()) => {
                     rotated.files.push(to);
@@ -99,17 +103,31 @@ fn kept(log: &Path) -> Vec<PathBuf> {
     let Some(Ok(entries)) = log.parent().map(fs::read_dir) else { return Vec::new() };
     let is_one = |path: &PathBuf| {
         let file = path.file_name().unwrap_or_default().to_string_lossy();
-        file.rsplit_once("__").is_some_and(|(_, of)| of == name || of == packed)
+        file.split_once("__").is_some_and(|(stamp, of)| is_stamp(stamp) && (of == name || of == packed))
     };
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_one).collect();
     files.sort_unstable_by(|a, b| b.cmp(a));
     files
 }
 
-/// Makes `FILE.tar.gz` of `FILE`.
+/// A log's own name may have `__` in it: what stands before the first is the time.
+fn is_stamp(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'_'))
+}
+
+fn archive_of(file: &Path) -> PathBuf {
+    file.with_file_name(format!("{}.tar.gz", file.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Makes `FILE.tar.gz` of `FILE`, or leaves everything as it was.
 fn compress(path: &Path) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let packed = path.with_file_name(format!("{name}.tar.gz"));
+    let packed = archive_of(path);
+    pack(path, &packed).inspect_err(|_| drop(fs::remove_file(&packed)))?;
+    fs::remove_file(path)
+}
+
+fn pack(path: &Path, packed: &Path) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut from = File::open(path)?;
     let length = from.metadata()?.len();
     let mut to = GzEncoder::new(File::create(packed)?, Compression::default());
@@ -118,8 +136,7 @@ fn compress(path: &Path) -> io::Result<()> {
     // blocks of 512 bytes, and two empty ones at the end
     let padding = (512 - copied % 512) % 512 + 1024;
     to.write_all(&vec![0; padding as usize])?;
-    to.finish()?;
-    fs::remove_file(path)
+    to.finish().map(drop)
 }
 
 /// The header of one plain file (POSIX ustar).
@@ -130,11 +147,18 @@ fn tar_header(name: &str, length: u64) -> [u8; 512] {
     put(100, "0000644\0");
     put(108, "0000000\0");
     put(116, "0000000\0");
-    put(124, &format!("{length:011o}\0"));
+    let octal = format!("{length:011o}\0");
+    put(124, octal.get(..12).unwrap_or_default());
     put(136, "00000000000\0");
     put(148, "        "); // counts as blanks in its own sum
     put(156, "0");
     put(257, "ustar\x0000");
+    if octal.len() > 12 {
+        // as GNU and POSIX 2001 write what has more than eleven octal digits: a mark, and the number itself
+        header[124..136].fill(0);
+        header[124] = 0x80;
+        header[128..136].copy_from_slice(&length.to_be_bytes());
+    }
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     header
@@ -186,6 +210,56 @@ mod tests {
         assert_eq!(rotator.look(1_000_000, "a"), Rotated::default());
         assert_eq!(rotator.look(100, "b"), Rotated::default());
         assert_eq!(rotator.look(120, "c").files, [log.with_file_name("c__error.log")]);
+    }
+
+    #[test]
+    fn a_log_whose_name_has_underscores_keeps_no_more_and_no_less() {
+        let error = scratch("underscores");
+        let log = error.with_file_name("my__error.log");
+        let rotator = Rotator::new(RULES, vec![]);
+        let others = ["1__error.log", "my__error.log"];
+        let own = ["1__my__error.log", "2__my__error.log", "3__my__error.log.tar.gz"];
+        others.iter().chain(&own).for_each(|name| fs::write(log.with_file_name(name), "").unwrap());
+        rotator.tidy(&Rotated { files: vec![], logs: vec![log.clone(), error] });
+        assert_eq!(names(&log), [others[0], own[1], own[2], others[1]]);
+    }
+
+    #[test]
+    fn an_archive_is_not_overwritten_when_its_hour_comes_twice() {
+        let log = scratch("twice");
+        let rules = Rules { compress: true, ..RULES };
+        let mut rotator = Rotator::new(rules, vec![log.clone()]);
+        rotator.look(100, "");
+        let packed = log.with_file_name("02-00__error.log.tar.gz");
+        for now_s in [120, 180] {
+            fs::write(&log, "new").unwrap();
+            let rotated = rotator.look(now_s, "02-00");
+            rotator.tidy(&rotated);
+            if now_s == 120 {
+                fs::write(&packed, "first").unwrap();
+            }
+        }
+        assert_eq!(fs::read_to_string(&packed).unwrap(), "first");
+        assert_eq!(fs::read_to_string(&log).unwrap(), "new", "it goes on until the next time");
+        assert_eq!(rotator.look(240, "03-00").files, [log.with_file_name("03-00__error.log")]);
+    }
+
+    #[test]
+    fn of_an_archive_that_cannot_be_finished_nothing_stays() {
+        let log = scratch("half");
+        let folder = log.with_file_name("1__error.log");
+        fs::create_dir(&folder).unwrap(); // it can be opened, but not read
+        assert!(compress(&folder).is_err());
+        assert_eq!(names(&log), ["1__error.log"]);
+    }
+
+    #[test]
+    fn a_very_large_log_has_its_length_in_the_archive() {
+        let length = |of: u64| tar_header("a", of)[124..136].to_vec();
+        assert_eq!(length(8), b"00000000010\0");
+        assert_eq!(length((8 << 30) - 1), b"77777777777\0");
+        // the form of GNU and of POSIX 2001 where octal digits do not suffice
+        assert_eq!(length(1 << 40), [0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
     }
 
     #[test]
