@@ -1,6 +1,7 @@
 //! Which node of a Redis cluster has a key (redis.io/docs/reference/cluster-spec).
 
 use super::conf::Address;
+use crate::limits;
 use crate::wire::resp::Reply;
 
 /// Slots of every cluster.
@@ -19,23 +20,30 @@ impl Slots {
         let mut slots = Slots { nodes: Vec::new(), node_of: vec![u16::MAX; SLOTS].into() };
         for range in reply.items() {
             let [first, last, master, ..] = range.items() else { continue };
-            let (Some(first), Some(last)) = (first.number(), last.number()) else { continue };
+            let slot = |of: &Reply| of.number().filter(|slot| *slot >= 0.0).map(|slot| slot as usize); // saturates
+            let (Some(first), Some(last)) = (slot(first), slot(last)) else { continue };
             let [host, port, ..] = master.items() else { continue };
             let host = host.text().filter(|host| !host.is_empty()).unwrap_or(&asked.host);
-            let port = port.number().map_or(asked.port, |port| port as u16);
-            let node = slots.index(Address { host: host.into(), port });
-            let (first, last) = ((first as usize).min(SLOTS), (last as usize + 1).min(SLOTS));
-            slots.node_of.get_mut(first..last).into_iter().for_each(|range| range.fill(node));
+            let port = port.number().unwrap_or(f64::from(asked.port));
+            let Some(port) = Some(port as u16).filter(|whole| f64::from(*whole) == port) else { continue };
+            let Some(node) = slots.index(Address { host: host.into(), port }) else { continue };
+            slots
+                .node_of
+                .get_mut(first..last.saturating_add(1).min(SLOTS))
+                .into_iter()
+                .for_each(|range| range.fill(node));
         }
         slots
     }
 
-    fn index(&mut self, address: Address) -> u16 {
-        let at = self.nodes.iter().position(|node| *node == address).unwrap_or_else(|| {
+    /// `None`: there are too many to remember another.
+    fn index(&mut self, address: Address) -> Option<u16> {
+        let known = self.nodes.iter().position(|node| *node == address);
+        if known.is_none() && self.nodes.len() < limits::REDIS_NODES {
             self.nodes.push(address);
-            self.nodes.len() - 1
-        });
-        at as u16
+            return u16::try_from(self.nodes.len() - 1).ok();
+        }
+        known.and_then(|at| u16::try_from(at).ok())
     }
 
     /// The node of a slot.
@@ -45,8 +53,7 @@ impl Slots {
 
     /// A node has said that a slot is elsewhere.
     pub fn moved(&mut self, slot: u16, to: Address) {
-        let node = self.index(to);
-        if let Some(place) = self.node_of.get_mut(usize::from(slot)) {
+        if let (Some(node), Some(place)) = (self.index(to), self.node_of.get_mut(usize::from(slot))) {
             *place = node;
         }
     }
@@ -98,6 +105,31 @@ mod tests {
         }
         assert_eq!(slot_of(b"{user1000}.followers"), slot_of(b"user1000"));
         assert_eq!(slot_of(b"foo{}{bar}"), crc16(b"foo{}{bar}") % 16_384);
+    }
+
+    #[test]
+    fn a_map_with_numbers_that_are_none_is_read_as_far_as_it_makes_sense() {
+        let asked = Address { host: "asked".into(), port: 9 };
+        let range = |first, last, port| {
+            let node = vec![Reply::Bulk(b"a".to_vec()), Reply::Integer(port)];
+            Reply::Array(vec![Reply::Integer(first), Reply::Integer(last), Reply::Array(node)])
+        };
+        let ranges = [(0, -1, 1), (-5, 7, 1), (i64::MIN, i64::MAX, 1), (8, i64::MAX, 2), (3, 4, 70_000)];
+        let ranges = ranges.map(|(first, last, port)| range(first, last, port));
+        let slots = Slots::of(&Reply::Array(ranges.into()), &asked);
+        assert_eq!(slots.node(0), None);
+        assert_eq!(slots.node(3), None, "there is no port 70000");
+        assert_eq!(slots.node(16_383), Some(&Address { host: "a".into(), port: 2 }));
+    }
+
+    #[test]
+    fn a_server_that_always_names_others_is_not_remembered_without_end() {
+        let at = |port| Address { host: "a".into(), port };
+        let mut slots = Slots::of(&Reply::Array(Vec::new()), &at(1));
+        for n in 0..2 * limits::REDIS_NODES {
+            slots.moved(0, Address { host: n.to_string().into(), port: 1 });
+        }
+        assert!(slots.nodes.len() <= limits::REDIS_NODES, "{}", slots.nodes.len());
     }
 
     #[test]
