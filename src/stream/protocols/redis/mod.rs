@@ -352,6 +352,8 @@ impl Connection {
 
     /// A whole reply, or a message that nobody asked for.
     fn reply_read(&mut self, reply: &Reply, calls: &mut Calls) {
+        // whose HELLO was not answered (CLIENT REPLY OFF), or in a transaction
+        self.resp3 |= reply.kind == b'>';
         let verb = Verb::of(&reply.text).filter(|_| matches!(reply.kind, b'*' | b'>'));
         if let Some(verb) = verb
             && (reply.kind == b'>' || self.subscribes())

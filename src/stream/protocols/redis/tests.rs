@@ -126,6 +126,10 @@ fn resp3_arrays_are_replies_whatever_they_begin_with() {
         dialogue.send(b"RESET\r\n");
         assert_eq!(dialogue.answer(b"+RESET\r\n"), ["reset"]);
     }
+    // nobody saw the answer to this HELLO, but what is pushed tells
+    dialogue.send(b"CLIENT REPLY OFF\r\nHELLO 3\r\nCLIENT REPLY ON\r\nSUBSCRIBE a\r\nLRANGE x 0 -1\r\n");
+    dialogue.answer(b"+OK\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n");
+    assert_eq!(dialogue.answer(&array("message")), ["lrange x 0 -1"]);
 }
 
 #[test]
