@@ -617,7 +617,7 @@ pub const SECRET_ANSWER_BYTES: usize = 1 << 20;
 /// Reached by: src/config/read_stream.rs a_range_has_so_many_ports_at_most.
 pub const STREAM_PORTS: usize = 4096;
 
-/// A piece of a tunnel that says that more of its kind will come, bytes: half a shared receive buffer.
+/// A piece of a tunnel or of an xRPC session that says that more of its kind will come, bytes: half a shared receive buffer.
 /// Not reached by a test: it chooses between two sizes of buffers, which carry the same bytes.
 pub const BULK_PIECE: usize = 8 << 10;
 
@@ -626,7 +626,7 @@ pub const BULK_PIECE: usize = 8 << 10;
 /// Not reached by a test: more calls would have to be broken off on one connection, which gets no more after
 /// [`H2_LINK_BROKEN_OFF`].
 pub const H2_LINK_REMEMBERED_RESETS: usize = 1_024;
-/// So many pieces in a row change the size of a tunnel's receive buffers: to change costs a system call, and pieces of
+/// So many pieces in a row change the size of receive buffers: to change costs a system call, and pieces of
 /// 64 KiB in place of 16 save one each.
 /// Not reached by a test: it chooses between two sizes of buffers, which carry the same bytes.
 pub const BULK_CHANGE: u8 = 4;

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use super::Switched;
 use crate::exchange::Exchange;
-use crate::limits;
 use crate::reactor;
+use crate::transport::pieces::Pieces;
 
 /// One direction of a tunnel.
 struct Way<'a> {
@@ -21,9 +21,7 @@ struct Way<'a> {
     waiting: bool,
     done: bool,
     bytes: u64,
-    /// Pieces in a row that say nothing for the present size of receive buffers.
-    unlike: u8,
-    bulk: bool,
+    pieces: Pieces,
 }
 
 /// Both directions.
@@ -133,8 +131,7 @@ impl<'a> Way<'a> {
             waiting: false,
             done: false,
             bytes: 0,
-            unlike: 0,
-            bulk: false,
+            pieces: Pieces::default(),
         }
     }
 
@@ -157,22 +154,13 @@ impl<'a> Way<'a> {
                 break;
             }
             self.bytes += chunk.len() as u64;
-            self.size_buffers(chunk.len());
+            if let Some(bulk) = self.pieces.came(chunk.len()) {
+                self.from.expect_bulk(bulk);
+            }
             self.to.set_send_deadline(Some(reactor::now_ms() + self.send_ms));
             self.to.send(chunk);
             self.sending = true;
         }
         Poll::Ready(Ok(()))
-    }
-
-    /// Large pieces ask for large buffers, a run of small ones for the small buffers that all connections share.
-    fn size_buffers(&mut self, bytes: usize) {
-        let is_large = bytes >= limits::BULK_PIECE;
-        self.unlike = if is_large == self.bulk { 0 } else { self.unlike + 1 };
-        if self.unlike == limits::BULK_CHANGE {
-            self.bulk = is_large;
-            self.unlike = 0;
-            self.from.expect_bulk(is_large);
-        }
     }
 }

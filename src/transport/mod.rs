@@ -7,6 +7,7 @@ pub mod client_auth;
 pub mod connect;
 pub mod der;
 pub mod ocsp;
+pub mod pieces;
 pub mod pool;
 pub mod quic;
 pub mod sessions;

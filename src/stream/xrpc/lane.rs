@@ -14,10 +14,12 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::link::size_buffers;
 use super::{Answers, Broken};
 use crate::limits;
 use crate::reactor::{self, Chunk};
 use crate::transport::Stream;
+use crate::transport::pieces::Pieces;
 
 /// The connection.
 pub struct Lane {
@@ -31,6 +33,8 @@ pub struct Lane {
     held_up: Cell<bool>,
     /// A part of the next answer was given to its session.
     midst: Cell<bool>,
+    /// Those that come.
+    pieces: Cell<Pieces>,
     reader: RefCell<Option<Waker>>,
     /// Sessions that wait until the upstream has taken what is queued.
     senders: RefCell<Vec<Waker>>,
@@ -109,6 +113,7 @@ impl Lane {
             over: Cell::new(false),
             held_up: Cell::new(false),
             midst: Cell::new(false),
+            pieces: Cell::default(),
             reader: RefCell::default(),
             senders: RefCell::default(),
         });
@@ -185,6 +190,7 @@ impl Lane {
                     break;
                 }
             };
+            size_buffers(&self.stream, &self.pieces, chunk.len());
             if let Err(Broken(why)) = self.deliver(chunk, &mut *answers).await {
                 log::error!("failed to handle upstream: {why}");
                 break;
@@ -258,7 +264,9 @@ impl Lane {
             self.wait_for(inbox, piece.len()).await;
         }
         if !inbox.gone.get() {
-            inbox.put(piece);
+            // a slow client with a small answer is not to hold a large buffer
+            let copies = self.pieces.get().are_bulk() && piece.len() < limits::BULK_PIECE;
+            inbox.put(if copies { Chunk::from_vec(piece.to_vec()) } else { piece });
         }
     }
 

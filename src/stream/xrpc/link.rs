@@ -10,6 +10,7 @@ use crate::live::LiveUpstream;
 use crate::live::streams::StreamPlan;
 use crate::reactor::{self, Chunk};
 use crate::transport::Stream;
+use crate::transport::pieces::Pieces;
 
 /// Which calls it is for.
 #[derive(Clone)]
@@ -45,6 +46,8 @@ pub(super) struct Link {
     pub idle_ms: u64,
     pub upstream: Option<Rc<LiveUpstream>>,
     pub node: usize,
+    /// Those that come on a connection of its own.
+    pub pieces: Cell<Pieces>,
     /// It has ended, and nobody needs it.
     pub over: Cell<bool>,
 }
@@ -68,7 +71,13 @@ pub(super) enum Unsent {
 impl Link {
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         match &self.wire {
-            Wire::Own(stream) => stream.poll_recv(cx),
+            Wire::Own(stream) => {
+                let received = stream.poll_recv(cx);
+                if let Poll::Ready(Ok(chunk)) = &received {
+                    size_buffers(stream, &self.pieces, chunk.len());
+                }
+                received
+            }
             Wire::Lane(seat) => seat.poll_recv(cx),
         }
     }
@@ -104,6 +113,15 @@ impl Link {
     }
 }
 
+/// A piece of so many bytes has come from a stream: the buffers for the next ones are to fit.
+pub(super) fn size_buffers(from: &Stream, pieces: &Cell<Pieces>, bytes: usize) {
+    let mut seen = pieces.get();
+    if let Some(bulk) = seen.came(bytes) {
+        from.expect_bulk(bulk);
+    }
+    pieces.set(seen);
+}
+
 /// Sends a piece, and waits until it has left.
 pub(super) async fn send(to: &Stream, piece: Chunk, within_ms: u64) -> io::Result<()> {
     if piece.is_empty() {
@@ -112,4 +130,45 @@ pub(super) async fn send(to: &Stream, piece: Chunk, within_ms: u64) -> io::Resul
     to.set_send_deadline(Some(reactor::now_ms() + within_ms));
     to.send(piece);
     to.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::transport::tests::on_both;
+    use crate::transport::{Target, connect};
+
+    #[test]
+    fn a_long_message_comes_in_large_buffers() {
+        const LENGTH: usize = 4 << 20;
+        on_both(async || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let target = Target { address: listener.local_addr().unwrap(), tls: None };
+            let stream = Rc::new(connect(&target, 1000).await.unwrap());
+            let mut server = listener.accept().unwrap().0;
+            let sends = std::thread::spawn(move || server.write_all(&vec![b'v'; LENGTH]));
+            let link = Link {
+                of: Of::Own,
+                wire: Wire::Own(stream),
+                idle_ms: 10_000,
+                upstream: None,
+                node: 0,
+                pieces: Cell::default(),
+                over: Cell::new(false),
+            };
+            let (mut read, mut longest) = (0, 0);
+            while read < LENGTH {
+                let piece = poll_fn(|cx| link.poll_recv(cx)).await.unwrap().len();
+                assert_ne!(piece, 0);
+                read += piece;
+                longest = longest.max(piece);
+            }
+            assert!(longest > 32 << 10, "{longest}");
+            sends.join().unwrap().unwrap();
+        });
+    }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 mod end;
 
-use super::link::{Link, Of, Unsent, Wire, send};
+use super::link::{Link, Of, Unsent, Wire, send, size_buffers};
 use super::{Broken, Call, Calls, Pass, Session, To, Verdict, Wants};
 use crate::conn::Gate;
 use crate::exchange::{Client, Exchange};
@@ -123,7 +123,7 @@ async fn both(shared: &Shared<'_>) -> End {
 impl Shared<'_> {
     /// From the client, until it is done.
     async fn up(&self) -> End {
-        let mut kept = Vec::new();
+        let (mut kept, pieces) = (Vec::new(), Cell::default());
         loop {
             // no upstream's clock runs for a session that has no connection of its own
             let has_clock = self.shares.get() || self.links.borrow().is_empty();
@@ -137,6 +137,7 @@ impl Shared<'_> {
                 Ok(chunk) => chunk,
                 Err(error) => return End::Client(error),
             };
+            size_buffers(self.client, &pieces, chunk.len());
             self.moved(&self.up_bytes, chunk.len());
             if let Err(end) = self.take_in(&mut kept, chunk).await {
                 return end;
@@ -411,7 +412,15 @@ impl Shared<'_> {
             }
         };
         self.moved_ms.set(reactor::now_ms());
-        let link = Rc::new(Link { of, wire, idle_ms, upstream, node, over: Cell::new(false) });
+        let link = Rc::new(Link {
+            of,
+            wire,
+            idle_ms,
+            upstream,
+            node,
+            pieces: Cell::default(),
+            over: Cell::new(false),
+        });
         let mut links = self.links.borrow_mut();
         // what one of its kind still has to say comes first
         let behind =
