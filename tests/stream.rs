@@ -109,6 +109,21 @@ fn upstreams_and_services_are_referred_to() {
 }
 
 #[test]
+fn of_a_service_its_own_upstream_goes_before_the_one_that_it_names() {
+    on_both_drivers(|driver| {
+        let (gateway, own, named) = (gateway(driver, ""), Echo::start("O"), Echo::start("N"));
+        let port = gateway.ports.proxied;
+        gateway.put("/upstreams/1", &named.upstream());
+        gateway.put("/services/1", &json!({"upstream": own.upstream(), "upstream_id": "1"}));
+        gateway.put("/stream_routes/1", &json!({"service_id": "1"}));
+        assert_eq!(said(port, ""), "Obye");
+        // a route that names one itself has no use for its service
+        gateway.put("/stream_routes/1", &json!({"service_id": "1", "upstream_id": "1"}));
+        assert_eq!(said(port, ""), "Nbye");
+    });
+}
+
+#[test]
 fn a_node_that_is_gone_is_passed_over() {
     on_both_drivers(|driver| {
         let (gateway, echo) = (gateway(driver, ""), Echo::start("A"));

@@ -255,10 +255,11 @@ impl StreamPlan {
         let (id, inline, key) = match service {
             _ if own.upstream_id.is_some() => (own.upstream_id.clone(), None, key),
             Some(service) => {
-                let value = &service.value;
+                // other than for requests, its own upstream goes before the one that it names
+                let (named, inline) = (&service.value.upstream_id, service.value.upstream.clone());
                 (
-                    value.upstream_id.clone(),
-                    value.upstream.clone(),
+                    named.clone().filter(|_| inline.is_none()),
+                    inline,
                     format!("/apisix/services/{}", service.id),
                 )
             }
