@@ -75,6 +75,20 @@ fn an_admin_node_prepares_its_etcd_and_no_other_does() {
     eventually("the folders", || prepared()[0]);
 }
 
+/// A node that comes and goes quickly has said at least what the others must not be without.
+#[test]
+fn an_old_list_of_plugins_is_replaced_before_anything_else_is_written() {
+    let etcd = Etcd::start();
+    etcd.put("/apisix/plugins", r#"[{"name":"mocking"}]"#);
+    let _gateway = Setup::new("epoll", Source::Etcd(etcd.port)).rest("plugins: [node-status]").start();
+    eventually("the folders", || etcd.get("/apisix/upstreams/").is_some());
+    let written = |key: &str| etcd.revision_of(key);
+    let folders = ["consumer_groups", "consumers", "routes", "upstreams"];
+    let first_folder = folders.map(|folder| written(&format!("/apisix/{folder}/"))).into_iter().min();
+    assert!(etcd.get("/apisix/plugins").unwrap().contains("node-status"));
+    assert!(Some(written("/apisix/plugins")) < first_folder, "the list came behind a folder");
+}
+
 /// t/cli/test_deployment_traditional.sh
 #[test]
 fn stream_routes_come_from_etcd_with_http_and_alone() {

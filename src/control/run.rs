@@ -178,10 +178,11 @@ fn ask_others(
     Ok(to_certificates)
 }
 
-/// What an admin node does for the others on its etcd. A store that is down now is no reason not to start.
+/// What an admin node does for the others on its etcd. The list of plugins comes first: other nodes judge by it what is
+/// written here, and the folders take a while. A store that is down now is no reason not to start.
 async fn prepare(admin: &AdminState) {
-    let prepared = match admin.store.init_directories().await {
-        Ok(()) => plugin_list::refresh(admin).await,
+    let prepared = match plugin_list::refresh(admin).await {
+        Ok(()) => admin.store.init_directories().await,
         failed => failed,
     };
     if let Err(error) = prepared {

@@ -262,6 +262,13 @@ impl Etcd {
         Some(String::from_utf8(value).unwrap())
     }
 
+    /// The revision with which a key was written last.
+    #[track_caller]
+    pub fn revision_of(&self, key: &str) -> u64 {
+        let found = self.call("/v3/kv/range", &json!({"key": BASE64_STANDARD.encode(key)}));
+        found["kvs"][0]["mod_revision"].as_str().unwrap().parse().unwrap()
+    }
+
     /// Forgets all revisions but the newest.
     #[track_caller]
     pub fn compact(&self) {
