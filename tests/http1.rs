@@ -594,6 +594,35 @@ fn informational_answers_do_not_confuse() {
     });
 }
 
+/// Its head and what comes of its body with it, too; of a chunked one its data.
+#[test]
+fn what_an_upstream_has_sent_counts_once() {
+    on_both_drivers(|driver| {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let upstream = Upstream::start(move |conn| {
+            while let Some(request) = conn.request() {
+                let _ = match request.target.as_str() {
+                    "/whole" => conn.send(ok("final")),
+                    "/chunked" => conn.send(format!("{chunked}5\r\nfinal\r\n0\r\n\r\n")),
+                    _ => conn.send("HTTP/1.1 103 Early Hints\r\n\r\n".to_owned() + &ok("final")),
+                };
+            }
+        });
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http("access_log_format: \"$uri $upstream_bytes_received.\"")
+            .start();
+        let whole = ok("final").len();
+        for (target, bytes) in [
+            ("/whole", whole),
+            ("/chunked", chunked.len() + "final".len()),
+            ("/interim", "HTTP/1.1 103 Early Hints\r\n\r\n".len() + whole),
+        ] {
+            assert_eq!(gateway.get(target).text(), "final");
+            gateway.read_until("logs/access.log", &format!("{target} {bytes}."));
+        }
+    });
+}
+
 #[test]
 fn an_interim_answer_does_not_end_an_upload() {
     const LENGTH: usize = 2 << 20;

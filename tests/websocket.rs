@@ -160,6 +160,26 @@ fn a_tunnel_that_has_ended_is_no_load() {
     });
 }
 
+/// All that comes from it counts, the head that switches and what follows at once with it.
+#[test]
+fn what_a_tunnel_brings_its_upstream_has_sent() {
+    on_both_drivers(|driver| {
+        let upstream = echo();
+        let gateway = Setup::new(driver, Source::Yaml(routes(upstream.port, "")))
+            .http("access_log_format: \"$status from $upstream_bytes_received in $upstream_response_time.\"")
+            .start();
+        let mut client = gateway.connect();
+        client.send("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        assert_eq!(client.response().status, 101);
+        assert_eq!(client.bytes(5), b"first");
+        assert_eq!(client.send("and more").bytes(8), b"and more");
+        client.shut();
+        client.closed();
+        let bytes = SWITCHING.len() + "firstand more".len();
+        gateway.read_until("logs/access.log", &format!("101 from {bytes} in 0."));
+    });
+}
+
 #[test]
 fn a_success_without_a_switch_is_none() {
     on_both_drivers(|driver| {

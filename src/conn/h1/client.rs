@@ -211,14 +211,17 @@ fn settle(stream: &Rc<Stream>, ex: &mut Exchange, rest: Chunk, timeout_ms: u32) 
     };
     ex.resp.source = Source::Upstream;
     ex.resp.answered = true;
+    let keep = http::response_keep_alive(&ex.resp.head) && framing != Framing::UntilClose;
+    if framing == Framing::None && !upgrade {
+        return Ok(keep && rest.is_empty());
+    }
+    if let Some(attempt) = ex.upstream.current() {
+        attempt.bytes = attempt.bytes.saturating_sub(rest.len() as u64); // the body counts them, or the tunnel
+    }
     if upgrade {
         ex.resp.upgrade = true;
         stream.unrecv(rest);
         return Ok(false);
-    }
-    let keep = http::response_keep_alive(&ex.resp.head) && framing != Framing::UntilClose;
-    if framing == Framing::None {
-        return Ok(keep && rest.is_empty());
     }
     let rest = Some(rest).filter(|rest| !rest.is_empty());
     let body = H1Body::new(stream.clone(), framing, rest, Side::Upstream, timeout_ms);
