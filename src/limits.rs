@@ -48,7 +48,7 @@ pub const STORE_QUEUE: usize = 256;
 
 /// Leases of the embedded store that have run out are tried again this long after a write failed, ms: often enough to
 /// notice that the disk has room again, too seldom to cost anything. As often its failure is logged.
-/// Reached by: src/control/store/embedded.rs a_disk_that_fails_is_not_asked_without_pause.
+/// Reached by: src/control/store/embedded.rs a_disk_that_fails_is_not_asked_without_pause, however long it is.
 pub const STORE_RETRY_MS: u64 = 1_000;
 
 /// Writes committed by one fsync of the embedded store: an fsync costs milliseconds, a write microseconds,
@@ -82,7 +82,7 @@ pub const ETCD_ANSWER_BYTES: usize = 1 << 30;
 
 /// A snapshot of etcd that has missed a change waits this long until all is read for it, seconds: a disk that is full or
 /// slow is not better at once, and etcd is not to be read again and again for it.
-/// Reached by: src/control/store/snapshot.rs a_snapshot_that_missed_a_change_keeps_none_until_it_gets_all.
+/// Reached by: src/control/store/snapshot.rs a_snapshot_that_missed_a_change_keeps_none_until_it_gets_all, however long it is.
 pub const SNAPSHOT_RETRY_S: u64 = 30;
 
 /// HTTP/2 pings to etcd, seconds: a peer that vanished without a word is noticed after two of them.
@@ -368,7 +368,7 @@ pub const REQUEST_ID: usize = 1024;
 pub const CALL_ANSWER_BYTES: usize = 64 << 20;
 /// The bodies of a batch's answers together, which are held until the last one has come; the one that goes beyond may be as
 /// long as any answer.
-/// Reached by: src/plugins/batch_requests.rs behind_so_many_bytes_of_answers_there_are_none.
+/// Reached by: src/plugins/batch_requests.rs behind_so_many_bytes_of_answers_there_are_none, with nine bytes.
 pub const BATCH_ANSWERS_BYTES: usize = 64 << 20;
 /// How deep a `log_format` may nest (apisix/utils/log-util.lua).
 /// Reached by: src/plugins/kit/log_entry.rs a_format_of_ones_own.
@@ -645,7 +645,7 @@ pub const PUBSUB_PING_MS: u64 = 60_000;
 /// Not reached by a test: it takes ten minutes.
 pub const PUBSUB_SILENCE_MS: u64 = 10 * 60_000;
 /// Frames that may wait for a pub/sub client which takes none: each has memory of its own beside its bytes.
-/// Reached by: tests/pubsub.rs a_client_that_asks_and_never_reads_makes_little_wait.
+/// Reached by: src/pubsub/session.rs what_waits_for_a_client_has_a_bound_in_bytes_and_one_in_frames.
 pub const PUBSUB_QUEUED_FRAMES: usize = SEND_PIECES;
 /// How long a goodbye of a pub/sub session may take to leave, ms.
 /// Not reached by a test: the goodbye is seen to leave (tests/pubsub.rs); a client that does not take it, not yet.
@@ -758,27 +758,21 @@ pub const LANE_IDLE_MS: u64 = 60_000;
 /// A line of a Redis client: an inline command, or a count. As in redis-server (PROTO_INLINE_MAX_SIZE).
 /// Reached by: src/stream/protocols/redis/command.rs what_is_no_command_says_why.
 pub const REDIS_LINE: usize = 64 << 10;
-
 /// Arguments of a Redis command, as in redis-server before 7. They are counted, not held.
 /// Reached by: src/stream/protocols/redis/command.rs what_is_no_command_says_why.
 pub const REDIS_ARGUMENTS: i64 = 1 << 20;
-
 /// Bytes of an argument or a value of Redis, as `proto-max-bulk-len` of redis-server. They stream.
 /// Reached by: src/stream/protocols/redis/command.rs what_is_no_command_says_why.
 pub const REDIS_BULK: i64 = 512 << 20;
-
 /// Bytes that are kept of a Redis command's name: none is half as long.
 /// Reached by: src/stream/protocols/redis/command.rs of_a_long_name_the_beginning_is_kept.
 pub const REDIS_NAME: usize = 32;
-
 /// Bytes of one value in `$redis_cmd_line`, as in APISIX.
 /// Reached by: src/stream/protocols/redis/tests.rs long_values_are_cut_in_the_log.
 pub const REDIS_LOGGED_VALUE: usize = 128;
-
 /// Bytes of `$redis_cmd_line` in all: a command may have a million values.
 /// Reached by: src/stream/protocols/redis/tests.rs a_line_of_very_many_values_ends_somewhere.
 pub const REDIS_LOGGED_LINE: usize = 4 << 10;
-
 /// A command that has not come whole in so many bytes does not share a connection: others would wait for its end.
 /// Reached by: src/stream/protocols/redis/tests.rs what_is_half_read_waits_or_goes_alone.
 pub const REDIS_SHARED_BYTES: usize = 16 << 10;

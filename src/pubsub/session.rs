@@ -138,10 +138,7 @@ impl Session<'_> {
 
     /// Where much waits for the client, it takes that first.
     async fn make_room(&mut self, send_ms: u32) -> Result<(), End> {
-        let queued_bytes = self.client.queued_bytes();
-        if queued_bytes >= limits::QUEUED_BYTES
-            || (queued_bytes > 0 && self.queued >= limits::PUBSUB_QUEUED_FRAMES)
-        {
+        if !has_room(self.client.queued_bytes(), self.queued) {
             self.client.flush_moving(send_ms).await.map_err(|_| End::Gone)?;
         }
         if self.client.queued_bytes() == 0 {
@@ -339,5 +336,23 @@ impl Session<'_> {
                 return;
             }
         }
+    }
+}
+
+/// May more be sent to a client for whom so many bytes wait, of so many frames?
+fn has_room(queued_bytes: usize, frames: usize) -> bool {
+    queued_bytes == 0 || (queued_bytes < limits::QUEUED_BYTES && frames < limits::PUBSUB_QUEUED_FRAMES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_client_has_a_bound_in_bytes_and_one_in_frames() {
+        assert!(has_room(0, 1_000_000), "it has taken them all");
+        assert!(has_room(1000, 10));
+        assert!(!has_room(1000, 1000));
+        assert!(!has_room(1_000_000, 1));
     }
 }

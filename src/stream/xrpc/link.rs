@@ -132,34 +132,47 @@ pub(super) async fn send(to: &Stream, piece: Chunk, within_ms: u64) -> io::Resul
     to.flush().await
 }
 
+/// A new one comes among those of a session, in the place of one that is over: behind its own kind, for what these still have
+/// to say comes first.
+pub(super) fn put(links: &mut Vec<Rc<Link>>, link: Rc<Link>) {
+    let behind = links.iter().rposition(|old| !old.is_over() && old.of.is(&link.of)).map_or(0, |at| at + 1);
+    match links.iter_mut().skip(behind).find(|old| old.is_over()) {
+        Some(old) => *old = link,
+        None => links.push(link),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
     use std::io::Write;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
+    use super::super::lane::Lane;
+    use super::super::{Answers, Broken};
     use super::*;
     use crate::transport::tests::on_both;
     use crate::transport::{Target, connect};
+
+    async fn connection() -> (Rc<Stream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target { address: listener.local_addr().unwrap(), tls: None };
+        let stream = Rc::new(connect(&target, 5000).await.unwrap());
+        (stream, listener.accept().unwrap().0)
+    }
+
+    fn link(of: Of, wire: Wire, over: bool) -> Rc<Link> {
+        let (pieces, over) = (Cell::default(), Cell::new(over));
+        Rc::new(Link { of, wire, idle_ms: 10_000, upstream: None, node: 0, pieces, over })
+    }
 
     #[test]
     fn a_long_message_comes_in_large_buffers() {
         const LENGTH: usize = 4 << 20;
         on_both(async || {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let target = Target { address: listener.local_addr().unwrap(), tls: None };
-            let stream = Rc::new(connect(&target, 1000).await.unwrap());
-            let mut server = listener.accept().unwrap().0;
+            let (stream, mut server) = connection().await;
             let sends = std::thread::spawn(move || server.write_all(&vec![b'v'; LENGTH]));
-            let link = Link {
-                of: Of::Own,
-                wire: Wire::Own(stream),
-                idle_ms: 10_000,
-                upstream: None,
-                node: 0,
-                pieces: Cell::default(),
-                over: Cell::new(false),
-            };
+            let link = link(Of::Own, Wire::Own(stream), false);
             let (mut read, mut longest) = (0, 0);
             while read < LENGTH {
                 let piece = poll_fn(|cx| link.poll_recv(cx)).await.unwrap().len();
@@ -169,6 +182,50 @@ mod tests {
             }
             assert!(longest > 32 << 10, "{longest}");
             sends.join().unwrap().unwrap();
+        });
+    }
+    /// No answer ever comes.
+    struct Nothing;
+
+    impl Answers for Nothing {
+        fn read(&mut self, _: &[u8], _: &mut usize) -> Result<bool, Broken> {
+            Ok(false)
+        }
+
+        fn is_between(&self) -> bool {
+            true
+        }
+
+        fn lost(&self) -> &'static [u8] {
+            b"lost"
+        }
+    }
+
+    #[test]
+    fn calls_that_were_lost_are_told_of_before_the_answers_to_later_ones() {
+        on_both(async || {
+            let (own, _own_end) = connection().await;
+            let (shared, far_end) = connection().await;
+            let lane = Lane::open(shared, 5000, Box::new(Nothing));
+            let seat = lane.sit();
+            assert!(seat.send(Chunk::from_static(b"call"), 1).await.is_ok());
+            drop(far_end);
+            while seat.is_open() {
+                reactor::sleep(1).await;
+            }
+            let spare = link(Of::Own, Wire::Own(own.clone()), true);
+            let lost = link(Of::Shared, Wire::Lane(seat), false);
+            let mut links = vec![spare, lost.clone()];
+            let later = link(Of::Shared, Wire::Own(own.clone()), false);
+            put(&mut links, later.clone());
+            assert!(
+                links.len() == 3 && Rc::ptr_eq(&links[2], &later),
+                "the free place is before the lost call"
+            );
+            assert_eq!(poll_fn(|cx| lost.poll_recv(cx)).await.unwrap()[..], *b"lost");
+            let other = link(Of::Own, Wire::Own(own.clone()), false);
+            put(&mut links, other.clone());
+            assert!(links.len() == 3 && Rc::ptr_eq(&links[0], &other));
         });
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 mod end;
 
-use super::link::{Link, Of, Unsent, Wire, send, size_buffers};
+use super::link::{self, Link, Of, Unsent, Wire, send, size_buffers};
 use super::{Broken, Call, Calls, Pass, Session, To, Verdict, Wants};
 use crate::conn::Gate;
 use crate::exchange::{Client, Exchange};
@@ -421,14 +421,7 @@ impl Shared<'_> {
             pieces: Cell::default(),
             over: Cell::new(false),
         });
-        let mut links = self.links.borrow_mut();
-        // what one of its kind still has to say comes first
-        let behind =
-            links.iter().rposition(|old| !old.is_over() && old.of.is(&link.of)).map_or(0, |at| at + 1);
-        match links.iter_mut().skip(behind).find(|old| old.is_over()) {
-            Some(old) => *old = link.clone(),
-            None => links.push(link.clone()),
-        }
+        link::put(&mut self.links.borrow_mut(), link.clone());
         Ok(link)
     }
 
