@@ -338,15 +338,24 @@ fn nonsense_from_an_upstream_is_a_502() {
 fn bytes_behind_an_answer_reach_no_other_client() {
     on_both_drivers(|driver| {
         let upstream = Upstream::start(|conn| {
-            while conn.request().is_some() {
-                let _ = conn.send(ok("mine") + &ok("poison"));
+            while let Some(request) = conn.request() {
+                let interim = "HTTP/1.1 103 Early Hints\r\n\r\n".to_owned();
+                let (first, behind) = match request.target.as_str() {
+                    "/answer" => (ok("mine"), ok("poison")),
+                    "/interim" => (ok("mine"), interim),
+                    _ => ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), interim),
+                };
+                let _ = conn.send(first + &behind);
             }
         });
         let gateway = Gateway::to(driver, upstream.port);
-        for _ in 0..10 {
-            assert_eq!(gateway.get("/").text(), "mine");
+        for n in 0..12 {
+            let (target, status, text) =
+                [("/answer", 200, "mine"), ("/interim", 200, "mine"), ("/empty", 204, "")][n % 3];
+            let answer = gateway.get(target);
+            assert_eq!((answer.status, answer.text().as_str()), (status, text));
         }
-        assert_eq!(upstream.connections(), 10, "not even where all of it had come with the answer");
+        assert_eq!(upstream.connections(), 12, "not even where all of it had come with the answer");
     });
 }
 

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -76,6 +77,46 @@ fn what_cannot_be_read_changes_nothing() {
     assert_eq!(gateway.get("/").status, 200);
     gateway.signal("QUIT");
     assert!(gateway.wait(Duration::from_secs(5)).success());
+}
+
+/// Whatever new cores lack, those that did start end again, and the old ones go on.
+#[test]
+fn cores_that_cannot_all_start_leave_none_behind() {
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = Gateway::to("epoll", upstream.port);
+    let pid = gateway.pid();
+    assert_eq!(cores(&gateway), 2);
+    let said = |text: &str| gateway.read("logs/error.log").matches(text).count();
+    for more in (0..).take_while(|_| said("the configuration is reloaded") == 0) {
+        let most = limit_for(pid, more);
+        let limits = [format!("--pid={pid}"), format!("--nofile={most}:")];
+        assert!(Command::new("prlimit").args(limits).status().unwrap().success());
+        let tried = said("the configuration is ");
+        gateway.signal("HUP");
+        eventually("the reload is tried", || said("the configuration is ") > tried);
+        eventually("new cores end where not all could start, else the old ones", || cores(&gateway) == 2);
+    }
+    for why in ["a socket cannot be shared", "core 0 cannot start", "core 1 cannot start"] {
+        assert_ne!(said(why), 0, "{why}: {}", gateway.logs());
+    }
+    assert_eq!(gateway.get("/").status, 200);
+}
+
+/// The limit of descriptors that leaves a process `more` of them.
+fn limit_for(pid: u32, more: usize) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let open: Vec<usize> =
+        open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
+    (0..).filter(|number| !open.contains(number)).nth(more).unwrap()
+}
+
+/// Threads of cores, of all generations.
+fn cores(gateway: &Gateway) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+    let name = |thread: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap_or_default()
+    };
+    threads.map(name).filter(|name| name.starts_with("core-")).count()
 }
 
 #[test]

@@ -268,19 +268,22 @@ fn without_http_there_are_metrics_all_the_same() {
 #[test]
 fn sessions_are_logged() {
     on_both_drivers(|driver| {
-        let format = "$remote_addr $protocol $status $bytes_sent $bytes_received $upstream_addr $upstream_bytes_received";
+        let format = "$remote_addr $protocol $status $bytes_sent $bytes_received $upstream_addr $upstream_bytes_received \
+                      $upstream_response_time";
         let gateway = listening(driver)
             .nginx(&format!(
                 "stream: {{enable_access_log: true, access_log_buffer: 1, access_log_format: \"{format}\"}}\n"
             ))
             .start();
         assert_eq!(said(gateway.ports.proxied, "x"), "");
-        gateway.read_until("logs/access_stream.log", "127.0.0.1 TCP 500 0 0 - -\n");
+        gateway.read_until("logs/access_stream.log", "127.0.0.1 TCP 500 0 0 - - -\n");
         let echo = Echo::start("A");
         gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
         assert_eq!(said(gateway.ports.proxied, "hello"), "Ahellobye");
-        let line = format!("127.0.0.1 TCP 200 9 5 127.0.0.1:{} 9\n", echo.port);
-        gateway.read_until("logs/access_stream.log", &line);
+        let line = format!("127.0.0.1 TCP 200 9 5 127.0.0.1:{} 9 ", echo.port);
+        let log = gateway.read_until("logs/access_stream.log", &line);
+        let (_, took) = log.split_once(&line).unwrap();
+        assert!(took.trim_end().parse().is_ok_and(|took: f64| took < PATIENCE.as_secs_f64()), "{log}");
         assert_eq!(echo.connections.load(Ordering::SeqCst), 1);
     });
 }

@@ -265,6 +265,9 @@ mod tests {
         let checks = || Some(json!({"active": {}}));
         nodes.changed(&put("1", &["10.0.0.1", "a.example"], checks()));
         assert!(nodes.in_use("/apisix/upstreams/2").is_none());
+        assert!(resolved(&mut nodes, "a.example", "10.0.0.3").is_empty(), "nobody uses it");
+        nodes = Nodes::new(false);
+        nodes.changed(&put("1", &["10.0.0.1", "a.example"], checks()));
         assert_eq!(short(&[nodes.in_use("/apisix/upstreams/1").unwrap()]), ["watch 10.0.0.1:80"]);
         assert_eq!(short(&resolved(&mut nodes, "a.example", "10.0.0.2")), ["watch 10.0.0.1:80 10.0.0.2:80"]);
         assert!(resolved(&mut nodes, "other.example", "10.0.0.3").is_empty());
@@ -286,19 +289,26 @@ mod tests {
         let order = nodes.passive(&key, "a.example", 80, Seen::Status(500)).unwrap();
         assert_eq!(short(&[order]), ["observed 10.0.0.2:9000 Http(500)"]);
         assert!(nodes.passive(&key, "a.example", 81, Seen::Timeout).is_none());
-        let verdict = |ip: &str, status| HealthDelta {
-            upstream: Arc::clone(&key),
-            ip: ip.into(),
-            port: 9000,
-            status,
-            version: 1,
+        let told = |nodes: &Nodes, ip: &str, port, status| {
+            let (upstream, ip) = (Arc::clone(&key), ip.into());
+            let told = nodes.verdict(&HealthDelta { upstream, ip, port, status, version: 1 });
+            let one = |message| match message {
+                ToCore::Health { host, port, healthy, settled, .. } => {
+                    (host.to_string(), port, healthy, settled)
+                }
+                _ => panic!("no verdict"),
+            };
+            told.into_iter().map(one).collect::<Vec<_>>()
         };
-        let told = nodes.verdict(&verdict("10.0.0.2", Status::Unhealthy));
-        assert!(
-            matches!(&told[..], [ToCore::Health { host, port: 80, healthy: false, .. }] if &**host == "a.example")
-        );
-        assert!(nodes.verdict(&verdict("10.0.0.7", Status::Unhealthy)).is_empty());
-        nodes.changed(&put("1", &["a.example", "10.0.0.1"], None));
-        assert!(nodes.verdict(&verdict("10.0.0.2", Status::Unhealthy)).is_empty(), "it has no checks now");
+        let of_a = |healthy, settled| [("a.example".to_owned(), 80, healthy, settled)];
+        assert_eq!(told(&nodes, "10.0.0.2", 9000, Status::Unhealthy), of_a(false, true));
+        assert_eq!(told(&nodes, "10.0.0.2", 9000, Status::MostlyHealthy), of_a(true, false));
+        assert!(told(&nodes, "10.0.0.7", 9000, Status::Unhealthy).is_empty());
+        assert!(told(&nodes, "10.0.0.2", 9001, Status::Unhealthy).is_empty());
+        let changed = |checks| put("1", &["a.example", "10.0.0.1"], checks);
+        nodes.changed(&changed(Some(json!({"active": {}}))));
+        assert_eq!(told(&nodes, "10.0.0.2", 80, Status::Unhealthy), of_a(false, true));
+        nodes.changed(&changed(None));
+        assert!(told(&nodes, "10.0.0.2", 80, Status::Unhealthy).is_empty(), "it has no checks now");
     }
 }

@@ -241,7 +241,9 @@ mod tests {
     use crate::model::delta::{Delta, Object};
     use crate::model::{Node, Stored, Upstream};
     use crate::plugin::Registry;
+    use crate::reactor::{Receiver, mailbox};
     use crate::telemetry::metrics::{Metrics, Shape};
+    use crate::upstream::health::Status;
 
     /// The upstream `1` with a node and passive checks.
     fn upstream() -> Batch {
@@ -261,21 +263,88 @@ mod tests {
         Scrape::new(&lists, &store, feed, switchboard.probes(), metrics, certificates)
     }
 
-    #[test]
-    fn who_asks_for_states_hears_of_all_mail_before_it() {
-        block_on(async {
+    /// A switchboard that does not run yet: what was sent before it does waits everywhere.
+    struct Bench {
+        switchboard: Switchboard,
+        feed: Arc<Feed>,
+        heard: Heard,
+        mails: mpsc::Sender<ToControl>,
+        changes: mpsc::UnboundedSender<Batch>,
+        reloads: mpsc::Sender<NewCores>,
+        /// What the core of now is told.
+        core: Receiver<ToCore>,
+    }
+
+    fn one_core() -> (Arc<Cores>, Receiver<ToCore>) {
+        let (sender, receiver) = mailbox(16);
+        (Arc::new(Cores::new(vec![sender])), receiver)
+    }
+
+    impl Bench {
+        fn new() -> Self {
             let config = config::load_text("", &|_| None).unwrap().config;
-            let outbox = Arc::new(Outbox::new(Arc::new(Cores::new(Vec::new()))));
+            let (cores, core) = one_core();
+            let outbox = Arc::new(Outbox::new(cores));
             let switchboard = Switchboard::start(&config, outbox, &Trust::Anyone).unwrap();
             let registry = Arc::new(Registry::new(&[]));
             let plugins = Plugins::new(registry, Vec::<Box<str>>::new(), Keyring::default(), false);
             let feed = Arc::new(Feed::new(plugins.into(), Unknown::Skip, false));
-            let (scrape, probes) = (scrape(&switchboard, &feed), switchboard.probes());
             let (mails, mail) = mpsc::channel(16);
             let (changes, batches) = mpsc::unbounded_channel();
-            let (_reloads, reloads) = mpsc::channel(1);
+            let (reloads, new) = mpsc::channel(1);
             changes.send(upstream()).unwrap();
-            // Nothing runs yet: what was sent first has to be heard first.
+            let heard = Heard { mail, batches, reloads: new };
+            Bench { switchboard, feed, heard, mails, changes, reloads, core }
+        }
+
+        /// Runs it with one core.
+        fn run(switchboard: Switchboard, feed: Arc<Feed>, heard: Heard) -> impl Future<Output = ()> {
+            let scrape = scrape(&switchboard, &feed);
+            switchboard.run(None, feed, scrape, heard, 1)
+        }
+    }
+
+    fn ended(generation: u32) -> ToControl {
+        ToControl::CoreEnded { generation, core: 0 }
+    }
+
+    #[test]
+    fn new_cores_are_heard_of_before_the_end_of_the_old_ones() {
+        block_on(async {
+            let Bench { switchboard, feed, heard, mails, changes: _changes, reloads, core: _core } =
+                Bench::new();
+            let (cores, told) = one_core();
+            mails.send(ended(0)).await.unwrap();
+            mails.send(ended(1)).await.unwrap();
+            assert!(reloads.send(NewCores { generation: 1, cores, drain_ms: 1000 }).await.is_ok());
+            Bench::run(switchboard, feed, heard).await;
+            let told: Vec<ToCore> = std::iter::from_fn(|| told.try_recv()).collect();
+            assert!(told.iter().any(|message| matches!(message, ToCore::Config(_))), "it ended without them");
+        });
+    }
+
+    #[test]
+    fn what_the_prober_says_is_heard_before_mail() {
+        block_on(async {
+            let Bench { mut switchboard, feed, heard, mails, changes: _changes, reloads: _reloads, core } =
+                Bench::new();
+            let (judged, verdicts) = mpsc::unbounded_channel();
+            switchboard.verdicts = verdicts;
+            mails.send(ended(0)).await.unwrap();
+            let (upstream, ip) = ("/apisix/upstreams/1".into(), "192.0.2.1".into());
+            let verdict = HealthDelta { upstream, ip, port: 80, status: Status::Unhealthy, version: 1 };
+            judged.send(verdict).unwrap();
+            Bench::run(switchboard, feed, heard).await;
+            assert!(matches!(core.try_recv(), Some(ToCore::Health { healthy: false, .. })));
+        });
+    }
+
+    #[test]
+    fn who_asks_for_states_hears_of_all_mail_before_it() {
+        block_on(async {
+            let Bench { switchboard, feed, heard, mails, changes: _changes, reloads: _reloads, core: _core } =
+                Bench::new();
+            let probes = switchboard.probes();
             mails.send(ToControl::InUse("/apisix/upstreams/1".into())).await.unwrap();
             for _ in 0..7 {
                 let (upstream, host) = ("/apisix/upstreams/1".into(), "192.0.2.1".into());
@@ -284,7 +353,7 @@ mod tests {
             }
             let (answer, checkers) = oneshot::channel();
             probes.send(probe::Order::List(answer)).await.unwrap();
-            tokio::spawn(switchboard.run(None, feed, scrape, Heard { mail, batches, reloads }, 1));
+            tokio::spawn(Bench::run(switchboard, feed, heard));
             let checkers = checkers.await.unwrap();
             assert_eq!(checkers[0].nodes[0].1.counters.http_failure, 7);
         });

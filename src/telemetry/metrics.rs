@@ -535,6 +535,11 @@ mod tests {
         assert_eq!(core.series(BANDWIDTH, &[b"one more"]), None, "nothing of the gauges has expired");
         core.take_one(gauge);
         assert_eq!(core.series[gauge.at as usize].values[0].load(Relaxed), 1);
+        // and so on: nobody finds what has given way, whoever had the place before
+        core.tick(20_002);
+        for n in 1..limits::METRIC_SERIES {
+            assert!(core.series(BANDWIDTH, &[format!("newest{n}").as_bytes()]).is_some());
+        }
         let found: usize = core.index.values().map(SmallVec::len).sum();
         assert_eq!((found, core.hashes.len()), (limits::METRIC_SERIES, limits::METRIC_SERIES));
     }

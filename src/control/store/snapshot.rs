@@ -204,6 +204,7 @@ mod tests {
         while snapshot.events.as_ref().is_some_and(|events| events.capacity() < events.max_capacity()) {
             thread::sleep(Duration::from_millis(5));
         }
+        assert!(!snapshot.wants_everything(), "not at once");
         snapshot.keep(&put("/routes/3", 10_000));
         assert!(snapshot.behind.since().is_some(), "a later change is not kept");
         *snapshot.behind.since() = Instant::now().checked_sub(RETRY);

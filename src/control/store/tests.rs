@@ -471,6 +471,21 @@ fn the_second_host_serves_when_the_first_is_down() {
 }
 
 #[test]
+fn a_write_is_for_a_host_that_is_there() {
+    let (mut first, second) = (RealEtcd::start(), RealEtcd::start());
+    block_on(async {
+        let options = etcd::Options { hosts: vec![first.url(), second.url()], ..first.options() };
+        let store = Store::Etcd(Etcd::connect(options).await.unwrap());
+        store.put("/routes/1", bytes("{}"), None, None).await.unwrap();
+        first.kill();
+        store.put("/routes/2", bytes("{}"), None, None).await.expect("it is not lost on the one that died");
+        let other = Store::Etcd(Etcd::connect(second.options()).await.unwrap());
+        let written = [other.get("/routes/1").await.unwrap(), other.get("/routes/2").await.unwrap()];
+        assert_eq!(written.map(|entry| entry.is_some()), [false, true]);
+    });
+}
+
+#[test]
 fn placeholders_are_written_once_and_never_listed() {
     let etcd = RealEtcd::start();
     block_on(async {

@@ -111,7 +111,7 @@ impl Vars for Body {
 #[test]
 fn members_of_a_json_body_compare_by_their_type() {
     let body = json!({
-        "admin": true, "age": 5, "text": "5", "word": "true", "ids": [1, "b", false], "nothing": null, "map": {"a": 1}
+        "admin": true, "age": 5, "text": "5", "word": "true", "ids": [1, "b", false, null], "nothing": null, "map": {"a": 1}
     });
     let body = Body(body);
     for (condition, expected) in [
@@ -143,7 +143,8 @@ fn members_of_a_json_body_compare_by_their_type() {
         (json!(["post_arg.ids", "has", 1]), true),
         (json!(["post_arg.ids", "has", "1"]), false),
         (json!(["post_arg.ids", "has", false]), true),
-        (json!(["post_arg.ids", "==", [1, "b", false]]), false),
+        (json!(["post_arg.ids", "has", null]), false),
+        (json!(["post_arg.ids", "==", [1, "b", false, null]]), false),
         (json!(["post_arg.map", "~=", {"a": 1}]), true),
         (json!(["post_arg.map", "has", 1]), false),
         (json!(["post_arg.nothing", "==", null]), false),

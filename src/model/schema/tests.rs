@@ -251,6 +251,7 @@ fn equal_tables_are_found_in_a_long_list() {
         (json!([{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}]), "1 and 2"),
         (json!([[], 1, {}]), "1 and 3"),
         (json!([[1], [2], [2], [1]]), "1 and 4"),
+        (json!([1, 2, 2, 1]), "2 and 3"),
         (json!([[0.0], [-0.0]]), "1 and 2"),
         (json!([[1], [2], 3, 3]), "3 and 4"),
     ] {
@@ -261,9 +262,10 @@ fn equal_tables_are_found_in_a_long_list() {
     {
         assert_eq!(error_of(unique.clone(), list.clone()), "accepted", "{list}");
     }
-    // pair by pair these would take 10^10 comparisons
-    let long: Value = (0..150_000).map(|n| json!([n])).collect();
+    let long: Value = (0..30_000).map(|n| json!([n])).collect();
+    let begun = std::time::Instant::now();
     assert_eq!(error_of(unique, long), "accepted");
+    assert!(begun.elapsed().as_secs() < 10, "pair by pair they take half a billion comparisons");
 }
 
 #[test]

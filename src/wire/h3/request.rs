@@ -122,6 +122,8 @@ mod tests {
             fields.remove(1 + at);
             assert!(pseudo(&section(&fields)).is_none(), "without {name}");
         }
+        let no_path = section(&[&method("CONNECT")[..], &GET[1..3], &[(":path", "")]].concat());
+        assert!(pseudo(&no_path).is_none());
     }
 
     #[test]
@@ -154,6 +156,7 @@ mod tests {
             vec![(":method", "GET"), (":scheme", "https"), (":authority", ""), (":path", "/")],
             vec![(":method", "CONNECT")],
             vec![(":method", "CONNECT"), (":authority", "a:1"), (":path", "/")],
+            vec![(":method", "CONNECT"), (":authority", "a:1"), (":scheme", "https")],
         ] {
             assert!(pseudo(&section(&fields)).is_none(), "{fields:?}");
         }

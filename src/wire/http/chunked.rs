@@ -368,6 +368,19 @@ mod tests {
         assert_eq!(trailers, [("X-Sum".to_owned(), "1".to_owned()), ("x".to_owned(), String::new())]);
     }
 
+    /// They are what the gateway says of a consumer: an upstream may take a trailer field for one of the head.
+    #[test]
+    fn no_trailer_says_who_a_consumer_is() {
+        let text =
+            b"0\r\nX-Consumer-Username: a\r\nx-consumer-custom-id: b\r\nX-CREDENTIAL-IDENTIFIER: c\r\n\
+                     X-Consumer: d\r\n\r\n";
+        for sender in [Sender::Client, Sender::Upstream] {
+            let (_, consumed, trailers) = read(sender, &[text]).unwrap().unwrap();
+            assert_eq!(consumed, text.len());
+            assert_eq!(trailers, [("X-Consumer".to_owned(), "d".to_owned())]);
+        }
+    }
+
     #[test]
     fn refuses() {
         let long = format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(limits::CHUNK_EXTENSION));

@@ -150,14 +150,32 @@ fn silent_commands_and_monitors() {
 #[test]
 fn only_client_reply_silences_and_reset_ends_it() {
     let mut dialogue = Dialogue::new(&json!({}));
-    dialogue.send(b"CLIENT TRACKING OFF\r\nCLIENT SETNAME off\r\nGET a\r\n");
+    dialogue.send(b"CLIENT TRACKING OFF\r\nCLIENT SETNAME off\r\nSET reply off\r\nGET a\r\n");
+    assert!(dialogue.answer(b"").is_empty(), "all are answered");
     assert_eq!(
-        dialogue.answer(b"+OK\r\n+OK\r\n$1\r\n1\r\n"),
-        ["client TRACKING OFF", "client SETNAME off", "get a"]
+        dialogue.answer(b"+OK\r\n+OK\r\n+OK\r\n$1\r\n1\r\n"),
+        ["client TRACKING OFF", "client SETNAME off", "set reply off", "get a"]
     );
     dialogue.send(b"CLIENT REPLY OFF\r\nGET a\r\nRESET\r\nGET b\r\n");
     assert_eq!(dialogue.answer(b""), ["client REPLY OFF", "get a"]);
     assert_eq!(dialogue.answer(b"+RESET\r\n$1\r\n1\r\n"), ["reset", "get b"]);
+    dialogue.send(b"CLIENT REPLY SKIP\r\nRESET\r\nGET c\r\n");
+    assert_eq!(dialogue.answer(b""), ["client REPLY SKIP", "reset"], "what is skipped may be a RESET");
+    assert_eq!(dialogue.answer(b"$1\r\n1\r\n"), ["get c"]);
+}
+
+#[test]
+fn behind_a_reset_all_that_comes_are_replies() {
+    let mut dialogue = Dialogue::new(&json!({}));
+    dialogue.send(b"MONITOR\r\nRESET\r\nEVAL a\r\n");
+    assert_eq!(dialogue.answer(b"+OK\r\n+1339518083.1 \"ping\"\r\n+RESET\r\n"), ["monitor", "reset"]);
+    assert_eq!(dialogue.answer(b"+1339518083.1 \"ping\"\r\n"), ["eval a"]);
+    let message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n";
+    dialogue.send(b"SUBSCRIBE a\r\nRESET\r\nMGET x\r\n");
+    assert_eq!(dialogue.answer(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), ["subscribe a"]);
+    assert!(dialogue.answer(message).is_empty());
+    assert_eq!(dialogue.answer(b"+RESET\r\n"), ["reset"]);
+    assert_eq!(dialogue.answer(message), ["mget x"]);
 }
 
 #[test]
@@ -210,6 +228,16 @@ fn commands_share_until_one_needs_a_connection_of_its_own() {
     assert_eq!(shared(&mut dialogue, &bytes[14..]), passed(13, To::Own));
     assert_eq!(shared(&mut dialogue, b"GET c\r\n"), passed(7, To::Own), "in its turn");
     assert_eq!(dialogue.answer(b"+OK\r\n*0\r\n$-1\r\n").len(), 3);
+    assert_eq!(shared(&mut dialogue, b"GET c\r\n"), passed(7, To::Shared));
+    dialogue.answer(b"$-1\r\n");
+    // without a transaction an EXEC fails, and nothing is left
+    assert_eq!(shared(&mut dialogue, b"EXEC\r\n"), passed(6, To::Shared));
+    dialogue.answer(b"-ERR EXEC without MULTI\r\n");
+    assert_eq!(shared(&mut dialogue, b"GET c\r\n"), passed(7, To::Shared));
+    dialogue.answer(b"$-1\r\n");
+    // nor behind one that gives its transaction up
+    assert_eq!(shared(&mut dialogue, b"MULTI\r\nNONE\r\nEXEC\r\n"), passed(19, To::Own));
+    dialogue.answer(b"+OK\r\n-ERR unknown command\r\n-EXECABORT Transaction discarded\r\n");
     assert_eq!(shared(&mut dialogue, b"GET c\r\n"), passed(7, To::Shared));
     dialogue.answer(b"$-1\r\n");
     // a DISCARD that fails leaves the transaction open
