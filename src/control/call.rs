@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::model::address::{split_address, without_brackets};
 use crate::transport::trust;
 
 /// Status and body of the answer, which is read up to `most` bytes. Whoever calls has a limit of time around it.
@@ -74,13 +75,13 @@ impl Place<'_> {
             _ => return None,
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = crate::model::address::split_address(authority);
+        let (host, port) = split_address(authority);
         let port = match port {
             Some(port) => port.parse().ok()?,
             None if is_tls => 443,
             None => 80,
         };
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = without_brackets(host);
         (!host.is_empty()).then_some(Place { is_tls, authority, host, port, path })
     }
 }

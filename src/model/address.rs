@@ -14,6 +14,11 @@ pub fn split_address(address: &str) -> (&str, Option<&str>) {
     if head.matches(':').count() >= 2 || port.is_empty() { whole } else { (host, Some(port)) }
 }
 
+/// A host whose brackets, if it is an IPv6 address in such, are left out.
+pub fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

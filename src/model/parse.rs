@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::address::split_address;
+use super::address::{split_address, without_brackets};
 use super::check::check_upstream_in_data_plane;
 use super::delta::Object;
 use super::id::{Id, Kind, id_text};
@@ -282,10 +282,6 @@ fn mapped_node(address: &str, weight: &Value) -> Node {
         priority: 0,
         metadata: None,
     }
-}
-
-fn without_brackets(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 fn members(value: Value) -> Members {

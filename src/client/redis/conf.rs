@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::Times;
-use crate::model::address::split_address;
+use crate::model::address::{split_address, without_brackets};
 
 /// One way of using one Redis. Equal ones share connections.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -78,7 +78,7 @@ impl Conf {
                 let port = u16::try_from(port).map_err(|_| format!("invalid port {port}"))?;
                 Conf {
                     topology: Topology::Single(Address {
-                        host: conf["redis_host"].as_str().unwrap_or_default().into(),
+                        host: without_brackets(conf["redis_host"].as_str().unwrap_or_default()).into(),
                         port,
                     }),
                     login: Login {
@@ -98,7 +98,7 @@ impl Conf {
                 let nodes = nodes.filter_map(Value::as_str).map(|node| {
                     let (host, port) = split_address(node);
                     let port = port.map_or(Ok(6379), str::parse);
-                    let host = host.trim_start_matches('[').trim_end_matches(']').into();
+                    let host = without_brackets(host).into();
                     Ok(Address { host, port: port.map_err(|_| format!("failed to parse address: {node}"))? })
                 });
                 Conf {
@@ -118,7 +118,7 @@ impl Conf {
                 let sentinels = conf["redis_sentinels"].as_array().into_iter().flatten();
                 let sentinel = |place: &Value| {
                     let port = u16::try_from(place["port"].as_u64()?).ok()?;
-                    Some(Address { host: place["host"].as_str()?.into(), port })
+                    Some(Address { host: without_brackets(place["host"].as_str()?).into(), port })
                 };
                 Conf {
                     topology: Topology::Sentinel {
@@ -172,14 +172,16 @@ mod tests {
             Topology::Cluster(vec![address("10.0.0.1", 5000), address("::1", 5001), address("r", 6379)])
         );
         assert_eq!(nodes(json!(["r:x"])), Err("failed to parse address: r:x".to_owned()));
-        let sentinel = json!({"policy": "redis-sentinel", "redis_sentinels": [{"host": "s", "port": 26379}],
+        let hosts = json!({"policy": "redis", "redis_host": "[::1]"});
+        assert_eq!(Conf::of(&hosts).unwrap().unwrap().topology, Topology::Single(address("::1", 6379)));
+        let sentinel = json!({"policy": "redis-sentinel", "redis_sentinels": [{"host": "[::2]", "port": 26379}],
             "redis_master_name": "m", "redis_role": "slave", "sentinel_password": "q"});
         let Topology::Sentinel { sentinels, master, replica, login } =
             Conf::of(&sentinel).unwrap().unwrap().topology
         else {
             panic!()
         };
-        assert_eq!((sentinels, &*master, replica), (vec![address("s", 26379)], "m", true));
+        assert_eq!((sentinels, &*master, replica), (vec![address("::2", 26379)], "m", true));
         assert_eq!(login.password.as_deref(), Some("q"));
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Config;
+use crate::model::address::without_brackets;
 use crate::transport::trust::{self, Trust};
 
 /// A byte stream to a collector, plain or TLS.
@@ -70,10 +71,14 @@ impl Collector {
         }
     }
 
+    fn address(&self) -> (&str, u16) {
+        (without_brackets(&self.host), self.port)
+    }
+
     /// Connects, and shakes hands if there is `tls`. `what` names the server in the error.
     pub async fn connect(&self, tls: Option<&CollectorTls>, what: &str) -> Result<Box<dyn Wire>, String> {
         let at = format!("{what}: host[{}] port[{}]", self.host, self.port);
-        let tcp = self.within(TcpStream::connect((&*self.host, self.port))).await;
+        let tcp = self.within(TcpStream::connect(self.address())).await;
         let tcp = tcp.map_err(|error| format!("failed to connect to {at} err: {error}"))?;
         let Some(tls) = tls else { return Ok(Box::new(tcp)) };
         let shaken = self.within(tls.connector.connect(tls.name.clone(), tcp)).await;
@@ -99,7 +104,7 @@ impl Collector {
     pub async fn send_datagram(&self, data: &[u8]) -> Result<(), String> {
         let sent = self.within(async {
             let mut last = io::ErrorKind::NotFound.into();
-            for address in tokio::net::lookup_host((&*self.host, self.port)).await? {
+            for address in tokio::net::lookup_host(self.address()).await? {
                 let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let socket = UdpSocket::bind(any).await?;
                 match socket.send_to(data, address).await {
@@ -119,6 +124,32 @@ impl Collector {
         match timeout(self.timeout, step).await {
             Ok(outcome) => outcome,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "timeout")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The only way to write one in APISIX, whose sockets read a host like one of a URL.
+    #[tokio::test]
+    async fn an_ipv6_address_may_have_brackets() {
+        for host in ["[::1]", "::1"] {
+            let (server, datagrams) =
+                (TcpListener::bind("[::1]:0").await.unwrap(), UdpSocket::bind("[::1]:0").await.unwrap());
+            let collector = |port| Collector { host: host.into(), port, timeout: Duration::from_secs(30) };
+            let port = server.local_addr().unwrap().port();
+            assert_eq!(collector(port).send(b"line", None, "server").await, Ok(()), "{host}");
+            let mut said = Vec::new();
+            server.accept().await.unwrap().0.read_to_end(&mut said).await.unwrap();
+            assert_eq!(said, b"line");
+            let port = datagrams.local_addr().unwrap().port();
+            assert_eq!(collector(port).send_datagram(b"line").await, Ok(()), "{host}");
+            assert_eq!(datagrams.recv(&mut [0; 8]).await.unwrap(), 4);
         }
     }
 }
