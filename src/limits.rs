@@ -145,11 +145,12 @@ pub const DNS_IN_FLIGHT: usize = 64;
 /// Reached by: src/control/dns/tests.rs questions_and_names_have_bounds.
 pub const DNS_NAMES: usize = 10_000;
 
-/// A large body streams through buffers of this size.
+/// A large body streams through buffers of this size. With a piece of 60 KiB leave 44 datagrams of HTTP/3, which one call takes
+/// (`UDP_SEGMENTS`): with one of 64 KiB it were two calls, one of them for a remainder.
 /// Reached by: src/reactor/tests.rs a_slow_reader_holds_back_a_fast_sender.
-pub const BULK_BUFFER: usize = 64 << 10;
+pub const BULK_BUFFER: usize = 60 << 10;
 
-/// Large receive buffers that a core keeps for reuse: 64 × 64 KiB = 4 MiB.
+/// Large receive buffers that a core keeps for reuse: 64 × 60 KiB = 3.75 MiB.
 /// Reached by: src/reactor/chunk.rs buffers_are_kept_for_reuse_up_to_a_bound.
 pub const BULK_POOL: usize = 64;
 

@@ -43,6 +43,20 @@ impl Default for ListenOptions {
 /// # Errors
 /// What `bind(2)` and `listen(2)` say.
 pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
+    let socket = bound(address, options)?;
+    socket.listen(options.backlog)?;
+    Ok(socket.into())
+}
+
+/// Takes an address that no other socket may have, and lets it go when it is dropped. Nobody can connect to it meanwhile.
+///
+/// # Errors
+/// What `bind(2)` says.
+pub fn take_alone(address: SocketAddr) -> io::Result<Socket> {
+    bound(address, ListenOptions { reuseport: false, ..ListenOptions::default() })
+}
+
+fn bound(address: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if options.reuseport {
@@ -58,8 +72,7 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
         set_defer_accept(&socket, options.defer_accept_s)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(options.backlog)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn set_defer_accept(socket: &Socket, seconds: u32) -> io::Result<()> {

@@ -41,7 +41,7 @@ pub use affinity::{core_count, pin};
 pub use allocator::Allocator;
 pub use chunk::Chunk;
 pub use descriptors::raise_descriptor_limit;
-pub use listener::{Accepted, ListenOptions, Listener, listen};
+pub use listener::{Accepted, ListenOptions, Listener, listen, take_alone};
 pub use mailbox::{Receiver, SendError, Sender, mailbox};
 pub use out::Out;
 pub use stats::Stats;

@@ -77,8 +77,7 @@ fn listen_on(
     if let Some(bound) = open.iter().find(|bound| bound.local == local) {
         return Ok(Some(Bound { begins, ..bound.copy().map_err(refused)? }));
     }
-    let alone = ListenOptions { reuseport: false, ..ListenOptions::default() };
-    match bind_alone(|| reactor::listen(local, alone)) {
+    match bind_alone(|| reactor::take_alone(local)) {
         Ok(()) => {}
         Err(error) if local.is_ipv6() && !has_ipv6() => {
             log::warn!("{}: this host has no IPv6", refused(error));
@@ -149,8 +148,7 @@ mod tests {
     fn an_address_in_use_is_tried_for_a_moment() {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap();
-        let alone = ListenOptions { reuseport: false, ..ListenOptions::default() };
-        let bound = || bind_alone(|| reactor::listen(address, alone));
+        let bound = || bind_alone(|| reactor::take_alone(address));
         let began = std::time::Instant::now();
         assert_eq!(bound().unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let pauses = u64::from(limits::BIND_TRIES - 1);
@@ -158,5 +156,14 @@ mod tests {
         assert!((pauses * limits::BIND_PAUSE_MS..3_000).contains(&took_ms), "{took_ms} ms");
         drop(holder);
         assert!(bound().is_ok());
+    }
+
+    /// Or its connection would be reset when the cores open the port.
+    #[test]
+    fn nobody_connects_to_an_address_that_is_only_tried() {
+        let tried = reactor::take_alone(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = tried.local_addr().unwrap().as_socket().unwrap();
+        let refused = std::net::TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }
