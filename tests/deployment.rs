@@ -242,6 +242,7 @@ fn one_etcd_of_three_may_be_away_and_all_may_come_back() {
     eventually("the watch", || gateway.get("/m").text() == "back");
     drop(gateway);
     etcds[0].kill(false);
+    eventually("a leader of the other two", || etcds[1].serves());
     assert_eq!(setup().start().get("/m").text(), "back", "a start needs two of three");
     etcds[1].kill(false);
     let said = setup().refused();

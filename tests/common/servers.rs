@@ -242,6 +242,11 @@ impl Etcd {
         response.json()
     }
 
+    /// It answers reads: it and the members that it can reach have a leader.
+    pub fn serves(&self) -> bool {
+        self.try_call("/v3/kv/range", &json!({"key": BASE64_STANDARD.encode("/")})).status == 200
+    }
+
     /// Puts a value as it is, as `etcdctl put` does.
     #[track_caller]
     pub fn put(&self, key: &str, value: &str) {
