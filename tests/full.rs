@@ -49,14 +49,6 @@ fn with(driver: &'static str, upstream: &Upstream, plugins: &Value) -> Gateway {
     Setup::new(driver, Source::Yaml(objects)).workers(1).start()
 }
 
-/// The limit of descriptors that leaves a process `more` of them.
-fn limit_for(pid: u32, more: usize) -> usize {
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let open: Vec<usize> =
-        open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
-    (0..).filter(|number| !open.contains(number)).nth(more).unwrap()
-}
-
 /// Has the gateway answered this client?
 fn is_answered(client: &Client) -> bool {
     let stream = client.stream();

@@ -102,14 +102,6 @@ fn cores_that_cannot_all_start_leave_none_behind() {
     assert_eq!(gateway.get("/").status, 200);
 }
 
-/// The limit of descriptors that leaves a process `more` of them.
-fn limit_for(pid: u32, more: usize) -> usize {
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let open: Vec<usize> =
-        open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
-    (0..).filter(|number| !open.contains(number)).nth(more).unwrap()
-}
-
 /// Threads of cores, of all generations.
 fn cores(gateway: &Gateway) -> usize {
     let threads = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();

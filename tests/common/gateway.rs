@@ -459,3 +459,11 @@ pub fn drivers() -> &'static [&'static str] {
         }
     })
 }
+
+/// The limit of descriptors that leaves a process `more` of them.
+pub fn limit_for(pid: u32, more: usize) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let open: Vec<usize> =
+        open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
+    (0..).filter(|number| !open.contains(number)).nth(more).unwrap()
+}

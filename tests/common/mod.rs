@@ -14,7 +14,7 @@ pub mod streams;
 mod upstream;
 
 pub use client::{Client, Response, ask, get, request};
-pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to};
+pub use gateway::{Gateway, KEY, Setup, Source, drivers, everything_to, limit_for};
 pub use h2_client::with_h2;
 pub use kafka::{KAFKA_4, Kafka};
 pub use pki::Pki;

@@ -112,9 +112,20 @@ impl Conn {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// Drops what was read behind the last head, and says how much that was.
-    pub fn take_buffered(&mut self) -> usize {
-        std::mem::take(&mut self.buffer).len()
+    /// Reads and drops so many bytes behind the last head. False: the other side has closed before.
+    pub fn skip(&mut self, bytes: usize) -> bool {
+        let here = self.buffer.len().min(bytes);
+        self.buffer.drain(..here);
+        let mut left = bytes - here;
+        let mut piece = vec![0; 256 << 10];
+        while left > 0 {
+            let most = left.min(piece.len());
+            match self.stream.read(&mut piece[..most]) {
+                Ok(n @ 1..) => left -= n,
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// Reads and counts what comes until the other side closes.
