@@ -96,7 +96,8 @@ fn cores_that_cannot_all_start_leave_none_behind() {
         eventually("the reload is tried", || said("the configuration is ") > tried);
         eventually("new cores end where not all could start, else the old ones", || cores(&gateway) == 2);
     }
-    for why in ["a socket cannot be shared", "core 0 cannot start", "core 1 cannot start"] {
+    // cores start side by side: which of them finds nothing left is up to the host
+    for why in ["a socket cannot be shared", " cannot start"] {
         assert_ne!(said(why), 0, "{why}: {}", gateway.logs());
     }
     assert_eq!(gateway.get("/").status, 200);
