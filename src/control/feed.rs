@@ -3,6 +3,7 @@
 //! stays in use.
 
 mod model;
+mod versions;
 
 use std::collections::{BTreeSet, HashSet};
 use std::num::NonZero;
@@ -142,7 +143,7 @@ impl Feed {
                 }
                 () = self.some_are_outdated.notified() => {
                     let mut deltas = Vec::new();
-                    self.apply(self.outdated_objects(), &mut deltas);
+                    self.apply_outdated(&mut deltas);
                     publish(Batch { revision: self.revision(), deltas: deltas.into() });
                     continue;
                 }
@@ -214,15 +215,22 @@ impl Feed {
         let mut model = self.model();
         for (change, read) in changes.into_iter().zip(read) {
             let Some(mut read) = read else { continue };
-            self.secrets.hold(&change.key, read.references.clone());
-            if let (Kind::Secret, id) = (read.kind, &read.id) {
-                let described = read.object.is_some().then(|| described(&change)).transpose();
-                read.object =
-                    described.as_ref().map_or_else(|why| Some(Err(why.clone())), |_| Some(Ok(None)));
-                self.secrets.configure(id, described.ok().flatten());
+            if read.kind == Kind::Secret {
+                self.configure_manager(&change, &mut read);
             }
+            let key = change.key.clone();
             deltas.extend(model.place(change, read, self.drops_wrong));
+            self.secrets.hold(&key, model.versions.references(&key));
         }
+    }
+
+    /// An object of `/secrets` counts here and on no core. One that is wrong leaves the last right one in use, as all do.
+    fn configure_manager(&self, change: &Change, read: &mut Read) {
+        let described = read.object.is_some().then(|| described(change)).transpose();
+        if described.is_ok() || self.drops_wrong {
+            self.secrets.configure(&read.id, described.as_ref().ok().cloned().flatten());
+        }
+        read.object = Some(described.map(|_| None));
     }
 
     /// What secret managers say, and when they are asked: [`Managers::follow`].
@@ -236,10 +244,27 @@ impl Feed {
         self.some_are_outdated.notify_one();
     }
 
-    fn outdated_objects(&self) -> Vec<Change> {
+    /// Takes objects in again whose secrets are others: the newest version of each and, where that is wrong, the one
+    /// that is in use.
+    fn apply_outdated(&self, deltas: &mut Vec<Delta>) {
         let keys = std::mem::take(&mut *self.outdated.lock().unwrap_or_else(PoisonError::into_inner));
-        let model = self.model();
-        keys.iter().filter_map(|key| model.referring(key).cloned()).collect()
+        let newest = keys.iter().filter_map(|key| self.model().versions.newest(key).cloned()).collect();
+        self.apply(newest, deltas);
+        let behind = |key: &Box<str>| self.model().versions.behind_a_wrong_one(key).cloned();
+        let behind: Vec<Change> = keys.iter().filter_map(behind).collect();
+        let read = self.read_all(&behind);
+        let mut model = self.model();
+        for (change, read) in behind.iter().zip(read) {
+            deltas.extend(read.and_then(|read| model.renew(&change.key, read)));
+        }
+    }
+
+    /// Takes in at once what [`Feed::take_again`] was told.
+    #[cfg(test)]
+    pub fn take_outdated(&self) -> Batch {
+        let mut deltas = Vec::new();
+        self.apply_outdated(&mut deltas);
+        Batch { revision: self.revision(), deltas: deltas.into() }
     }
 
     /// Reads the objects of all changes. Many, as at the start, are shared out among threads; what these start

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
+use super::versions::Versions;
 use crate::control::store::{Change, Entry, is_placeholder};
 use crate::model::check::unique_keys;
 use crate::model::delta::{Delta, Object};
@@ -20,8 +21,8 @@ pub struct Model {
     key_holders: HashMap<&'static str, HashMap<Box<str>, BTreeSet<Id>>>,
     /// Keys whose newest values are wrong, and so not in use.
     rejected: HashSet<Box<str>>,
-    /// Objects with references to secret managers, as the store gave them.
-    referring: HashMap<Box<str>, Change>,
+    /// Objects with references to secret managers.
+    pub(super) versions: Versions,
     /// All objects of a file as they stand there, right or wrong. Their bytes are shared with the store.
     document: BTreeMap<Box<str>, Change>,
 }
@@ -117,11 +118,11 @@ impl Model {
             true => drop(self.document.insert(change.key.clone(), change.clone())),
             false => drop(self.document.remove(&change.key)),
         }
-        match read.references.is_empty() {
-            true => drop(self.referring.remove(&change.key)),
-            false => drop(self.referring.insert(change.key.clone(), change.clone())),
+        let Read { kind, id, object, references } = read;
+        match &object {
+            Some(Err(_)) => self.versions.wrong(&change, references, !drops_wrong),
+            _ => self.versions.right(&change, references),
         }
-        let Read { kind, id, object, .. } = read;
         match object {
             Some(Ok(Some(object))) => {
                 self.insert(kind, id, object.clone());
@@ -150,9 +151,20 @@ impl Model {
         self.known.contains_key(key)
     }
 
-    /// The object of a key as the store gave it, if it refers to secret managers.
-    pub(super) fn referring(&self, key: &str) -> Option<&Change> {
-        self.referring.get(key)
+    /// The version in use of an object, read again behind a newer one that is wrong. If it is wrong now as well, the object
+    /// stays what it was.
+    pub(super) fn renew(&mut self, key: &str, read: Read) -> Option<Delta> {
+        match read.object {
+            Some(Ok(Some(object))) => {
+                self.insert(read.kind, read.id, object.clone());
+                Some(Delta::Put(object))
+            }
+            Some(Err(why)) => {
+                log::error!("failed to check item data of [{key}] err: {why}");
+                None
+            }
+            _ => None,
+        }
     }
 }
 

@@ -282,3 +282,95 @@ fn the_plugin_list_is_taken_first() {
         ["plugins []", "stream plugins []"]
     );
 }
+
+const A: &str = "$secret://vault/1/a";
+const B: &str = "$secret://vault/1/b";
+
+/// A manager has answered: what the cores are told.
+fn answered(feed: &Feed, reference: &str, secret: &str) -> Vec<String> {
+    feed.take_again(feed.secrets().answered(reference, secret));
+    told(&feed.take_outdated())
+}
+
+fn route_with(uri: &str, secret: &str) -> String {
+    format!(
+        r#"{{"uri":{uri},"plugins":{{"p":{{"key":"{secret}"}}}},"upstream":{{"nodes":{{"127.0.0.1:80":1}}}}}}"#
+    )
+}
+
+/// The key that route 1 has on the cores.
+fn key_in_use(feed: &Feed) -> String {
+    let model = feed.model();
+    let Some(Object::Route(route)) = model.get(Kind::Route, "1") else { return String::new() };
+    format!("{:?}", route.value.plugins)
+}
+
+#[test]
+fn behind_a_wrong_version_the_one_in_use_follows_its_secrets() {
+    let feed = feed(Unknown::Skip, false);
+    assert_eq!(changes(&feed, vec![put("/routes/1", &route_with("\"/a\"", A), 1)]), ["+routes 1"]);
+    assert_eq!(answered(&feed, A, "first"), ["+routes 1"]);
+    for wrong in [route_with("1", "plain"), route_with("1", B), "{".to_owned()] {
+        assert!(changes(&feed, vec![put("/routes/1", &wrong, 2)]).is_empty());
+        assert_eq!(answered(&feed, A, &format!("behind {wrong}")), ["+routes 1"]);
+        assert!(
+            key_in_use(&feed).contains(&format!("{:?}", format!("behind {wrong}"))),
+            "{}",
+            key_in_use(&feed)
+        );
+        assert_eq!(feed.model().rejected().collect::<Vec<_>>(), ["/routes/1"], "the newest is still wrong");
+    }
+    assert!(answered(&feed, B, "of a version that is gone").is_empty());
+    assert_eq!(changes(&feed, vec![put("/routes/1", &route_with("\"/a\"", B), 3)]), ["+routes 1"]);
+    assert!(answered(&feed, A, "of the old version").is_empty());
+    assert_eq!(answered(&feed, B, "of the new one"), ["+routes 1"]);
+    assert_eq!(changes(&feed, vec![delete("/routes/1", 4)]), ["-routes 1"]);
+    assert!(answered(&feed, B, "of a deleted one").is_empty());
+}
+
+fn ssl_with(key: &str) -> String {
+    format!(r#"{{"sni":"a.test","cert":"{}","key":"{key}"}}"#, "c".repeat(128))
+}
+
+#[test]
+fn a_secret_that_makes_the_newest_version_right_puts_it_in_use() {
+    let feed = feed(Unknown::Skip, false);
+    let right = |letter: &str| letter.repeat(128);
+    assert_eq!(changes(&feed, vec![put("/ssls/1", &ssl_with(A), 1)]), ["+ssls 1"]);
+    assert_eq!(answered(&feed, A, &right("a")), ["+ssls 1"]);
+    assert!(answered(&feed, A, "short").is_empty(), "the version in use keeps what was right");
+    assert_eq!(answered(&feed, A, &right("b")), ["+ssls 1"]);
+    // Another object has had the wrong secret of the newest version asked for before.
+    assert_eq!(changes(&feed, vec![put("/ssls/2", &ssl_with(B), 2)]), ["+ssls 2"]);
+    assert!(answered(&feed, B, "short").is_empty());
+    assert!(changes(&feed, vec![put("/ssls/1", &ssl_with(B), 3)]).is_empty());
+    assert_eq!(answered(&feed, A, &right("c")), ["+ssls 1"], "the old version follows");
+    assert_eq!(answered(&feed, B, &right("d")), ["+ssls 1", "+ssls 2"], "the newest takes over");
+    assert_eq!(feed.model().rejected().count(), 0);
+    assert!(answered(&feed, A, &right("e")).is_empty(), "nobody has the old reference");
+}
+
+#[test]
+fn in_a_file_a_wrong_version_leaves_nothing_that_follows_secrets() {
+    let feed = feed(Unknown::Skip, true).of_files();
+    let (old, wrong) = (route_with("\"/a\"", A), ssl_with(B));
+    assert_eq!(snapshot(&feed, &[("/routes/1", &old), ("/ssls/2", &wrong)], 1), ["+routes 1", "+ssls 2"]);
+    assert_eq!(answered(&feed, B, "short"), ["-ssls 2"]);
+    let wrong_route = route_with("1", "plain");
+    assert_eq!(snapshot(&feed, &[("/routes/1", &wrong_route), ("/ssls/2", &wrong)], 2), ["-routes 1"]);
+    assert!(answered(&feed, A, "news").is_empty());
+    assert_eq!(answered(&feed, B, &"b".repeat(128)), ["+ssls 2"]);
+}
+
+#[test]
+fn a_wrong_version_of_a_secret_manager_leaves_the_last_in_use() {
+    let feed = feed(Unknown::Skip, false);
+    let manager = r#"{"uri":"http://127.0.0.1:1","prefix":"kv","token":"t"}"#;
+    changes(&feed, vec![put("/secrets/vault/1", manager, 1)]);
+    assert!(feed.secrets().describes("vault/1"));
+    changes(&feed, vec![put("/secrets/vault/1", r#"{"uri":1}"#, 2)]);
+    assert!(feed.secrets().describes("vault/1"));
+    assert_eq!(feed.model().rejected().collect::<Vec<_>>(), ["/secrets/vault/1"]);
+    changes(&feed, vec![delete("/secrets/vault/1", 3)]);
+    assert!(!feed.secrets().describes("vault/1"));
+}

@@ -202,6 +202,19 @@ impl Managers {
         if is_news { reference.holders.clone() } else { BTreeSet::new() }
     }
 
+    /// A manager has answered. Gives the objects for which it is news.
+    #[cfg(test)]
+    pub fn answered(&self, reference: &str, secret: &str) -> BTreeSet<Box<str>> {
+        let lifetimes = Lifetimes { value_ms: 300_000, failure_ms: 60_000 };
+        self.settle(reference, Ok(Value::String(secret.to_owned())), u64::MAX, lifetimes)
+    }
+
+    /// Whether there is such a manager.
+    #[cfg(test)]
+    pub fn describes(&self, id: &str) -> bool {
+        self.state().managers.contains_key(id)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
