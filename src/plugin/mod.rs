@@ -61,6 +61,8 @@ pub struct Spec {
     pub consumer_encrypt_fields: &'static [&'static str],
     /// The field of a consumer's part by which the consumer is found (and which must be unique).
     pub consumer_key: Option<&'static str>,
+    /// What users read of a configuration that its JSON Schema refuses, from the schema's own words.
+    pub refusal: fn(&Value, String) -> String,
     /// Checks that a JSON Schema cannot say; the error text is APISIX's.
     pub check: fn(&Value, SchemaType) -> Result<(), String>,
     /// Compiles a checked configuration for one core.
@@ -84,6 +86,7 @@ impl Spec {
         encrypt_fields: &[],
         consumer_encrypt_fields: &[],
         consumer_key: None,
+        refusal: |_, why| why,
         check: no_check,
         build: |_, _| Err("nothing builds this plugin".to_owned()),
     };

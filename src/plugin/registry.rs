@@ -111,7 +111,7 @@ impl Entry {
     /// the plugin, without APISIX's `failed to check the configuration of plugin` prefix.
     pub fn check(&self, conf: &mut Value, kind: SchemaType) -> Result<(), String> {
         if let Some(schema) = self.schema(kind) {
-            schema.validate(conf)?;
+            schema.validate(conf).map_err(|why| (self.spec.refusal)(conf, why))?;
         }
         (self.spec.check)(conf, kind)
     }

@@ -50,16 +50,32 @@ impl Groups {
     }
 }
 
+/// In Lua `false` is as good as nothing.
+fn has(conf: &Value, name: &str) -> bool {
+    conf.get(name).is_some_and(|value| *value != Value::Bool(false))
+}
+
+fn has_both(conf: &Value) -> bool {
+    has(conf, "rules") && (has(conf, "count") || has(conf, "time_window"))
+}
+
+/// Whatever `oneOf` of the schema did not like, beside rules a count is what is wrong.
+pub fn refusal(conf: &Value, why: String) -> String {
+    match why.contains("value should match only one schema") && has_both(conf) {
+        true => CONFLICT.to_owned(),
+        false => why,
+    }
+}
+
 /// After the schema.
 pub fn check(conf: &Value, kind: SchemaType) -> Result<(), String> {
     if kind == SchemaType::Metadata {
         return Ok(());
     }
-    let has = |name: &str| conf.get(name).is_some();
-    if has("rules") && (has("count") || has("time_window")) {
+    if has_both(conf) {
         return Err(CONFLICT.to_owned());
     }
-    if has("rules") && has("group") {
+    if has(conf, "rules") && has(conf, "group") {
         return Err("group and rules cannot be specified at the same time".to_owned());
     }
     check_group(conf)?;

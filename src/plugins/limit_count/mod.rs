@@ -78,7 +78,6 @@ pub const SPEC: Spec = Spec {
     name: "limit-count",
     priority: 1002,
     version: 0.5,
-    // `not` in its second `oneOf` lets count/time_window beside rules through to the check that names them
     schema: include_str!("schema.json"),
     metadata_schema: Some(
         r#"{
@@ -91,6 +90,7 @@ pub const SPEC: Spec = Spec {
     }"#,
     ),
     encrypt_fields: &["redis_password", "sentinel_password"],
+    refusal: check::refusal,
     check: check::check,
     build,
     ..Spec::PLAIN

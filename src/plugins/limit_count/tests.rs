@@ -67,6 +67,38 @@ fn checks_configurations_as_apisix() {
     assert_eq!(test::check(&SPEC, SchemaType::Metadata, json!({"limit_header": "L"})), "accepted");
 }
 
+/// The schema that the Admin API shows is APISIX's; which error counts follows from it.
+#[test]
+fn a_count_beside_rules_is_the_first_thing_wrong() {
+    let schema: Value = serde_json::from_str(SPEC.schema).unwrap();
+    assert_eq!(schema["oneOf"], json!([{"required": ["count", "time_window"]}, {"required": ["rules"]}]));
+    let both = "count/time_window and rules cannot be specified at the same time";
+    let rules = json!([{"count": 1, "time_window": 1, "key": "$a"}]);
+    for conf in [
+        json!({"count": 1, "time_window": 1, "rules": rules, "policy": "redis"}),
+        json!({"count": 0, "time_window": 1, "rules": rules}),
+        json!({"time_window": 0, "rules": rules}),
+        json!({"count": 1, "time_window": 1, "rules": [{"count": -1, "time_window": 1, "key": "$a"}]}),
+        json!({"count": 1, "rules": rules, "group": "g"}),
+        json!({"count": 1, "time_window": 1, "rules": []}),
+    ] {
+        assert_eq!(test::check(&SPEC, SchemaType::Plain, conf.clone()), both, "{conf}");
+    }
+    for (conf, why) in [
+        (json!({"count": 1, "rules": rules, "policy": "redis"}), "then clause did not match"),
+        (
+            json!({"count": false, "rules": rules}),
+            "property \"count\" validation failed: value should match only one schema, but matches none",
+        ),
+        (
+            json!({"count": 1, "rules": 1}),
+            "property \"rules\" validation failed: wrong type: expected array, got number",
+        ),
+    ] {
+        assert_eq!(test::check(&SPEC, SchemaType::Plain, conf.clone()), why, "{conf}");
+    }
+}
+
 #[test]
 fn a_group_has_one_configuration() {
     let conf = |count: u32| json!({"count": count, "time_window": 60, "group": "of this test"});
