@@ -76,6 +76,8 @@ struct Health {
     unhealthy: NodeSet,
     /// Nodes between the states: the next reports may decide.
     unsettled: NodeSet,
+    /// Nodes of which a report is under way that will change what control says of them.
+    reported: NodeSet,
 }
 
 /// Why an upstream cannot be used.
@@ -219,16 +221,17 @@ impl LiveUpstream {
 
     /// What this core knows of a node's health.
     pub fn health_of(&self, node: usize) -> Status {
-        let Health { unhealthy, unsettled } = &*self.health.borrow();
-        Status::of(!unhealthy.contains(node), !unsettled.contains(node))
+        let Health { unhealthy, unsettled, reported } = &*self.health.borrow();
+        Status::of(!unhealthy.contains(node), !unsettled.contains(node) && !reported.contains(node))
     }
 
     /// A report on `node` is under way that counts: until control has said what it makes of it, all count.
     pub fn unsettle(&self, node: usize) {
-        self.health.borrow_mut().unsettled.insert(node);
+        self.health.borrow_mut().reported.insert(node);
     }
 
-    /// Control's verdicts, of all nodes that are not healthy.
+    /// Control's verdicts, of all nodes that are not healthy. They may be older than a report that is under way: of its node
+    /// all reports go on to count until something else is said of it.
     pub fn set_health<'a>(&self, verdicts: impl Iterator<Item = (&'a str, u16, Status)>) {
         let mut health = Health::default();
         for (host, port, status) in verdicts {
@@ -240,7 +243,15 @@ impl LiveUpstream {
                 health.unsettled.insert(node);
             }
         }
-        *self.health.borrow_mut() = health;
+        let mut known = self.health.borrow_mut();
+        let same = |node: usize| {
+            health.unhealthy.contains(node) == known.unhealthy.contains(node)
+                && health.unsettled.contains(node) == known.unsettled.contains(node)
+        };
+        for node in (0..self.nodes.len()).filter(|node| known.reported.contains(*node) && same(*node)) {
+            health.reported.insert(node);
+        }
+        *known = health;
     }
 
     /// The node with this address, for health verdicts.
@@ -354,12 +365,27 @@ mod tests {
         assert_eq!(known(), [Status::Healthy; 3]);
         up.unsettle(1);
         assert_eq!(known(), [Status::Healthy, Status::MostlyHealthy, Status::Healthy]);
-        let verdicts = [(HOSTS[0], 80, Status::Unhealthy), (HOSTS[2], 80, Status::MostlyUnhealthy)];
-        up.set_health(verdicts.into_iter());
-        assert_eq!(known(), [Status::Unhealthy, Status::Healthy, Status::MostlyUnhealthy]);
+        let verdicts = [Status::Unhealthy, Status::Unhealthy, Status::MostlyUnhealthy];
+        up.set_health(std::iter::zip(HOSTS, verdicts).map(|(host, status)| (host, 80, status)));
+        assert_eq!(known(), verdicts);
         up.unsettle(0);
         assert_eq!(up.health_of(0), Status::MostlyUnhealthy);
         up.set_health([].into_iter());
         assert_eq!(known(), [Status::Healthy; 3]);
+    }
+
+    /// As when health checks have just begun, or another node has changed: a success right behind a failure has to count.
+    #[test]
+    fn a_verdict_from_before_a_report_does_not_settle_its_node() {
+        let up = live(Balance::RoundRobin);
+        up.unsettle(1);
+        up.set_health([].into_iter());
+        assert_eq!(up.health_of(1), Status::MostlyHealthy, "the first word on an upstream");
+        up.set_health([(HOSTS[0], 80, Status::Unhealthy)].into_iter());
+        assert_eq!(up.health_of(1), Status::MostlyHealthy, "a word on another node");
+        for own in [Status::MostlyHealthy, Status::Healthy] {
+            up.set_health([(HOSTS[1], 80, own)].into_iter());
+            assert_eq!(up.health_of(1), own, "what the report has led to");
+        }
     }
 }
