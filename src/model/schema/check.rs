@@ -10,13 +10,16 @@ use super::{
     Additional, AnyOf, ArrayRules, Condition, Contains, Dependency, Format, Items, Node, NodeId, NumberRules,
     ObjectRules, Pattern, Rules, StringRules, Type, Types,
 };
-use crate::limits::SCHEMA_DEPTH;
+use crate::limits::{SCHEMA_DEPTH, SCHEMA_STEPS};
 
 type Outcome = Result<(), String>;
 
+/// Up to here a float is one integer, and no other (2^53).
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// Validates `value`, filling defaults.
 pub(super) fn check(nodes: &[Node], root: NodeId, value: &mut Value) -> Outcome {
-    let mut checker = Checker { nodes, depth: 0, gave_up: None };
+    let mut checker = Checker { nodes, depth: 0, steps: 0, gave_up: None };
     let outcome = checker.node(root, value);
     checker.gave_up.map_or(outcome, Err)
 }
@@ -25,8 +28,10 @@ pub(super) fn check(nodes: &[Node], root: NodeId, value: &mut Value) -> Outcome 
 struct Checker<'a> {
     nodes: &'a [Node],
     depth: usize,
-    /// Why a pattern could not be matched to its end. Nobody knows then what the value is: it is refused, even where
-    /// `not`, `anyOf` or `if` would make a pass of one failed rule, and no further pattern is tried.
+    /// Rules looked at so far: branches that refer to the same rules double them at each level.
+    steps: usize,
+    /// Why the check could not go on to its end. Nobody knows then what the value is: it is refused, even where
+    /// `not`, `anyOf` or `if` would make a pass of one failed rule, and nothing further is tried.
     gave_up: Option<String>,
 }
 
@@ -41,8 +46,12 @@ impl Checker<'_> {
         if let Some(why) = &self.gave_up {
             return Err(why.clone());
         }
+        self.steps += 1;
         if self.depth >= SCHEMA_DEPTH {
-            return Err("the value is nested too deep for its schema".to_owned());
+            return Err(self.give_up("the value is nested too deep for its schema".to_owned()));
+        }
+        if self.steps > SCHEMA_STEPS {
+            return Err(self.give_up("the value takes too long to check against its schema".to_owned()));
         }
         self.depth += 1;
         let nodes = self.nodes;
@@ -55,6 +64,10 @@ impl Checker<'_> {
         outcome
     }
 
+    fn give_up(&mut self, why: String) -> String {
+        self.gave_up.insert(why).clone()
+    }
+
     fn matches(&mut self, id: NodeId, value: &mut Value) -> bool {
         self.node(id, value).is_ok()
     }
@@ -65,6 +78,7 @@ impl Checker<'_> {
         }
         if let Some(types) = &rules.types {
             check_type(types, value)?;
+            make_whole(types, value);
         }
         if let Some(object) = &rules.object {
             self.object(object, value)?;
@@ -281,8 +295,7 @@ impl Checker<'_> {
     /// Does `pattern` match somewhere in `text`?
     fn pattern(&mut self, pattern: &Pattern, text: &str) -> Result<bool, String> {
         pattern.matches(text).map_err(|error| {
-            let why = format!("failed to match pattern {}: {error}", quoted(&pattern.text));
-            self.gave_up.insert(why).clone()
+            self.give_up(format!("failed to match pattern {}: {error}", quoted(&pattern.text)))
         })
     }
 
@@ -396,6 +409,22 @@ fn check_type(types: &Types, value: &Value) -> Outcome {
     }
 }
 
+/// An integer that was written with a fraction or an exponent (`1.0`, `1e3`) becomes what Lua has for it: the same as
+/// `1`. Who reads the value need not know of other spellings.
+fn make_whole(types: &Types, value: &mut Value) {
+    let of_integers = match types {
+        Types::One(of) => *of == Type::Integer,
+        Types::Any(list) => list.contains(&Type::Integer),
+    };
+    if of_integers
+        && let Value::Number(number) = value
+        && number.is_f64()
+        && let Some(number) = number.as_f64().filter(|number| number % 1.0 == 0.0 && number.abs() <= EXACT)
+    {
+        *value = Value::from(number as i64);
+    }
+}
+
 fn check_number(rules: &NumberRules, number: f64) -> Outcome {
     if let Some(error) = rules.broken_bound(number) {
         return Err(error);
@@ -452,7 +481,8 @@ fn canonical(value: &Value, out: &mut String) {
     match value {
         // Its value's text, so that 1 and 1.0 are one; adding 0 makes -0 one with 0.
         Value::Number(number) => match number.as_f64() {
-            Some(number) => out.push_str(&(number + 0.0).to_string()),
+            // with an exponent, else 1e308 has 309 digits
+            Some(number) => out.push_str(&format!("{:e}", number + 0.0)),
             None => out.push_str(&number.to_string()),
         },
         // An empty array and an empty object are one empty table.

@@ -101,14 +101,11 @@ impl<'a> Compiler<'a> {
             rules.any_of = Some(AnyOf { schemas, required_text: required_text(&map["anyOf"]) });
         }
         rules.one_of = self.list(place, "oneOf")?;
-        if let Some(condition) = self.child(place, "if")? {
-            let (then, otherwise) = (self.child(place, "then")?, self.child(place, "else")?);
+        if let Some(condition) = self.unless_false(place, "if")? {
+            let (then, otherwise) = (self.unless_false(place, "then")?, self.unless_false(place, "else")?);
             rules.condition = Some(Condition { condition, then, otherwise });
         }
-        // `not: false` is no rule to Lua, where false is "not set".
-        if map.get("not") != Some(&Value::Bool(false)) {
-            rules.not = self.child(place, "not")?;
-        }
+        rules.not = self.unless_false(place, "not")?;
         rules.contains = match map.get("contains") {
             Some(Value::Bool(answer)) => Some(Contains::Always(*answer)),
             _ => self.child(place, "contains")?.map(Contains::Schema),
@@ -121,6 +118,14 @@ impl<'a> Compiler<'a> {
             return Ok(None);
         }
         self.at(place.child(&[keyword]), place.depth + 1).map(Some)
+    }
+
+    /// Of keywords whose `false` is no rule to Lua, where false is "not set".
+    fn unless_false(&mut self, place: &Place, keyword: &str) -> Result<Option<NodeId>, String> {
+        match place.map.get(keyword) {
+            Some(Value::Bool(false)) => Ok(None),
+            _ => self.child(place, keyword),
+        }
     }
 
     fn list(&mut self, place: &Place, keyword: &str) -> Result<Option<Vec<NodeId>>, String> {

@@ -151,6 +151,11 @@ fn accepts_what_the_lua_library_accepts() {
         (json!({"items": true, "enum": ["only"]}), json!("other")),
         (json!({"contains": {"type": "string"}}), json!([1, "a"])),
         (json!({"required": ["a"]}), json!("not an object")),
+        // in Lua false is "not set"
+        (json!({"if": false, "else": {"minimum": 2}}), json!(1)),
+        (json!({"if": {}, "then": false}), json!(1)),
+        (json!({"if": {"type": "string"}, "else": false}), json!(1)),
+        (json!({"not": false}), json!(1)),
         (json!({"minimum": 5}), json!("not a number")),
     ];
     for (schema, value) in table {
@@ -223,6 +228,39 @@ fn endless_schemas_end() {
     };
     assert_eq!(Schema::compile(wide(70_000)).unwrap_err(), "the schema is too large");
     assert!(Schema::compile(wide(60_000)).is_ok());
+}
+
+#[test]
+fn branches_that_double_at_each_level_end() {
+    let too_deep = "the value is nested too deep for its schema";
+    for schema in [
+        json!({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}),
+        json!({"oneOf": [{"$ref": "#"}, {"$ref": "#"}]}),
+        json!({"not": {"$ref": "#"}}),
+        json!({"if": {"$ref": "#"}, "then": {"$ref": "#"}, "else": {"$ref": "#"}}),
+    ] {
+        assert_eq!(error_of(schema.clone(), json!(1)), too_deep, "{schema}");
+    }
+    let mut rules = serde_json::Map::new();
+    for n in 0..60 {
+        let next = json!({"$ref": format!("#/rules/{}", n + 1)});
+        rules.insert(n.to_string(), json!({"allOf": [next, next]}));
+    }
+    rules.insert("60".to_owned(), json!(true));
+    let doubling = json!({"rules": rules, "$ref": "#/rules/0"});
+    assert_eq!(error_of(doubling, json!(1)), "the value takes too long to check against its schema");
+    let long: Value = (0..1_000_000).collect();
+    assert_eq!(error_of(json!({"items": {"type": "integer"}}), long), "accepted");
+}
+
+#[test]
+fn an_integer_is_the_same_however_it_is_written() {
+    let schema = json!({"properties": {
+        "a": {"type": "integer"}, "b": {"type": ["string", "integer"]}, "c": {"type": "number"}, "d": {"type": "integer"},
+    }});
+    let mut value: Value = serde_json::from_str(r#"{"a": 429.0, "b": -1e3, "c": 1.0, "d": 1e300}"#).unwrap();
+    Schema::compile(schema).unwrap().validate(&mut value).unwrap();
+    assert_eq!(value.to_string(), r#"{"a":429,"b":-1000,"c":1.0,"d":1e+300}"#);
 }
 
 #[test]
