@@ -261,7 +261,8 @@ impl Certificates {
         let again_s = match answer {
             Ok((response, until_s)) => {
                 stapling.staple.set(Some(response));
-                stapling.good_until_s = until_s;
+                // one that says no end, or was not looked at, is good for as long as it is kept
+                stapling.good_until_s = until_s.or(Some(now_s.saturating_add(question.ttl_s)));
                 stapling.failure = None;
                 // in good time before its end
                 let half_s = until_s.map_or(i64::MAX, |until_s| ((until_s - now_s) / 2).max(1));
@@ -270,13 +271,13 @@ impl Certificates {
             Err(why) => {
                 log::error!("no ocsp response send: ssl {}: {why}", key.0);
                 stapling.failure = Some(why);
-                if stapling.good_until_s.is_some_and(|until_s| until_s < now_s) {
+                if stapling.good_until_s.is_some_and(|until_s| until_s <= now_s) {
                     stapling.staple.set(None);
                 }
                 limits::OCSP_RETRY_S
             }
         };
-        state.schedule(key, now_s + again_s);
+        state.schedule(key, now_s.saturating_add(again_s));
     }
 }
 
@@ -396,6 +397,26 @@ mod tests {
             let gone = Batch { revision: 2, deltas: Arc::new([Delta::Delete(Kind::Ssl, "1".into())]) };
             certificates.take(&gone).await;
             assert_eq!(certificates.shown().1, 0);
+        });
+    }
+
+    /// As in APISIX, whose cache has forgotten it by then.
+    #[test]
+    fn a_response_that_says_no_end_is_shown_for_as_long_as_it_may_be_kept() {
+        block_on(async {
+            for (ttl_s, is_shown) in [(0, false), (3600, true), (i64::MAX, true)] {
+                let certificates = due([Question { ttl_s, ..question(1) }]);
+                let key: Key = ("0".into(), 0);
+                let (question, staple) = {
+                    let state = certificates.state();
+                    let stapling = state.known[&key].stapling.as_ref().unwrap();
+                    (stapling.question.clone(), stapling.staple.clone())
+                };
+                certificates.settle(&key, &question, Ok((Arc::from(&b"response"[..]), None)));
+                assert!(staple.get().is_some());
+                certificates.settle(&key, &question, Err("down".into()));
+                assert_eq!(staple.get().is_some(), is_shown, "{ttl_s}");
+            }
         });
     }
 
