@@ -140,6 +140,16 @@ fn build_stream(conf: &Value, _: &Build) -> Result<Rc<dyn Plugin>, String> {
     Ok(Rc::new(Sessions { prefer_name: conf["prefer_name"] == true }))
 }
 
+/// A plugin may turn a session away with any code; the metric has those that nginx itself gives (exporter.lua
+/// `stream_reject_code`).
+fn nginx_code(code: u16) -> u16 {
+    match code {
+        200 | 400 | 403 | 500 | 502 | 503 => code,
+        401..=499 => 400,
+        _ => 500,
+    }
+}
+
 impl Plugin for Sessions {
     fn phases(&self) -> Phases {
         Phases::of(&[Phase::Log])
@@ -150,7 +160,7 @@ impl Plugin for Sessions {
         let Labels { route, .. } = Labels::of(ex, self.prefer_name);
         let node = ex.upstream.attempts.last().map(|attempt| attempt.addr.to_string()).unwrap_or_default();
         let listener = session.listener.map(|address| address.to_string()).unwrap_or_default();
-        let code = session.broken.unwrap_or(ex.status()).to_string();
+        let code = nginx_code(session.broken.unwrap_or(ex.status())).to_string();
         let mut metrics = host.metrics.borrow_mut();
         metrics.count(STREAM_CONNECTIONS, &[route], 1);
         metrics.count(STREAM_STATUS, &[code.as_bytes(), listener.as_bytes(), node.as_bytes()], 1);
@@ -389,6 +399,12 @@ mod tests {
         assert!(text.contains(named), "{text}");
         assert!(text.contains(r#"code="404",route="",matched_uri="","#), "{text}");
         assert!(text.contains(r#"response_source="apisix"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn codes_of_sessions_are_those_of_nginx() {
+        let codes = [200, 302, 400, 403, 404, 429, 500, 502, 503, 504, 599].map(nginx_code);
+        assert_eq!(codes, [200, 500, 400, 403, 400, 400, 500, 502, 503, 500, 500]);
     }
 
     #[test]
