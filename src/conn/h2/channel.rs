@@ -76,8 +76,10 @@ impl Channel {
         }
         // what cannot leave, or fails, is seen by the flush
         let _ = to.push();
-        // a receive buffer is not held for as long as a peer likes
-        to.queue.iter_mut().for_each(|chunk| *chunk = Chunk::from_vec(chunk.to_vec()));
+        // a receive buffer is not held for as long as a peer likes; what waits before it was copied when it came
+        if let Some(last) = to.queue.back_mut() {
+            *last = Chunk::from_vec(last.to_vec());
+        }
     }
 
     pub(in crate::conn) fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -171,6 +171,7 @@ struct Making(Rc<Place>);
 impl Making {
     fn begin(place: &Rc<Place>) -> Self {
         place.connecting.set(true);
+        place.failed.set(None); // if this one is given up, whoever waits must not hear of the last
         Making(place.clone())
     }
 
@@ -406,6 +407,25 @@ mod tests {
                 "so many were looked at, no more"
             );
             assert!(last.is_open());
+        });
+    }
+
+    #[test]
+    fn who_waits_for_a_connection_that_is_given_up_makes_one() {
+        on_both(async || {
+            let (links, nodes) = (room_for(1), listeners(1));
+            let place = links.place(&target(&nodes[0]));
+            let failed = Making::begin(&place).end(Err(ErrorKind::ConnectionRefused.into()));
+            assert!(failed.is_err());
+            let making = Making::begin(&place);
+            let mut waiting = std::pin::pin!(request(&links, &nodes[0]));
+            std::future::poll_fn(|cx| {
+                assert!(waiting.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            drop(making); // its client has left
+            assert!(waiting.await.0.is_open());
         });
     }
 
