@@ -11,8 +11,7 @@ pub const CHASH_POINTS: u64 = 1 << 19;
 /// Reached by: src/model/schema/tests.rs endless_schemas_end.
 pub const SCHEMA_DEPTH: usize = 128;
 
-/// Rules that one check may look at: an array of 32 MiB of numbers with one digit takes so many. At most about a second of a
-/// core, which a schema whose branches double at each level would else keep for ever.
+/// Rules that one check may look at, as many as 32 MiB of digits in an array: branches may double them at each level.
 /// Reached by: src/model/schema/tests.rs branches_that_double_at_each_level_end.
 pub const SCHEMA_STEPS: usize = 1 << 24;
 
