@@ -285,6 +285,12 @@ fn sessions_are_logged() {
         let (_, took) = log.split_once(&line).unwrap();
         assert!(took.trim_end().parse().is_ok_and(|took: f64| took < PATIENCE.as_secs_f64()), "{log}");
         assert_eq!(echo.connections.load(Ordering::SeqCst), 1);
+        let (path, rotated) = (gateway.path("logs/access_stream.log"), gateway.path("logs/rotated.log"));
+        std::fs::rename(&path, &rotated).unwrap();
+        gateway.signal("USR1");
+        eventually("a new log", || path.exists());
+        assert_eq!(said(gateway.ports.proxied, "again"), "Aagainbye");
+        gateway.read_until("logs/access_stream.log", "127.0.0.1 TCP 200 9 5 ");
     });
 }
 

@@ -14,7 +14,6 @@ use super::plugin_lists::PluginLists;
 use super::run::access_lines;
 use crate::config::{self, Config, Level, admin_key};
 use crate::mail::Cores;
-use crate::telemetry::file::LogFile;
 use crate::telemetry::log as error_log;
 
 /// Cores that have been started and wait for their configuration.
@@ -27,10 +26,8 @@ pub struct NewCores {
     pub drain_ms: u64,
 }
 
-/// Starts cores with a configuration: the first argument counts the reloads. With them comes the access log that
-/// they write. The error says why they cannot be started; then nothing has changed.
-pub type StartCores =
-    Box<dyn FnMut(u32, &Arc<Config>) -> Result<(Arc<Cores>, Option<LogFile>), String> + Send>;
+/// Starts cores with a configuration: the first argument counts the reloads. The error says why they cannot be started; then nothing has changed.
+pub type StartCores = Box<dyn FnMut(u32, &Arc<Config>) -> Result<Arc<Cores>, String> + Send>;
 
 /// What a reload needs.
 pub struct Reload {
@@ -51,14 +48,14 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Does it. Returns the access log of the new cores, if they could be started.
-    pub async fn run(&mut self) -> Option<Option<LogFile>> {
+    /// Does it. False: it could not be done, and all is as it was.
+    pub async fn run(&mut self) -> bool {
         let loaded = config::load(self.config.file.as_deref(), &|name| std::env::var(name).ok());
         let mut loaded = match loaded {
             Ok(loaded) => loaded,
             Err(failure) => {
                 log::error!("the configuration is not reloaded: {failure}");
-                return None;
+                return false;
             }
         };
         admin_key::fill(&mut loaded, &mut || fastrand::u32(..));
@@ -76,11 +73,11 @@ impl Reload {
         let new = Arc::new(new);
         // Those of a reload that fails end with a number of their own, too.
         self.generation += 1;
-        let (cores, access_log) = match (self.start_cores)(self.generation, &new) {
+        let cores = match (self.start_cores)(self.generation, &new) {
             Ok(started) => started,
             Err(error) => {
                 log::error!("the configuration is not reloaded: {error}");
-                return None;
+                return false;
             }
         };
         error_log::set_level(&new.error_log.level);
@@ -88,7 +85,7 @@ impl Reload {
             admin.set_options(options.clone());
         }
         if let Some(admin) = &self.admin {
-            admin.set_access(access_lines(&new, access_log.as_ref()));
+            admin.set_access(access_lines(&new));
         }
         self.plugin_lists.take(&new);
         if !self.feed.list_is_of_store() {
@@ -98,7 +95,7 @@ impl Reload {
         let _ = self.reloads.send(NewCores { generation: self.generation, cores, drain_ms }).await;
         log::warn!("the configuration is reloaded");
         self.config = new;
-        Some(access_log)
+        true
     }
 }
 

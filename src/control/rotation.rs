@@ -7,10 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::plugin_lists::PluginLists;
 use super::plugins::Plugins;
 use crate::config::Config;
-use crate::plugins::kit::log_files;
 use crate::plugins::log_rotate;
 use crate::reactor::nice;
-use crate::telemetry::file::LogFile;
+use crate::telemetry::files;
 use crate::telemetry::rotate::{Rotator, Rules};
 
 /// How long the writers have to open their files anew before the old ones are compressed.
@@ -19,36 +18,32 @@ const REOPENED: Duration = Duration::from_millis(500);
 /// The logs of the node. The cores of a reload may write another access log.
 pub struct Logs {
     error: Option<PathBuf>,
-    access: Mutex<Option<(PathBuf, LogFile)>>,
+    access: Mutex<Option<PathBuf>>,
 }
 
 impl Logs {
     /// Those of the configuration that was started.
-    pub fn new(config: &Config, access: Option<LogFile>) -> Arc<Logs> {
+    pub fn new(config: &Config) -> Arc<Logs> {
         let logs = Logs { error: config.error_log.path.clone(), access: Mutex::default() };
-        logs.take(config, access);
+        logs.take(config);
         Arc::new(logs)
     }
 
     /// Takes the access log of a configuration that has been read again.
-    pub fn take(&self, config: &Config, access: Option<LogFile>) {
+    pub fn take(&self, config: &Config) {
         let path = config.http.access_log.as_ref().map(|log| log.path.clone());
-        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = path.zip(access);
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = path;
     }
 
     /// Opens all logs anew before their next line, as signal USR1 asks for.
     pub fn reopen(&self) {
         crate::telemetry::log::reopen();
-        log_files::reopen();
-        if let Some((_, file)) = &*self.access.lock().unwrap_or_else(PoisonError::into_inner) {
-            file.reopen();
-        }
+        files::reopen();
     }
 
     fn paths(&self) -> Vec<PathBuf> {
         let access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
-        let access = access.as_ref().map(|(path, _)| path.clone());
-        self.error.iter().cloned().chain(access).collect()
+        self.error.iter().chain(&*access).cloned().collect()
     }
 }
 
@@ -106,11 +101,9 @@ pub fn start(logs: Arc<Logs>, plugins: Arc<Plugins>, lists: Arc<PluginLists>) {
 mod tests {
     use super::*;
     use crate::control::encryption::Keyring;
-    use crate::control::store::tests::TempDir;
 
     #[test]
     fn a_reload_changes_what_is_rotated() {
-        let home = TempDir::new();
         let config = |interval_s: u32, access: &str| {
             let text = format!(
                 "plugin_attr: {{log-rotate: {{interval: {interval_s}}}}}\n\
@@ -119,11 +112,7 @@ mod tests {
             crate::config::load_text(&text, &|_| None).unwrap().config
         };
         let old = config(60, "logs/one.log");
-        let open = |name: &str| {
-            let target = crate::telemetry::file::Target::File(home.0.join(name));
-            Some(LogFile::open("test", target, 8).unwrap())
-        };
-        let logs = Logs::new(&old, open("one.log"));
+        let logs = Logs::new(&old);
         let lists = PluginLists::new(&old);
         let registry = Arc::new(crate::plugins::registry());
         let plugins = Plugins::new(registry, ["log-rotate"], Keyring::new([]), false);
@@ -135,7 +124,7 @@ mod tests {
         assert_eq!(now(), Some((60, "one.log".to_owned())));
         let new = config(5, "logs/two.log");
         lists.take(&new);
-        logs.take(&new, open("two.log"));
+        logs.take(&new);
         assert_eq!(now(), Some((5, "two.log".to_owned())));
         plugins.enable(["cors"]);
         assert_eq!(now(), None, "the plugin left the list");

@@ -34,7 +34,7 @@ use crate::model::delta::Batch;
 use crate::plugin::Registry;
 use crate::plugins::stream;
 use crate::reactor::nice;
-use crate::telemetry::file::LogFile;
+use crate::telemetry::files::{self, Log};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::ocsp::Staples;
 use crate::transport::trust::{Trust, client_config};
@@ -53,8 +53,6 @@ pub struct Parts {
     pub applied: Arc<Applied>,
     /// Mail from the cores.
     pub from_cores: mpsc::Receiver<ToControl>,
-    /// The access log, to be reopened.
-    pub log_file: Option<LogFile>,
     /// Whom TLS believes.
     pub trust: Trust,
     /// What authorities say of certificates, for the cores.
@@ -90,7 +88,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
         cores,
         applied,
         from_cores,
-        log_file,
         trust,
         staples,
         ports,
@@ -109,8 +106,8 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
     let plugin_lists = Arc::new(PluginLists::new(&config));
-    let admin = admin_state(&config, &store, &feed, &plugins, &plugin_lists, &applied, log_file.as_ref());
-    let logs = Logs::new(&config, log_file);
+    let admin = admin_state(&config, &store, &feed, &plugins, &plugin_lists, &applied);
+    let logs = Logs::new(&config);
     server_info::start(&config, &store, plugins.clone(), plugin_lists.clone());
     rotation::start(logs.clone(), plugins.clone(), plugin_lists.clone());
     if let Some(admin) = admin.clone() {
@@ -247,7 +244,6 @@ fn admin_state(
     plugins: &Arc<Plugins>,
     plugin_lists: &Arc<PluginLists>,
     applied: &Arc<Applied>,
-    log_file: Option<&LogFile>,
 ) -> Option<Arc<AdminState>> {
     let options = config.admin.clone()?;
     Some(Arc::new(AdminState {
@@ -260,13 +256,15 @@ fn admin_state(
         protocols: config.streams.protocols.clone(),
         plugin_lists: plugin_lists.clone(),
         written: AtomicI64::new(0),
-        access: RwLock::new(access_lines(config, log_file)),
+        access: RwLock::new(access_lines(config)),
     }))
 }
 
 /// The Admin API's part of the access log.
-pub(super) fn access_lines(config: &Config, file: Option<&LogFile>) -> Option<AccessLines> {
-    Some(AccessLines::new(file?.clone(), config.http.access_log.as_ref()?))
+pub(super) fn access_lines(config: &Config) -> Option<AccessLines> {
+    let log = config.http.access_log.as_ref()?;
+    let file = files::open(Log::Access, &log.path); // the cores have it open
+    file.ok().map(|file| AccessLines::new(file, log))
 }
 
 /// Everything that listens on the control thread.
@@ -387,9 +385,9 @@ async fn obey_signals(
             _ = term.recv() => drain(&mut reload, Some(limits::TERM_MS)),
             _ = int.recv() => drain(&mut reload, Some(limits::TERM_MS)),
             _ = hup.recv() => if let Some(reload) = &mut reload
-                && let Some(access_log) = reload.run().await
+                && reload.run().await
             {
-                logs.take(&reload.config, access_log);
+                logs.take(&reload.config);
             },
             _ = usr1.recv() => logs.reopen(),
             _ = &mut ended => return Ok(()),

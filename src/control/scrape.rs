@@ -1,5 +1,6 @@
 //! `GET /apisix/prometheus/metrics`: what the cores have counted, and what control knows.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::Method;
@@ -15,8 +16,9 @@ use super::store::Store;
 use crate::config::metrics_uri;
 use crate::model::Kind;
 use crate::model::delta::Object;
-use crate::plugins::kit::{batch, log_files};
+use crate::plugins::kit::batch::{self, Gathered};
 use crate::telemetry::exporter::{Exporter, Node};
+use crate::telemetry::files::{self, Log};
 use crate::telemetry::metrics::Metrics;
 
 /// Answers scrapes. The cores are never asked: their pages are read.
@@ -70,19 +72,12 @@ impl Scrape {
 
     /// The metrics.
     pub async fn text(&self) -> String {
-        let checkers = self.checkers().await;
-        let nodes = checkers.iter().flat_map(|checker| {
-            checker.nodes.iter().map(|(address, target)| {
-                (checker.upstream.to_string(), address.ip.to_string(), address.port, target.status.usable())
-            })
-        });
-        let upstream_status: Vec<_> = nodes.collect();
+        let upstream_status = upstream_status(&self.checkers().await);
         let with_etcd = matches!(self.store, Store::Etcd(_));
         let modify_indexes = if with_etcd { self.modify_indexes() } else { Vec::new() };
-        let batches = batch::gathered().into_iter();
-        let batch_entries: Vec<_> = batches.map(|b| (b.name, b.route_id, b.server_addr, b.entries)).collect();
-        let mut dropped_lines =
-            vec![("error", crate::telemetry::log::dropped()), ("file-logger", log_files::dropped())];
+        let batch_entries = batch_entries(batch::gathered());
+        let mut dropped_lines = vec![("error", crate::telemetry::log::dropped())];
+        dropped_lines.extend(Log::ALL.map(|log| (log.name(), files::dropped(log))));
         dropped_lines.extend(batch::dropped());
         let (certificates, _) = self.certificates.shown();
         let certificates: Vec<_> = certificates
@@ -133,5 +128,56 @@ impl Scrape {
             Ok(()) => list.await.unwrap_or_default(),
             Err(_) => Vec::new(),
         }
+    }
+}
+
+/// Of targets that differ in their names alone the last one counts: no series may stand twice in the text.
+fn upstream_status(checkers: &[Checker]) -> Vec<(String, String, u16, bool)> {
+    let nodes = checkers.iter().flat_map(|checker| {
+        checker.nodes.iter().map(|(address, target)| {
+            ((checker.upstream.to_string(), address.ip.to_string(), address.port), target.status.usable())
+        })
+    });
+    let last: BTreeMap<_, _> = nodes.collect();
+    last.into_iter().map(|((name, ip, port), up)| (name, ip, port, up)).collect()
+}
+
+/// Batches of one name, route and server are added up: those of a configuration that was replaced have yet to be sent.
+fn batch_entries(batches: Vec<Gathered>) -> Vec<(String, String, String, usize)> {
+    let mut sums: BTreeMap<(String, String, String), usize> = BTreeMap::new();
+    for Gathered { name, route_id, server_addr, entries } in batches {
+        *sums.entry((name, route_id, server_addr)).or_default() += entries;
+    }
+    sums.into_iter().map(|((name, route, server), entries)| (name, route, server, entries)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::health::{ProbeType, Target, TargetAddress};
+
+    #[test]
+    fn no_series_stands_twice() {
+        let target = |host: &str| {
+            let address = TargetAddress {
+                ip: "10.0.0.1".into(),
+                port: 80,
+                hostname: "10.0.0.1".into(),
+                host_header: host.into(),
+            };
+            (address, Target::default())
+        };
+        let nodes = vec![target("a.test"), target("b.test")];
+        let checker = Checker { upstream: "/apisix/upstreams/1".into(), kind: ProbeType::Http, nodes };
+        let status = upstream_status(&[checker]);
+        assert_eq!(status, [("/apisix/upstreams/1".to_owned(), "10.0.0.1".to_owned(), 80, true)]);
+        let batch = |entries| Gathered {
+            name: "http logger".to_owned(),
+            route_id: "1".to_owned(),
+            server_addr: "127.0.0.1".to_owned(),
+            entries,
+        };
+        let sums = batch_entries(vec![batch(2), batch(3)]);
+        assert_eq!(sums, [("http logger".to_owned(), "1".to_owned(), "127.0.0.1".to_owned(), 5)]);
     }
 }

@@ -39,8 +39,9 @@ use crate::expr::Expr;
 use crate::limits;
 use crate::plugin::{Build, Built, SchemaType, Spec};
 use crate::plugins::kit::log_entry::LogEntry;
-use crate::plugins::kit::{log_files, logger};
+use crate::plugins::kit::logger;
 use crate::reactor;
+use crate::telemetry::files::{self, Log};
 use crate::telemetry::lines::LogLines;
 
 /// What the registry knows.
@@ -122,7 +123,7 @@ impl File {
             log::error!("property \"path\" is not set in either the plugin conf or the metadata");
             return None;
         };
-        match log_files::open(path) {
+        match files::open(Log::FileLogger, path) {
             Ok(file) => Some(LogLines::new(file, limits::FILE_LOGGER_BUFFER_BYTES)),
             Err(error) => {
                 self.retry_ms.set(now_ms + RETRY_MS);
@@ -186,7 +187,7 @@ mod tests {
                 plugin.log(&mut test::exchange(&format!("GET /?n={n} HTTP/1.1\nHost: a")), &host);
             }
             drop(plugin); // with it leaves what this turn has gathered
-            log_files::open(&path).unwrap().flush(Duration::from_secs(5));
+            files::open(Log::FileLogger, &path).unwrap().flush(Duration::from_secs(5));
             assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"n\":\"1\"}\n{\"n\":\"3\"}\n");
             let _ = std::fs::remove_file(&path);
         });

@@ -20,6 +20,7 @@ use crate::plugin::Registry;
 use crate::plugin::counters::Tables;
 use crate::reactor::{self, Driver, DriverKind, mailbox};
 use crate::telemetry::file::{LogFile, Target};
+use crate::telemetry::files::{self, Log};
 use crate::telemetry::format::{Escape, LogFormat};
 use crate::telemetry::lines::LogLines;
 use crate::telemetry::metrics::{Metrics, Shape};
@@ -62,8 +63,6 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
     let mut starter = Starter {
         count,
         sockets: Vec::new(),
-        access: None,
-        stream_access: None,
         stream_registry: Arc::new(crate::plugins::stream::registry()),
         registry: registry.clone(),
         metrics: Metrics::new(shape(config)),
@@ -77,7 +76,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         to_control,
         threads: Arc::default(),
     };
-    let (cores, log_file, drivers) = starter.start(0, config)?;
+    let (cores, drivers) = starter.start(0, config)?;
     let threads = starter.threads.clone();
     let parts = control::Parts {
         config: config.clone(),
@@ -86,13 +85,12 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         cores,
         applied: starter.applied.clone(),
         from_cores,
-        log_file,
         trust: starter.trust.clone(),
         staples: starter.tls.staples.clone(),
         ports,
         banner: banner(config, count, &drivers),
         start_cores: Box::new(move |generation, config| {
-            starter.start(generation, config).map(|(cores, log_file, _)| (cores, log_file))
+            starter.start(generation, config).map(|(cores, _)| cores)
         }),
     };
     let control = std::thread::Builder::new()
@@ -104,7 +102,7 @@ fn try_boot(config: &Arc<Config>) -> Result<ExitCode, String> {
         let _ = thread.join();
     }
     crate::plugins::kit::batch::finish();
-    crate::plugins::kit::log_files::flush();
+    files::flush();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -118,8 +116,6 @@ struct Starter {
     udp: Vec<UdpBound>,
     /// The cores that were started, those of now last, as long as they have not ended.
     started: Vec<Elder>,
-    access: Option<(LogFile, AccessLogConfig)>,
-    stream_access: Option<(LogFile, AccessLogConfig)>,
     stream_registry: Arc<Registry>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
@@ -143,20 +139,16 @@ fn shape(config: &Config) -> Shape {
 type Drivers = Vec<(DriverKind, Option<String>)>;
 
 impl Starter {
-    /// Starts cores, and says how to reach them, which access log they write and what drives them. After an error
+    /// Starts cores, and says how to reach them and what drives them. After an error
     /// everything is as it was.
-    fn start(
-        &mut self,
-        generation: u32,
-        config: &Arc<Config>,
-    ) -> Result<(Arc<Cores>, Option<LogFile>, Drivers), String> {
+    fn start(&mut self, generation: u32, config: &Arc<Config>) -> Result<(Arc<Cores>, Drivers), String> {
         let sockets = listen_all(config, self.count, &self.sockets)?;
         let udp = bind_all(config, self.count, &self.udp)?;
         if self.quic.is_none() && !config.listen.http3.is_empty() {
             self.quic = Some(Arc::new(QuicKeys::kept(&config.deployment.data.join(QUIC_KEY))?));
         }
-        let access = open_access_log(config.http.access_log.as_ref(), self.access.as_ref())?;
-        let stream_access = open_access_log(config.streams.access_log.as_ref(), self.stream_access.as_ref())?;
+        let access = open_access_log(config.http.access_log.as_ref())?;
+        let stream_access = open_access_log(config.streams.access_log.as_ref())?;
         // A descriptor that cannot be had is found out before the first thread is there.
         let copies: io::Result<Vec<_>> = (0..self.count)
             .map(|index| {
@@ -214,9 +206,7 @@ impl Starter {
         self.started.push(Elder { generation, cores: cores.clone() });
         self.sockets = sockets;
         self.udp = udp;
-        self.access = access.clone();
-        self.stream_access = stream_access;
-        Ok((cores, access.map(|(file, _)| file), drivers))
+        Ok((cores, drivers))
     }
 }
 
@@ -252,16 +242,9 @@ fn raise_descriptor_limit(wanted: u64) {
     }
 }
 
-/// The file that is `open` already goes on, where it is the same one.
-fn open_access_log(
-    log: Option<&AccessLogConfig>,
-    open: Option<&(LogFile, AccessLogConfig)>,
-) -> Result<Option<(LogFile, AccessLogConfig)>, String> {
+fn open_access_log(log: Option<&AccessLogConfig>) -> Result<Option<(LogFile, AccessLogConfig)>, String> {
     let Some(log) = log else { return Ok(None) };
-    if let Some((file, _)) = open.filter(|(_, open)| open.path == log.path) {
-        return Ok(Some((file.clone(), log.clone())));
-    }
-    let file = LogFile::open("access-log", Target::File(log.path.clone()), limits::ACCESS_LOG_QUEUE)
+    let file = files::open(Log::Access, &log.path)
         .map_err(|error| format!("the access log {} cannot be opened: {error}", log.path.display()))?;
     Ok(Some((file, log.clone())))
 }

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod exporter;
 pub mod families;
 pub mod file;
+pub mod files;
 pub mod format;
 pub mod lines;
 pub mod log;

@@ -11,7 +11,6 @@ pub mod http;
 pub mod json;
 pub mod limit;
 pub mod log_entry;
-pub mod log_files;
 pub mod log_json;
 pub mod log_session;
 pub mod logger;
