@@ -231,9 +231,13 @@ pub const BUFFERED_BODY: usize = 1 << 20;
 /// What is read and dropped of a body that nobody wanted, to keep the connection; beyond it closing is cheaper.
 /// Reached by: tests/bounds.rs a_body_that_nobody_wants_is_read_up_to_a_bound.
 pub const DRAIN_BODY_BYTES: usize = 64 << 10;
-/// nginx's `lingering_timeout`: how long a client may still send after our last byte, ms.
-/// Reached by: tests/full.rs a_client_that_sends_on_behind_its_answer_is_left_in_time.
-pub const LINGER_MS: u64 = 5_000;
+/// nginx's `lingering_timeout`: how long a client that has its answer may be silent before it sends on, ms.
+/// Reached by: tests/full.rs a_client_that_sends_on_behind_its_answer_is_left_once_it_is_silent.
+pub const LINGER_IDLE_MS: u64 = 5_000;
+/// nginx's `lingering_time`: how long it may send on in all, ms. Uploads of those who do not look at answers end by then,
+/// and nobody holds a connection with a byte every few seconds.
+/// Reached by: src/transport/linger.rs a_client_may_send_on_for_as_long_as_in_nginx.
+pub const LINGER_TOTAL_MS: u64 = 30_000;
 /// How long a client of layer 4 that no upstream takes may still be about to speak, ms: a round trip of most of them.
 /// Reached by: tests/stream.rs a_session_without_an_upstream_is_reset.
 pub const TURNED_AWAY_MS: u64 = 100;

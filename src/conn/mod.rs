@@ -21,7 +21,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::exchange::{BodyPiece, Client, Exchange, Facts};
-use crate::limits;
 use crate::transport::Stream;
 use crate::wire::http::head::RequestLimits;
 
@@ -105,6 +104,6 @@ fn caught<T>(part: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
 /// Closes behind an answer that the client may not have read: see [`Stream::linger`].
 pub(in crate::conn) async fn linger<G: Gate>(gate: &G, stream: &Stream) {
     if h1::answer::flush(gate, stream).await.is_ok() {
-        stream.linger(limits::LINGER_MS).await;
+        stream.linger().await;
     }
 }

@@ -6,6 +6,7 @@
 pub mod client_auth;
 pub mod connect;
 pub mod der;
+pub mod linger;
 pub mod ocsp;
 pub mod pieces;
 pub mod pool;
@@ -18,6 +19,7 @@ pub mod trust;
 pub mod x509;
 
 pub use connect::{Secure, Target, connect};
+pub use linger::Linger;
 pub use site::{Site, Sites};
 pub use stream::Stream;
 pub use tls::{Agreed, TlsClient, TlsClients, TlsStream};

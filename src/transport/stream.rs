@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use crate::reactor::{self, Chunk, Out, TcpStream};
 
-use super::TlsStream;
+use super::{Linger, TlsStream};
 
 /// A byte stream of this core. All methods take `&self`; one task may receive while another sends.
 pub enum Stream {
@@ -130,14 +130,15 @@ impl Stream {
     }
 
     /// nginx's lingering close, behind the last byte: our side is shut, and what the peer still sends is read and dropped
-    /// for at most `linger_ms`, so that no reset destroys our answer on its way (RFC 9112 section 9.6).
-    pub async fn linger(&self, linger_ms: u64) {
+    /// for a while ([`Linger`]), so that no reset destroys our answer on its way (RFC 9112 section 9.6).
+    pub async fn linger(&self) {
         self.shutdown_write();
-        let until_ms = reactor::now_ms() + linger_ms;
-        self.set_recv_deadline(Some(until_ms));
-        while let Ok(chunk) = self.recv().await {
-            if chunk.is_empty() || reactor::now_ms() >= until_ms {
-                return;
+        let linger = Linger::new(reactor::now_ms());
+        while let Some(late_ms) = linger.next(reactor::now_ms()) {
+            self.set_recv_deadline(Some(late_ms));
+            match self.recv().await {
+                Ok(chunk) if !chunk.is_empty() => {}
+                _ => return,
             }
         }
     }

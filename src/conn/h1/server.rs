@@ -15,7 +15,7 @@ use crate::exchange::body::H1Body;
 use crate::exchange::{Body, Client, Exchange, Facts, Side};
 use crate::limits;
 use crate::reactor::{self, Chunk};
-use crate::transport::Stream;
+use crate::transport::{Linger, Stream};
 use crate::wire::http::{self, Framing, Progress, Reject};
 
 /// What becomes of the connection after an exchange.
@@ -236,9 +236,10 @@ async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
 
 /// Reads and drops a body up to its end, for as long as a lingering close would take. Else it says how the connection ends.
 async fn drop_rest(body: &mut Body) -> Option<Next> {
-    let mut late = pin!(reactor::sleep_until(reactor::now_ms() + limits::LINGER_MS));
+    let linger = Linger::new(reactor::now_ms());
     let mut dropped = 0;
-    loop {
+    while let Some(late_ms) = linger.next(reactor::now_ms()) {
+        let mut late = pin!(reactor::sleep_until(late_ms));
         let piece = std::future::poll_fn(|cx| match body.poll_piece(cx) {
             Poll::Ready(piece) => Poll::Ready(Some(piece)),
             Poll::Pending => late.as_mut().poll(cx).map(|()| None),
@@ -247,9 +248,10 @@ async fn drop_rest(body: &mut Body) -> Option<Next> {
             Some(Ok(Some(piece))) if dropped < limits::DRAIN_BODY_BYTES => dropped += piece.len(),
             Some(Ok(Some(_)) | Err(_)) => return Some(Next::Linger),
             Some(Ok(None)) => return None,
-            None => return Some(Next::Close),
+            None => break,
         }
     }
+    Some(Next::Close)
 }
 
 /// Sends what is queued and closes.
