@@ -13,6 +13,7 @@ use bytes::Bytes;
 use common::frames::{DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame};
 use common::*;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, StatusCode};
 
@@ -76,11 +77,10 @@ fn grpcurl_learns_services_by_reflection() {
 }
 
 /// One core, so that all calls share its connections; everything goes to one server.
-fn one_core(driver: &'static str, upstream: &Upstream) -> Gateway {
+fn one_core(driver: &'static str, upstream: u16) -> Gateway {
     let objects = format!(
         "routes:\n- uri: /*\n  \
-         upstream: {{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{}\": 1}}}}",
-        upstream.port
+         upstream: {{type: roundrobin, scheme: grpc, nodes: {{\"127.0.0.1:{upstream}\": 1}}}}"
     );
     Setup::new(driver, Source::Yaml(objects)).workers(1).start()
 }
@@ -166,7 +166,7 @@ fn clients_that_leave_harm_no_other_call() {
                 }
             }
         });
-        let gateway = one_core(driver, &upstream);
+        let gateway = one_core(driver, upstream.port);
         let port = gateway.port();
         let stays =
             thread::spawn(move || with_client(port, WINDOW, async |client| call(&client, b"x").await));
@@ -205,7 +205,7 @@ fn small_messages_that_wait_for_a_slow_client_harm_no_other_call() {
                 }
             }
         });
-        let gateway = one_core(driver, &upstream);
+        let gateway = one_core(driver, upstream.port);
         with_client(gateway.port(), 1, async |slow| {
             let mut calls = Vec::new();
             for _ in 0..3 {
@@ -234,7 +234,7 @@ fn small_messages_that_wait_for_a_slow_server_harm_no_other_call() {
                 }
             }
         });
-        let gateway = one_core(driver, &upstream);
+        let gateway = one_core(driver, upstream.port);
         let mut client = gateway.connect();
         client.send(frames::PREFACE);
         client.send(frame(SETTINGS, 0, 0, &[]));
@@ -306,7 +306,7 @@ fn a_server_that_goes_away_with_calls_under_way_loses_none() {
                 }
             }
         });
-        let gateway = one_core(driver, &upstream);
+        let gateway = one_core(driver, upstream.port);
         with_client(gateway.port(), WINDOW, async |client| {
             let mut calls = Vec::new();
             for n in 0..CALLS {
@@ -345,7 +345,7 @@ fn a_server_that_refuses_all_is_given_up() {
                 }
             }
         });
-        let gateway = one_core(driver, &upstream);
+        let gateway = one_core(driver, upstream.port);
         let (_, _, status) = with_client(gateway.port(), WINDOW, async |client| call(&client, b"x").await);
         assert_eq!(status, "14", "UNAVAILABLE");
         assert_eq!(counted.load(Ordering::Acquire), 6, "once, and five more");
@@ -378,7 +378,7 @@ fn interim_answers_are_passed_over() {
                 }
             }
         });
-        let gateway = one_core(driver, &upstream);
+        let gateway = one_core(driver, upstream.port);
         with_client(gateway.port(), WINDOW, async |client| {
             for _ in 0..2 {
                 assert_eq!(call(&client, b"x").await, good(b"final"));
@@ -393,21 +393,31 @@ fn interim_answers_are_passed_over() {
 
 /// A server that tells which trailer fields a request had, and answers with some.
 fn with_trailers() -> (u16, Receiver<HeaderMap>) {
+    let (told, heard) = channel();
+    let port = h2_server(move |request, mut respond| {
+        let told = told.clone();
+        async move {
+            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+            let mut body = request.into_body();
+            while body.data().await.is_some() {}
+            told.send(body.trailers().await.unwrap().unwrap_or_default()).unwrap();
+            stream.send_data(Bytes::from_static(b"y"), false).unwrap();
+            stream.send_trailers(all(&["x-leak", "x-sum"])).unwrap();
+        }
+    });
+    (port, heard)
+}
+
+/// A server of one connection, for as long as the test runs; its port.
+fn h2_server<F: Future<Output = ()> + Send + 'static>(
+    answer: impl Fn(http::Request<h2::RecvStream>, SendResponse<Bytes>) -> F + Send + 'static,
+) -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (told, heard) = channel();
     let serve = async move |tcp| {
         let mut connection = h2::server::handshake(tcp).await.unwrap();
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            let told = told.clone();
-            tokio::spawn(async move {
-                let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
-                let mut body = request.into_body();
-                while body.data().await.is_some() {}
-                told.send(body.trailers().await.unwrap().unwrap_or_default()).unwrap();
-                stream.send_data(Bytes::from_static(b"y"), false).unwrap();
-                stream.send_trailers(all(&["x-leak", "x-sum"])).unwrap();
-            });
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            tokio::spawn(answer(request, respond));
         }
     };
     thread::spawn(move || {
@@ -418,7 +428,28 @@ fn with_trailers() -> (u16, Receiver<HeaderMap>) {
             serve(listener.accept().await.unwrap().0).await;
         });
     });
-    (port, heard)
+    port
+}
+
+/// APISIX has an empty `grpc_set_header` then, which sends nothing (ngx_tpl.lua).
+#[test]
+fn a_request_without_a_host_has_no_authority() {
+    on_both_drivers(|driver| {
+        let upstream = h2_server(|request, mut respond| async move {
+            let uri = Bytes::from(request.uri().to_string());
+            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data(uri, true).unwrap();
+        });
+        let gateway = one_core(driver, upstream);
+        let seen = |request: &str| {
+            let answer = ask(gateway.port(), request.as_bytes());
+            (answer.status, answer.text().to_string())
+        };
+        let good = |uri: &str| (200, uri.to_string());
+        assert_eq!(seen("GET /a HTTP/1.0\r\nHost: a.test\r\n\r\n"), good("http://a.test/a"));
+        assert_eq!(seen("GET /a HTTP/1.0\r\n\r\n"), good("/a"));
+        assert_eq!(seen("POST /a HTTP/1.0\r\nContent-Length: 1\r\n\r\nx"), good("/a"));
+    });
 }
 
 /// These fields.

@@ -137,9 +137,11 @@ pub async fn answer(asked: Asked, ex: &mut Exchange, read_ms: u32) -> Result<(),
 fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
     let head = &ex.req.head;
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if kind == Kind::Grpc { Scheme::HTTP } else { Scheme::HTTPS });
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
-    parts.authority = Some(Authority::try_from(host).ok()?);
+    if !host.is_empty() {
+        parts.scheme = Some(if kind == Kind::Grpc { Scheme::HTTP } else { Scheme::HTTPS });
+        parts.authority = Some(Authority::try_from(host).ok()?);
+    }
     let path = ex.out.uri.as_deref().unwrap_or(head.path());
     parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
     let mut fields = Fields::default();
@@ -169,6 +171,10 @@ fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
         }
     }
     let mut request = Request::new(());
+    if host.is_empty() {
+        // a client of HTTP/1.0 named none, so neither do we (RFC 9113 section 8.3.1); h2 asks for one above that version
+        *request.version_mut() = http::Version::HTTP_11;
+    }
     *request.method_mut() =
         Method::from_bytes(ex.out.method.as_deref().unwrap_or(head.method_text())).ok()?;
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
