@@ -154,6 +154,25 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
+fn trailers_of_names_that_plugins_removed_stay_behind() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Leak: 1\r\nX-Sum: 9\r\n\r\n",
+        );
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        let plugins = json!({
+            "proxy-rewrite": {"headers": {"remove": ["X-Secret"], "set": {"X-User": "me"}}},
+            "response-rewrite": {"headers": {"remove": ["X-Leak"]}},
+        });
+        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+        gateway.put("/routes/1", &json!({"uri": "/*", "plugins": plugins, "upstream": {"nodes": nodes}}));
+        play(&gateway, "removed_trailers", &[]);
+        let trailers = upstream.last().trailers;
+        assert!(trailers.len() == 1 && trailers[0].0.eq_ignore_ascii_case("x-up"), "{trailers:?}");
+    });
+}
+
+#[test]
 fn many_requests_at_once() {
     on_a_gateway(|gateway, _| {
         play(gateway, "many", &[]);

@@ -200,6 +200,13 @@ async def trailers():
         assert got.trailers == {b"x-sum": b"9"}, got.trailers
 
 
+async def removed_trailers():
+    async with Connected() as client:
+        sent = [("x-secret", "1"), ("x-user", "you"), ("x-up", "2")]
+        got = await client.answer("POST", "/", body=b"abc", trailers=sent)
+        assert got.trailers == {b"x-sum": b"9"}, got.trailers
+
+
 async def many():
     """1,000 requests, 100 at a time."""
     async with Connected() as client:
@@ -729,7 +736,7 @@ async def websocket_drained(end):
 
 SCENARIOS = {
     work.__name__: work
-    for work in (requests, trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, bounds, stall, half, websocket, websocket_drained, forgotten, orphaned, restarted)
+    for work in (requests, trailers, removed_trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, bounds, stall, half, websocket, websocket_drained, forgotten, orphaned, restarted)
 }
 if __name__ == "__main__":
     asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))
