@@ -4,3 +4,6 @@ pub mod answer;
 pub mod client;
 pub mod server;
 pub mod upload;
+
+#[cfg(test)]
+mod tests;

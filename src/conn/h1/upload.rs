@@ -126,3 +126,41 @@ fn framed(data: Chunk, chunked: bool) -> Out {
     chunk_head(&mut out, data.len());
     Out::from(out).chunk(data).chunk(Chunk::from_static(CHUNK_END))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::conn::h1::tests::{exchange, pair};
+    use crate::exchange::Body;
+    use crate::transport::tests::on_both;
+
+    /// The answer is there when the last piece has left, before anybody has looked whether it was the last.
+    #[test]
+    fn an_answer_right_behind_the_last_piece_is_no_early_one() {
+        on_both(async || {
+            for (left, chunked, queued, whole) in [
+                (Body::Empty, false, "", true),
+                (Body::Empty, true, "", false), // the last chunk has not been sent
+                (Body::from_static(b"x"), false, "", false),
+                (Body::Empty, false, "the last piece", false),
+            ] {
+                let (stream, mut far) = pair().await;
+                far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                let answer = stream.recv().await.unwrap();
+                stream.unrecv(answer);
+                if !queued.is_empty() {
+                    stream.send(queued.as_bytes());
+                }
+                let mut ex = exchange();
+                ex.req.body = left;
+                let mut head = AnswerHead::default();
+                let sent = stream_body(&mut ex, &stream, &mut head, chunked, 1000).await;
+                let case = format!("chunked: {chunked}, queued: {queued}");
+                assert_eq!(sent.map_err(drop), Ok(whole), "{case}");
+                assert_eq!(ex.resp.head.status, 200, "{case}");
+            }
+        });
+    }
+}
