@@ -555,6 +555,24 @@ fn a_host_that_is_not_there_is_named_with_the_reason() {
     );
 }
 
+#[test]
+fn a_start_without_an_answer_is_tried_again_as_often_as_config_yaml_says() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let options = etcd::Options { startup_retry: 3, ..options_of(format!("http://127.0.0.1:{port}")) };
+    let serving = std::thread::spawn(move || {
+        let mut tries = 0;
+        while listener.accept().unwrap().0.peek(&mut [0]).is_ok_and(|bytes| bytes > 0) {
+            tries += 1;
+        }
+        tries
+    });
+    block_on(refusal(options));
+    // one that says nothing ends the count
+    drop(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    assert_eq!(serving.join().unwrap(), 1 + 3);
+}
+
 /// t/cli/test_etcd.sh
 #[test]
 fn an_etcd_with_an_address_of_ipv6() {
