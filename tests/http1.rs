@@ -594,7 +594,7 @@ fn informational_answers_do_not_confuse() {
     });
 }
 
-/// Its head and what comes of its body with it, too; of a chunked one its data.
+/// Its head and what comes of its body with it, too, and all framing.
 #[test]
 fn what_an_upstream_has_sent_counts_once() {
     on_both_drivers(|driver| {
@@ -603,6 +603,7 @@ fn what_an_upstream_has_sent_counts_once() {
             while let Some(request) = conn.request() {
                 let _ = match request.target.as_str() {
                     "/whole" => conn.send(ok("final")),
+                    "/too-much" => conn.send(ok("final") + "junk"),
                     "/chunked" => conn.send(format!("{chunked}5\r\nfinal\r\n0\r\n\r\n")),
                     _ => conn.send("HTTP/1.1 103 Early Hints\r\n\r\n".to_owned() + &ok("final")),
                 };
@@ -614,11 +615,30 @@ fn what_an_upstream_has_sent_counts_once() {
         let whole = ok("final").len();
         for (target, bytes) in [
             ("/whole", whole),
-            ("/chunked", chunked.len() + "final".len()),
+            ("/chunked", chunked.len() + "5\r\nfinal\r\n0\r\n\r\n".len()),
+            ("/too-much", whole + "junk".len()),
             ("/interim", "HTTP/1.1 103 Early Hints\r\n\r\n".len() + whole),
         ] {
             assert_eq!(gateway.get(target).text(), "final");
             gateway.read_until("logs/access.log", &format!("{target} {bytes}."));
+        }
+    });
+}
+
+#[test]
+fn the_length_of_a_request_is_that_on_the_wire() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("x"));
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http("access_log_format: \"$uri $request_length.\"")
+            .start();
+        let mut client = gateway.connect();
+        let chunked = "POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n";
+        let next = "POST /next HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+        client.send([chunked, next].concat());
+        for (target, request) in [("/chunked", chunked), ("/next", next)] {
+            assert_eq!(client.response().status, 200);
+            gateway.read_until("logs/access.log", &format!("{target} {}.", request.len()));
         }
     });
 }

@@ -81,6 +81,8 @@ pub struct H1Body {
     again: Option<Chunk>,
     /// Bytes of body so far.
     bytes: u64,
+    /// Bytes around them: sizes of chunks, ends of lines, trailers.
+    framing_bytes: u64,
 }
 
 impl H1Body {
@@ -105,6 +107,7 @@ impl H1Body {
             max_bytes: 0,
             again: None,
             bytes: 0,
+            framing_bytes: 0,
         }
     }
 
@@ -164,6 +167,7 @@ impl H1Body {
             let Some(mut chunk) = self.ready.take() else { return Ok(None) };
             let step = self.decoder.decode(&chunk).map_err(|_| BodyError::Malformed)?;
             self.done = step.end;
+            self.framing_bytes += (step.consumed - step.data.len()) as u64;
             let mut piece = chunk.split_to(step.consumed);
             self.ready = Some(chunk).filter(|chunk| !chunk.is_empty());
             if step.data.is_empty() {
@@ -268,10 +272,14 @@ impl Body {
         }
     }
 
-    /// Bytes of it that have arrived so far; 0 of one in memory.
+    /// Bytes of it that have arrived so far, with their framing in HTTP/1; 0 of one in memory. What an upstream has sent
+    /// behind it counts, too; what a client has is its next request.
     pub fn arrived_bytes(&self) -> u64 {
         match self {
-            Body::H1(body) => body.bytes,
+            Body::H1(body) => {
+                let behind = body.ready.as_ref().filter(|_| body.side == Side::Upstream);
+                body.bytes + body.framing_bytes + behind.map_or(0, |chunk| chunk.len() as u64)
+            }
             Body::H2(body) => body.arriving.bytes,
             Body::H3(body) => body.arriving.bytes,
             Body::Empty | Body::Buffered(_) => 0,
