@@ -275,13 +275,14 @@ impl Client {
             let found = match &reply {
                 Ok(reply) if replica => reply.items().iter().find_map(replica_address),
                 Ok(Reply::Array(items)) => items.first().zip(items.get(1)).and_then(|(host, port)| {
-                    Some(Address { host: host.text()?.into(), port: port.number()? as u16 })
+                    Some(Address { host: host.text()?.into(), port: port_of(port)? })
                 }),
                 _ => None,
             };
             match (found, reply) {
                 (Some(address), _) => return Ok(address),
                 (None, Ok(Reply::Error(text))) => error = Error::Server(text),
+                (None, Ok(_)) if replica => error = Error::Server("no slaves available".into()),
                 (None, Ok(_)) => error = Error::Server(format!("the sentinels know no server of {master}")),
                 (None, Err(failed)) => error = failed,
             }
@@ -290,10 +291,22 @@ impl Client {
     }
 }
 
-/// The address among the fields that a sentinel tells of a replica.
+/// The address among the fields that a sentinel tells of a replica, unless it is down or has lost its master
+/// (lua-resty-redis-connector, sentinel.lua `get_slaves`).
 fn replica_address(fields: &Reply) -> Option<Address> {
     let field = |name: &str| {
         fields.items().chunks_exact(2).find(|pair| pair[0].text() == Some(name)).map(|pair| &pair[1])
     };
-    Some(Address { host: field("ip")?.text()?.into(), port: field("port")?.number()? as u16 })
+    let flags = field("flags").and_then(Reply::text).unwrap_or_default();
+    let is_down = flags.contains("s_down") || flags.contains("disconnected");
+    if is_down || field("master-link-status")?.text() != Some("ok") {
+        return None;
+    }
+    Some(Address { host: field("ip")?.text()?.into(), port: port_of(field("port")?)? })
+}
+
+/// `None`: there is no such port.
+fn port_of(reply: &Reply) -> Option<u16> {
+    let port = reply.number()?;
+    Some(port as u16).filter(|whole| f64::from(*whole) == port)
 }

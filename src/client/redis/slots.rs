@@ -1,6 +1,7 @@
 //! Which node of a Redis cluster has a key (redis.io/docs/reference/cluster-spec).
 
 use super::conf::Address;
+use super::port_of;
 use crate::limits;
 use crate::wire::resp::Reply;
 
@@ -24,8 +25,7 @@ impl Slots {
             let (Some(first), Some(last)) = (slot(first), slot(last)) else { continue };
             let [host, port, ..] = master.items() else { continue };
             let host = host.text().filter(|host| !host.is_empty()).unwrap_or(&asked.host);
-            let port = port.number().unwrap_or(f64::from(asked.port));
-            let Some(port) = Some(port as u16).filter(|whole| f64::from(*whole) == port) else { continue };
+            let Some(port) = port.number().map_or(Some(asked.port), |_| port_of(port)) else { continue };
             let Some(node) = slots.index(Address { host: host.into(), port }) else { continue };
             slots
                 .node_of

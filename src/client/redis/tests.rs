@@ -265,3 +265,22 @@ fn sentinels_name_the_master() {
         assert_eq!(unknown, Err(Error::Server("the sentinels know no server of other".into())));
     });
 }
+
+#[test]
+fn replicas_that_are_down_or_alone_are_passed_over() {
+    let replica = |port: &str, flags: &str, link: &str| {
+        let fields = ["ip", "127.0.0.1", "port", port, "flags", flags, "master-link-status", link];
+        Reply::Array(fields.map(|field| Reply::Bulk(field.into())).into())
+    };
+    for (port, flags, link, found) in [
+        ("7000", "slave", "ok", Some(7000)),
+        ("7000", "s_down,slave,disconnected", "ok", None),
+        ("7000", "slave,disconnected", "ok", None),
+        ("7000", "slave", "err", None),
+        ("70000", "slave", "ok", None),
+        ("-1", "slave", "ok", None),
+    ] {
+        let address = replica_address(&replica(port, flags, link));
+        assert_eq!(address.map(|address| address.port), found, "{port} {flags} {link}");
+    }
+}
