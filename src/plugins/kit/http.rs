@@ -123,13 +123,14 @@ impl HttpClient {
         Ok(HttpClient { url, tls, keep, timeout_ms, known: RefCell::default() })
     }
 
-    /// Asks and waits for the whole answer. A kept connection that turns out to be dead is replaced once.
+    /// Asks and waits for the whole answer. A kept connection that turns out to be dead is replaced once, unless an answer
+    /// has begun: then the server has seen the request.
     pub async fn call(&self, host: &Host, call: &Call<'_>) -> io::Result<Answer> {
         let pool = self.pool(host).await?;
         let lease = self.lease(&pool, false).await?;
         let reused = lease.connection.reused;
         match self.ask(lease, call).await {
-            Err(error) if reused && error.kind() != io::ErrorKind::TimedOut => {
+            Err(error) if reused && !has_begun(&error) => {
                 self.ask(self.lease(&pool, true).await?, call).await
             }
             outcome => outcome,
@@ -237,11 +238,13 @@ pub async fn read_answer(stream: &Rc<Stream>, method: Method, timeout_ms: u32) -
             }
         }
         stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(timeout_ms)));
-        let chunk = stream.recv().await?;
-        if chunk.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let begun = interim > 0 || !gathered.is_empty();
+        match stream.recv().await {
+            Ok(chunk) if !chunk.is_empty() => gathered.extend_from_slice(&chunk),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut || !begun => return Err(error),
+            Ok(_) if !begun => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => return Err(invalid(BROKEN_OFF)),
         }
-        gathered.extend_from_slice(&chunk);
     };
     let framing = response_framing(&head, method).map_err(|bad| invalid(bad.reason))?;
     let mut reusable = response_keep_alive(&head) && framing != Framing::UntilClose;
@@ -270,10 +273,17 @@ pub async fn read_answer(stream: &Rc<Stream>, method: Method, timeout_ms: u32) -
     Ok((Answer { head, body: bytes }, reusable))
 }
 
+const BROKEN_OFF: &str = "the answer broke off";
+
+/// Was there something of an answer, or a server that takes its time?
+fn has_begun(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::InvalidData)
+}
+
 fn broken(error: BodyError) -> io::Error {
     match error {
         BodyError::Timeout => io::ErrorKind::TimedOut.into(),
-        BodyError::Closed => io::ErrorKind::UnexpectedEof.into(),
+        BodyError::Closed => io::Error::new(io::ErrorKind::InvalidData, BROKEN_OFF),
         BodyError::Malformed | BodyError::TooLarge => io::ErrorKind::InvalidData.into(),
     }
 }
@@ -401,6 +411,23 @@ mod tests {
             }
             assert_eq!(connections.load(Ordering::Acquire), 2);
         });
+    }
+
+    #[test]
+    fn who_has_begun_to_answer_is_not_asked_again() {
+        for half in ["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", "HTTP/1.1 200 OK\r\nConte"] {
+            on_both(async || {
+                let host = test::host();
+                let whole = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                let (url, server) = server(&*vec![whole, half].leak());
+                let client = HttpClient::new(url, true, KEEP, 10_000, &host).unwrap();
+                let post = Call { method: "POST", headers: &Headers::default(), body: Some(b"body") };
+                assert_eq!(client.call(&host, &post).await.unwrap().head.status, 200);
+                let error = client.call(&host, &post).await.err().unwrap();
+                assert_eq!(error.to_string(), "the answer broke off");
+                assert_eq!(server.join().unwrap().matches("POST").count(), 2);
+            });
+        }
     }
 
     #[test]
