@@ -52,8 +52,6 @@ struct Known {
 struct Stapling {
     question: Question,
     staple: Arc<Staple>,
-    /// The response that lies there must not be shown any more after this.
-    good_until_s: Option<i64>,
     /// Why the last question was in vain, if it was.
     failure: Option<String>,
     /// When its authority is asked next, seconds since 1970: its place in [`State::due`].
@@ -260,9 +258,9 @@ impl Certificates {
         let now_s = now_s();
         let again_s = match answer {
             Ok((response, until_s)) => {
-                stapling.staple.set(Some(response));
                 // one that says no end, or was not looked at, is good for as long as it is kept
-                stapling.good_until_s = until_s.or(Some(now_s.saturating_add(question.ttl_s)));
+                let kept_until_s = now_s.saturating_add(question.ttl_s);
+                stapling.staple.set(response, until_s.unwrap_or(kept_until_s));
                 stapling.failure = None;
                 // in good time before its end
                 let half_s = until_s.map_or(i64::MAX, |until_s| ((until_s - now_s) / 2).max(1));
@@ -271,9 +269,7 @@ impl Certificates {
             Err(why) => {
                 log::error!("no ocsp response send: ssl {}: {why}", key.0);
                 stapling.failure = Some(why);
-                if stapling.good_until_s.is_some_and(|until_s| until_s <= now_s) {
-                    stapling.staple.set(None);
-                }
+                stapling.staple.expire(now_s);
                 limits::OCSP_RETRY_S
             }
         };
@@ -309,7 +305,6 @@ fn certificates(object: &Stored<Value>, staples: &Staples) -> Vec<(Key, Known)> 
                 skip_verify: options["skip_verify"] == true,
                 ttl_s: options["cache_ttl"].as_i64().unwrap_or(3600),
             },
-            good_until_s: None,
             failure: None,
             due_s: 0,
         });
@@ -420,6 +415,27 @@ mod tests {
         });
     }
 
+    #[test]
+    fn what_is_written_again_shows_no_response_any_longer() {
+        block_on(async {
+            let certificates = Certificates::new(Arc::default());
+            let pem = include_str!("../transport/tests/ocsp/leaf.pem");
+            certificates.take(&put("1", pem)).await;
+            let key: Key = ("1".into(), 0);
+            let stapling = || {
+                let state = certificates.state();
+                let stapling = state.known[&key].stapling.as_ref().unwrap();
+                (stapling.question.clone(), stapling.staple.clone())
+            };
+            let (question, of_a_core) = stapling();
+            certificates.settle(&key, &question, Ok((Arc::from(&b"response"[..]), Some(now_s() - 10))));
+            certificates.take(&put("1", pem)).await;
+            assert!(of_a_core.get().is_some() && Arc::ptr_eq(&of_a_core, &stapling().1));
+            certificates.settle(&key, &question, Err("down".into()));
+            assert!(of_a_core.get().is_none(), "it was good until before");
+        });
+    }
+
     /// However often an object is written, with questions under way or not.
     #[test]
     fn an_authority_is_asked_in_one_series_however_often_an_object_is_written() {
@@ -469,7 +485,7 @@ mod tests {
         let certificates = Certificates::new(Arc::default());
         for (n, question) in questions.into_iter().enumerate() {
             let staple = Arc::default();
-            let stapling = Stapling { question, staple, good_until_s: None, failure: None, due_s: 0 };
+            let stapling = Stapling { question, staple, failure: None, due_s: 0 };
             let known = Known { sni: "".into(), not_after_s: 0, stapling: Some(stapling) };
             let key: Key = (n.to_string().into(), 0);
             let State { known: all, due } = &mut *certificates.state();

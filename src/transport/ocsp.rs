@@ -15,17 +15,33 @@ use crate::limits;
 
 /// The authority's last word on one certificate; all cores read it, control writes it.
 #[derive(Debug, Default)]
-pub struct Staple(RwLock<Option<Arc<[u8]>>>);
+pub struct Staple(RwLock<Option<Word>>);
+
+/// A response, DER.
+#[derive(Debug)]
+struct Word {
+    response: Arc<[u8]>,
+    /// It must not be shown any more after this, seconds since 1970.
+    good_until_s: i64,
+}
 
 impl Staple {
     /// The response, DER.
     pub fn get(&self) -> Option<Arc<[u8]>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let word = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().map(|word| word.response.clone())
     }
 
-    /// Another response, or none any more.
-    pub fn set(&self, response: Option<Arc<[u8]>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = response;
+    /// Another response, to be shown until `good_until_s`, seconds since 1970.
+    pub fn set(&self, response: Arc<[u8]>, good_until_s: i64) {
+        let word = Word { response, good_until_s };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(word);
+    }
+
+    /// Takes the response away if it is good no longer.
+    pub fn expire(&self, now_s: i64) {
+        let mut word = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        word.take_if(|word| word.good_until_s <= now_s);
     }
 }
 
@@ -328,7 +344,7 @@ mod tests {
     fn a_certificate_has_one_staple_while_somebody_holds_it() {
         let staples = Staples::default();
         let (one, same) = (staples.of(b"a"), staples.of(b"a"));
-        one.set(Some(Arc::from(&b"response"[..])));
+        one.set(Arc::from(&b"response"[..]), 1);
         assert_eq!(same.get().as_deref(), Some(&b"response"[..]));
         assert_eq!(staples.of(b"b").get(), None);
         drop((one, same));
