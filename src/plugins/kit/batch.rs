@@ -43,7 +43,8 @@ struct Rules {
 impl Rules {
     fn of(conf: &Value) -> Rules {
         let number = |name: &str, default: u64| conf[name].as_u64().unwrap_or(default);
-        let seconds = |name, default| Duration::from_secs(number(name, default));
+        // 136 years are for ever: more would lead past the end of the clock
+        let seconds = |name, default| Duration::from_secs(number(name, default).min(u64::from(u32::MAX)));
         Rules {
             name: conf["name"].as_str().unwrap_or("log buffer").into(),
             batch_max_size: usize::try_from(number("batch_max_size", 1000)).unwrap_or(usize::MAX),
@@ -287,6 +288,16 @@ mod tests {
 
     use super::*;
     use crate::plugins::kit::test;
+
+    #[test]
+    fn times_that_never_come_are_none_that_the_clock_cannot_have() {
+        let conf =
+            json!({"buffer_duration": u64::MAX, "inactive_timeout": i64::MAX, "retry_delay": u64::MAX});
+        let Rules { retry_delay, buffer_duration, inactive_timeout, .. } = Rules::of(&conf);
+        for duration in [retry_delay, buffer_duration, inactive_timeout] {
+            assert!(Instant::now().checked_add(duration).is_some());
+        }
+    }
 
     /// Fails as often as told, then keeps what it gets.
     struct Keeper {
