@@ -250,8 +250,8 @@ impl Feed {
         let keys = std::mem::take(&mut *self.outdated.lock().unwrap_or_else(PoisonError::into_inner));
         let newest = keys.iter().filter_map(|key| self.model().versions.newest(key).cloned()).collect();
         self.apply(newest, deltas);
-        let behind = |key: &Box<str>| self.model().versions.behind_a_wrong_one(key).cloned();
-        let behind: Vec<Change> = keys.iter().filter_map(behind).collect();
+        let behind = |key| self.model().versions.behind_a_wrong_one(key).cloned();
+        let behind: Vec<Change> = keys.iter().map(|key| &**key).filter_map(behind).collect();
         let read = self.read_all(&behind);
         let mut model = self.model();
         for (change, read) in behind.iter().zip(read) {
