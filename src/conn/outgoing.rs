@@ -112,23 +112,23 @@ impl Outgoing {
 
 /// Gives `add` the fields of an answer's head. Fields of one connection are ours (RFC 9113 section 8.2.2, RFC 9114
 /// section 4.2).
-pub(in crate::conn) fn fields(ex: &Exchange, length: Option<&[u8]>, mut add: impl FnMut(&[u8], &[u8])) {
+pub(in crate::conn) fn fields(ex: &Exchange, length: Option<&[u8]>, mut add: impl FnMut(Name, &[u8], &[u8])) {
     let headers = &ex.resp.head.headers;
     // as over HTTP/1.1: an upstream's answer has the upstream's date, or none
     if ex.resp.source == Source::Gateway && !headers.has(Name::Date) {
-        add(b"date", &crate::telemetry::clock::date());
+        add(Name::Date, b"date", &crate::telemetry::clock::date());
     }
     if let Some(value) = headers.get(Name::ContentType) {
-        add(b"content-type", value);
+        add(Name::ContentType, b"content-type", value);
     }
     if let Some(length) = length {
-        add(b"content-length", length);
+        add(Name::ContentLength, b"content-length", length);
     }
     for (name, value, id) in headers.iter() {
         match id {
             Name::ContentType | Name::ContentLength | Name::Connection | Name::KeepAlive => {}
             Name::TransferEncoding | Name::ProxyConnection | Name::Upgrade => {}
-            _ => add(name, value),
+            _ => add(id, name, value),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use smallvec::SmallVec;
+
 use super::{Core, taking_part};
 use crate::exchange::{Body, Exchange, Source, Vars};
 use crate::live::Plan;
@@ -85,17 +87,16 @@ fn grpc_status(ex: &mut Exchange) {
 /// `add_header`; whoever sets it, an upstream or a plugin, is right.
 fn alternative(core: &Core, ex: &mut Exchange) {
     let local = ex.facts.local;
-    if ex.facts.tls.is_none()
-        || ex.req.head.version == 30
-        || ex.resp.head.headers.get_named(b"alt-svc").is_some()
-    {
+    if ex.facts.tls.is_none() || ex.req.head.version == 30 || ex.resp.head.headers.has(Name::AltSvc) {
         return;
     }
     let served =
         |at: &SocketAddr| at.port() == local.port() && (at.ip() == local.ip() || at.ip().is_unspecified());
     if core.config.listen.http3.iter().any(served) {
-        let value = format!("h3=\":{}\"; ma=86400", local.port());
-        ex.resp.head.headers.set(b"Alt-Svc", value.as_bytes());
+        let mut value = SmallVec::<[u8; 32]>::from_slice(b"h3=\":");
+        value.extend_from_slice(itoa::Buffer::new().format(local.port()).as_bytes());
+        value.extend_from_slice(b"\"; ma=86400");
+        ex.resp.head.headers.put(Name::AltSvc, &value);
     }
 }
 

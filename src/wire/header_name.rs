@@ -33,6 +33,7 @@ header_names! {
     AccessControlRequestMethod = "Access-Control-Request-Method",
     Age = "Age",
     Allow = "Allow",
+    AltSvc = "Alt-Svc",
     Apikey = "Apikey",
     Authorization = "Authorization",
     CacheControl = "Cache-Control",
@@ -49,6 +50,11 @@ header_names! {
     Expect = "Expect",
     Expires = "Expires",
     Forwarded = "Forwarded",
+    GrpcAcceptEncoding = "grpc-accept-encoding",
+    GrpcEncoding = "grpc-encoding",
+    GrpcMessage = "grpc-message",
+    GrpcStatus = "grpc-status",
+    GrpcTimeout = "grpc-timeout",
     Host = "Host",
     Http2Settings = "HTTP2-Settings",
     IfMatch = "If-Match",
@@ -98,7 +104,7 @@ header_names! {
 }
 
 /// The same texts in lower case, as HTTP/2 and HTTP/3 send them, and whoever writes headers by hand.
-const LOWER: [[u8; LONGEST]; KNOWN.len()] = {
+static LOWER: [[u8; LONGEST]; KNOWN.len()] = {
     let mut all = [[0; LONGEST]; KNOWN.len()];
     let mut i = 0;
     while i < KNOWN.len() {
@@ -162,6 +168,17 @@ impl Name {
         if is_same { *name } else { Name::Other }
     }
 
+    /// All known names.
+    pub fn known() -> impl Iterator<Item = Name> {
+        KNOWN.iter().map(|(name, _)| *name)
+    }
+
+    /// In lower case; empty for [`Name::Other`].
+    pub fn lower_case(self) -> &'static str {
+        let text = LOWER.get(self as usize).map_or(b"".as_slice(), |text| &text[..self.text().len()]);
+        str::from_utf8(text).unwrap_or_default()
+    }
+
     /// The usual spelling; empty for [`Name::Other`].
     pub fn text(self) -> &'static [u8] {
         KNOWN.get(self as usize).map_or(b"", |(_, text)| text.as_bytes())
@@ -179,6 +196,7 @@ mod tests {
             assert_eq!(name.text(), text.as_bytes());
             assert_eq!(Name::of(text.as_bytes()), *name);
             assert_eq!(Name::of(text.to_lowercase().as_bytes()), *name);
+            assert_eq!(name.lower_case(), text.to_lowercase());
             assert_eq!(Name::of(text.to_uppercase().as_bytes()), *name);
             assert_eq!(Name::of(&text.as_bytes()[1..]), Name::Other, "{text}");
             assert_eq!(Name::of(format!("{text}x").as_bytes()), Name::Other, "{text}");
@@ -191,5 +209,6 @@ mod tests {
             assert_eq!(Name::of(text.as_bytes()), Name::Other, "{text}");
         }
         assert_eq!(Name::Other.text(), b"");
+        assert_eq!(Name::Other.lower_case(), "");
     }
 }

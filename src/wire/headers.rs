@@ -66,8 +66,8 @@ pub struct Headers {
     list: Vec<Field>,
     /// Bit `name` is set if a field of that known name is in the list: most lookups ask for what is not there.
     seen: u128,
-    /// Names that were taken out, whether or not they were there.
-    removed: Names,
+    /// Names that were taken out, whether or not they were there. In most messages none.
+    removed: Option<Box<Names>>,
 }
 
 const _: () = assert!(Name::COUNT < 128, "`seen` has a bit for each name");
@@ -78,7 +78,9 @@ impl Headers {
         self.text.clear();
         self.list.clear();
         self.seen = 0;
-        self.removed.clear();
+        if let Some(removed) = &mut self.removed {
+            removed.clear();
+        }
     }
 
     /// Number of fields.
@@ -93,8 +95,9 @@ impl Headers {
 
     /// Bytes of memory held, for the accounting of idle connections.
     pub fn capacity_bytes(&self) -> usize {
-        let others = self.removed.others.capacity();
-        self.text.capacity() + self.list.capacity() * size_of::<Field>() + others
+        let removed =
+            self.removed.as_ref().map_or(0, |removed| size_of::<Names>() + removed.others.capacity());
+        self.text.capacity() + self.list.capacity() * size_of::<Field>() + removed
     }
 
     /// The text that spans point into.
@@ -246,8 +249,9 @@ impl Headers {
             id: field.id,
         }));
         self.seen |= std::mem::take(&mut other.seen);
-        self.removed.known |= std::mem::take(&mut other.removed.known);
-        self.removed.others.append(&mut other.removed.others);
+        if let Some(theirs) = other.removed.take() {
+            self.removed.get_or_insert_default().join(*theirs);
+        }
     }
 
     /// Makes the first value of a known name longer by `suffix`, if that may stand in a value.
@@ -322,7 +326,7 @@ impl Headers {
 
     /// Removes every field of a known name.
     pub fn remove(&mut self, name: Name) {
-        self.removed.known |= bit(name);
+        self.removed.get_or_insert_default().known |= bit(name);
         if self.has(name) {
             self.list.retain(|field| field.id != name);
             self.seen &= !bit(name);
@@ -335,13 +339,14 @@ impl Headers {
         if wanted.id != Name::Other {
             return self.remove(wanted.id);
         }
-        self.removed.add(name);
+        self.removed.get_or_insert_default().add(name);
         self.list.retain(|field| !wanted.is(field, &self.text));
     }
 
     /// Names that were taken out: what comes later under one of them is not wanted either.
     pub fn removed(&self) -> &Names {
-        &self.removed
+        static NONE: Names = Names { known: 0, others: Vec::new() };
+        self.removed.as_deref().unwrap_or(&NONE)
     }
 
     /// Keeps the fields for which `keep` (name as written, value, id) is true.
@@ -399,7 +404,7 @@ pub struct Names {
 impl Names {
     /// Those of the fields that are in a list, and of those that were taken out of it.
     pub fn of(headers: &Headers) -> Names {
-        let mut names = headers.removed.clone();
+        let mut names = headers.removed().clone();
         names.known |= headers.seen;
         let others = headers.iter().filter(|(_, _, id)| *id == Name::Other);
         others.for_each(|(name, _, _)| names.add(name));
@@ -423,6 +428,11 @@ impl Names {
             Name::Other => self.others.split(|b| *b == b'\n').any(|other| other.eq_ignore_ascii_case(name)),
             known => self.known & bit(known) != 0,
         }
+    }
+
+    fn join(&mut self, mut other: Names) {
+        self.known |= other.known;
+        self.others.append(&mut other.others);
     }
 
     fn clear(&mut self) {

@@ -70,12 +70,13 @@ async fn write_body<G: Gate>(
 
 /// The head as the h2 crate takes it. All values lie in one buffer.
 fn head(ex: &mut Exchange, length: Option<&[u8]>) -> Response<()> {
-    let mut values = Fields::default();
-    outgoing::fields(ex, length, |name, value| values.add(name, value));
-    ex.resp.bytes += values.bytes() as u64;
+    let headers = &ex.resp.head.headers;
+    let mut fields = Fields::with_room(headers.len(), headers.text().len() + 64);
+    outgoing::fields(ex, length, |id, name, value| fields.add(id, name, value));
+    ex.resp.bytes += fields.bytes() as u64;
     let mut response = Response::new(());
     *response.status_mut() =
         StatusCode::from_u16(ex.resp.head.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *response.headers_mut() = values.map();
+    *response.headers_mut() = fields.map();
     response
 }

@@ -137,25 +137,26 @@ pub async fn answer(asked: Asked, ex: &mut Exchange, read_ms: u32) -> Result<(),
 fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
     let head = &ex.req.head;
     let mut parts = http::uri::Parts::default();
+    // the head's text has room for what is added, most of all by the names that are left out
+    let mut fields = Fields::with_room(head.headers.len(), head.headers.text().len() + 128);
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
     if !host.is_empty() {
         parts.scheme = Some(if kind == Kind::Grpc { Scheme::HTTP } else { Scheme::HTTPS });
-        parts.authority = Some(Authority::try_from(host).ok()?);
+        parts.authority = Some(Authority::from_maybe_shared(fields.text(host)).ok()?);
     }
     let path = ex.out.uri.as_deref().unwrap_or(head.path());
-    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
-    let mut fields = Fields::default();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(fields.text(path)).ok()?);
     let grpc = kind != Kind::Https;
     if grpc {
-        fields.add(b"content-type", b"application/grpc");
-        fields.add(b"te", b"trailers");
+        fields.add(Name::ContentType, b"", b"application/grpc");
+        fields.add(Name::Te, b"", b"trailers");
     } else {
         let mut address = Vec::new();
         ex.write_remote_addr(&mut address);
-        fields.add(b"x-real-ip", &address);
-        fields.add(b"x-forwarded-for", &forwarded_for(ex));
+        fields.add(Name::XRealIp, b"", &address);
+        fields.add(Name::XForwardedFor, b"", &forwarded_for(ex));
         if let Some(length) = length(ex, begun) {
-            fields.add(b"content-length", itoa::Buffer::new().format(length).as_bytes());
+            fields.add(Name::ContentLength, b"", itoa::Buffer::new().format(length).as_bytes());
         }
     }
     for (name, value, id) in head.headers.iter() {
@@ -167,7 +168,7 @@ fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
             Name::TransferEncoding | Name::Upgrade | Name::Http2Settings => {}
             // a plugin may have changed the body
             Name::ContentLength => {}
-            _ => fields.add(name, value),
+            _ => fields.add(id, name, value),
         }
     }
     let mut request = Request::new(());

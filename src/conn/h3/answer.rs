@@ -85,7 +85,7 @@ fn head(ex: &Exchange, length: Option<&[u8]>) -> Vec<u8> {
     let mut section = Vec::with_capacity(256);
     qpack::begin(&mut section);
     qpack::encode(b":status", itoa::Buffer::new().format(ex.resp.head.status).as_bytes(), &mut section);
-    outgoing::fields(ex, length, |name, value| qpack::encode(name, value, &mut section));
+    outgoing::fields(ex, length, |_, name, value| qpack::encode(name, value, &mut section));
     framed(&section)
 }
 
