@@ -80,37 +80,14 @@ async fn until_answered(ex: &mut Exchange, ask: &mut Ask<'_>) -> Result<(), Repl
         let failed = match asked {
             Ok(()) => return Ok(()),
             Err(Missed::Try(failed)) => failed,
-            Err(Missed::ClientGone) => {
-                ask.forget(ex);
-                ex.resp.client_gone = true;
-                return Ok(());
-            }
-            Err(Missed::Body(error)) => {
-                ask.forget(ex);
-                return client_body_failed(ex, error);
-            }
+            Err(Missed::ClientGone) => return ask.client_left(ex),
+            Err(Missed::Body(error)) => return ask.client_broke_off(ex, error),
         };
         match retries.after(failed, reactor::now_ms()) {
             Decision::Pass => return Ok(()),
-            Decision::GiveUp(status) => {
-                ask.forget(ex);
-                note_failure(ex, failed, status);
-                return Err(Reply::page(status));
-            }
-            Decision::SameNode => {
-                ask.forget(ex);
-                ex.upstream.attempts.pop();
-                ask.fresh = true;
-            }
-            Decision::NextNode => {
-                ask.forget(ex);
-                note_failure(ex, failed, 0);
-                passive::failed(core, upstream, ask.picked.node, failed.failure);
-                tried.insert(ask.picked.node);
-                ask.picked = pick(core, ex, upstream, &tried).map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
-                ask.fresh = false;
-                set_host(ex, upstream, ask.picked.node);
-            }
+            Decision::GiveUp(status) => return ask.give_up(ex, failed, status),
+            Decision::SameNode => ask.afresh(ex),
+            Decision::NextNode => ask.turn_away(ex, failed, &mut tried)?,
         }
     }
 }
@@ -337,6 +314,47 @@ impl Ask<'_> {
         }
     }
 
+    /// Nobody waits for an answer.
+    fn client_left(&self, ex: &mut Exchange) -> Result<(), Reply> {
+        self.forget(ex);
+        ex.resp.client_gone = true;
+        Ok(())
+    }
+
+    /// The client's body broke off; a client that left gets no answer.
+    fn client_broke_off(&self, ex: &mut Exchange, error: BodyError) -> Result<(), Reply> {
+        self.forget(ex);
+        let reply = prepare::client_body_error(ex, error);
+        if ex.resp.client_gone { Ok(()) } else { Err(reply) }
+    }
+
+    /// No more tries: the client gets the page of this status.
+    fn give_up(&self, ex: &mut Exchange, failed: Try, status: u16) -> Result<(), Reply> {
+        self.forget(ex);
+        note_failure(ex, failed, status);
+        Err(Reply::page(status))
+    }
+
+    /// The kept connection had ended: the next try is on the same node, and takes the place of this one.
+    fn afresh(&mut self, ex: &mut Exchange) {
+        self.forget(ex);
+        ex.upstream.attempts.pop();
+        self.fresh = true;
+    }
+
+    /// The next try is on a node that is not among `tried`, nor the one that has failed.
+    fn turn_away(&mut self, ex: &mut Exchange, failed: Try, tried: &mut NodeSet) -> Result<(), Reply> {
+        self.forget(ex);
+        note_failure(ex, failed, 0);
+        passive::failed(self.core, self.upstream, self.picked.node, failed.failure);
+        tried.insert(self.picked.node);
+        let picked = pick(self.core, ex, self.upstream, tried);
+        self.picked = picked.map_err(|_| Reply::page(NO_NODE_TO_TRY))?;
+        self.fresh = false;
+        set_host(ex, self.upstream, self.picked.node);
+        Ok(())
+    }
+
     /// The try is over without an answer that the client gets. Another answer may take the place of the one that
     /// came, if one came; its connection is closed, as nginx does.
     fn forget(&self, ex: &mut Exchange) {
@@ -361,12 +379,6 @@ pub(super) fn server_name(core: &Core, ex: &Exchange) -> Option<ServerName<'stat
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
     let host = std::str::from_utf8(Host::parse(host)?.name).ok()?;
     trust::server_name(host)
-}
-
-/// The client's body broke off; a client that left gets no answer.
-fn client_body_failed(ex: &mut Exchange, error: BodyError) -> Result<(), Reply> {
-    let reply = prepare::client_body_error(ex, error);
-    if ex.resp.client_gone { Ok(()) } else { Err(reply) }
 }
 
 /// Writes down when the connection was there, for `$upstream_connect_time`.
