@@ -29,8 +29,7 @@ pub const EXPR_DEPTH: usize = 64;
 /// Reached by: src/expr/condition/tests.rs a_runaway_pattern_gives_up.
 pub const REGEX_STEPS: u32 = 1_000_000;
 
-/// How deep a proto object may nest: hand-written ones pass 5 nowhere, and their parser recurses without a bound of its
-/// own.
+/// How deep a proto object may nest: hand-written ones pass 5 nowhere, and their parser recurses without a bound.
 /// Reached by: src/model/check/proto.rs a_proto_that_nests_without_end_is_refused_and_one_of_some_depth_is_not.
 pub const PROTO_DEPTH: usize = 32;
 
@@ -60,8 +59,7 @@ pub const STORE_RETRY_MS: u64 = 1_000;
 /// Reached by: src/control/store/embedded.rs a_batch_has_a_most_and_loses_nothing_of_the_next.
 pub const STORE_BATCH: usize = 256;
 
-/// Objects that one thread reads of a long list of changes before another thread helps: 20 µs each make it worth
-/// a thread's start.
+/// Objects that one thread reads of a long list of changes before another helps: 20 µs each are worth a thread's start.
 /// Reached by: src/control/feed/tests.rs a_thread_begins_where_another_has_enough.
 pub const READ_BY_ONE_THREAD: usize = 1_000;
 
@@ -234,15 +232,13 @@ pub const DRAIN_BODY_BYTES: usize = 64 << 10;
 /// nginx's `lingering_timeout`: how long a client that has its answer may be silent before it sends on, ms.
 /// Reached by: tests/full.rs a_client_that_sends_on_behind_its_answer_is_left_once_it_is_silent.
 pub const LINGER_IDLE_MS: u64 = 5_000;
-/// nginx's `lingering_time`: how long it may send on in all, ms. Uploads of those who do not look at answers end by then,
-/// and nobody holds a connection with a byte every few seconds.
+/// nginx's `lingering_time`: how long it may send on in all, ms, or a byte now and then would hold a connection for ever.
 /// Reached by: src/transport/linger.rs a_client_may_send_on_for_as_long_as_in_nginx.
 pub const LINGER_TOTAL_MS: u64 = 30_000;
 /// How long a client of layer 4 that no upstream takes may still be about to speak, ms: a round trip of most of them.
 /// Reached by: tests/stream.rs a_session_without_an_upstream_is_reset.
 pub const TURNED_AWAY_MS: u64 = 100;
-/// TLS sessions that the process keeps for resumption, of all certificates: as many as nginx does in the 20 MB that
-/// APISIX gives it.
+/// TLS sessions that the process keeps for resumption, of all certificates: as many as nginx in APISIX's 20 MB.
 /// Reached by: src/transport/sessions.rs sessions_are_bounded.
 pub const TLS_SESSIONS: usize = 80_000;
 /// Parts of them, each behind a lock of its own.
@@ -365,8 +361,7 @@ pub const NAME_TICK_MS: u32 = 5;
 /// bytes each. Beyond it, it forgets all and looks series up again.
 /// Reached by: tests/full.rs more_series_than_prometheus_remembers.
 pub const KNOWN_SERIES: usize = 4096;
-/// A GraphQL document that conditions look into, bytes, unless `graphql.max_size` says otherwise: APISIX's
-/// default.
+/// A GraphQL document that conditions look into, bytes, unless `graphql.max_size` says otherwise: APISIX's default.
 /// Reached by: tests/full.rs a_longer_graphql_document_is_not_looked_into.
 pub const GRAPHQL_BYTES: u64 = 1 << 20;
 /// Letters of an identifier that `request-id` makes (`range_id.length`): it goes into a header.
