@@ -5,50 +5,40 @@
 /// have no common divisor fit unchanged. 8 bytes a point, so 4 MB a core at most.
 /// Reached by: src/upstream/balancer/chash.rs huge_weights_stay_within_the_bound_and_zero_weights_pick_none.
 pub const CHASH_POINTS: u64 = 1 << 19;
-
 /// Levels of JSON Schema, in the schema and in a value checked by it: APISIX's deepest schema has 9; a level
 /// costs about 1 KiB of stack in each of two functions, so 128 stay far from a 2 MiB thread stack.
 /// Reached by: src/model/schema/tests.rs endless_schemas_end.
 pub const SCHEMA_DEPTH: usize = 128;
-
 /// Rules that one check may look at, as many as 32 MiB of digits in an array: branches may double them at each level.
 /// Reached by: src/model/schema/tests.rs branches_that_double_at_each_level_end.
 pub const SCHEMA_STEPS: usize = 1 << 24;
-
 /// Sub-schemas of one schema: a plugin's largest has under 200, users write their own in request-validation.
 /// Reached by: src/model/schema/tests.rs endless_schemas_end.
 pub const SCHEMA_NODES: usize = 65_536;
-
 /// How deep a condition (`vars` and its like) may nest: JSON itself is read to 128, and no hand-written
 /// condition passes a tenth of this; compiling and evaluating recurse.
 /// Reached by: src/expr/condition/tests.rs error_texts.
 pub const EXPR_DEPTH: usize = 64;
-
 /// Steps a regular expression of a condition or a schema may take (PCRE's LIMIT_MATCH, whose default is 10,000,000):
 /// about 10 ms of a core.
 /// Reached by: src/expr/condition/tests.rs a_runaway_pattern_gives_up.
 pub const REGEX_STEPS: u32 = 1_000_000;
-
 /// How deep a proto object may nest: hand-written ones pass 5 nowhere, and their parser recurses without a bound.
 /// Reached by: src/model/check/proto.rs a_proto_that_nests_without_end_is_refused_and_one_of_some_depth_is_not.
 pub const PROTO_DEPTH: usize = 32;
-
 /// How deep the brackets of a JSONPath (`post_arg.*`) may nest: a filter with a function in parentheses has 3. Its parser
 /// recurses without a bound of its own, and takes twice as long for each filter inside another.
 /// Reached by: src/model/check/tests.rs a_json_path_that_nests_without_end_is_refused.
 pub const JSON_PATH_DEPTH: usize = 6;
-
 /// Page cache of the embedded store, bytes. Writes are rare and reads come from the Admin API only, so the
 /// inner pages of 100,000 objects (a few MB) are what is worth keeping.
 /// Not reached by a test: the cache is redb's, and shows in nothing but speed.
 pub const STORE_CACHE_BYTES: usize = 16 << 20;
-
 /// Commands waiting for the embedded store's thread. A full queue makes Admin API writers wait in line,
 /// which costs nobody else anything.
 /// Reached by: src/control/store/tests.rs concurrent_writers_share_revisions_without_gaps, where all are served; who waits in
 /// the queue and who before it, nobody can tell.
 pub const STORE_QUEUE: usize = 256;
-
 /// Leases of the embedded store that have run out are tried again this long after a write failed, ms: often enough to
 /// notice that the disk has room again, too seldom to cost anything. As often its failure is logged.
 /// Reached by: src/control/store/embedded.rs a_disk_that_fails_is_not_asked_without_pause, however long it is.
@@ -304,6 +294,9 @@ pub const IDLE_UPSTREAM_CONNECTIONS_OF_NAMES: usize = IDLE_UPSTREAM_CONNECTIONS 
 /// Error lines waiting for their thread: a burst of a second at 1,000 a second and more; each is small.
 /// Reached by: src/telemetry/file.rs a_full_queue_drops_and_counts, with a queue of one.
 pub const ERROR_LOG_QUEUE: usize = 4096;
+/// Bytes of an error line, nginx's 2048 twice: a client's whole body may be in what is wrong with it.
+/// Reached by: src/telemetry/log.rs a_line_has_a_longest_length.
+pub const ERROR_LOG_LINE: usize = 4096;
 
 /// Pieces of access log waiting for their thread: 256 of 16 KiB are 4 MiB, a second of 20,000 requests/s
 /// at 200 bytes a line, which a disk that stalls for a moment needs.

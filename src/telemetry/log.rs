@@ -3,7 +3,7 @@
 //! `2026/11/21 11:53:53 [warn] 1234#1250: text`, process and thread after the level, local time.
 
 use std::cell::Cell;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Log for ErrorLog {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let now = jiff::Zoned::now();
-            self.file.write(line(&now, record.level(), &record.args().to_string()));
+            self.file.write(line(&now, record.level(), *record.args()));
         }
     }
 
@@ -95,29 +95,39 @@ impl Log for ErrorLog {
     }
 }
 
-fn line(now: &jiff::Zoned, level: Level, text: &str) -> Vec<u8> {
+fn line(now: &jiff::Zoned, level: Level, text: fmt::Arguments<'_>) -> Vec<u8> {
     let name = match level {
         Level::Error => "error",
         Level::Warn => "warn",
         Level::Info => "info",
         Level::Debug | Level::Trace => "debug",
     };
-    let mut line = String::with_capacity(text.len() + 64);
+    let mut line = String::with_capacity(256);
     let date = now.strftime("%Y/%m/%d %H:%M:%S");
     // writing to a String cannot fail
     let _ = write!(line, "{date} [{name}] {}#{}: ", std::process::id(), thread_id());
-    // one record is one line: a line end inside, which may come from a client, is made visible
-    for c in text.chars() {
-        match c {
-            '\t' => line.push(c),
-            c if c.is_control() => {
-                let _ = write!(line, "\\x{:02X}", u32::from(c));
-            }
-            c => line.push(c),
-        }
-    }
+    // what is cut off of a line that is too long ends its writing
+    let _ = Text(&mut line).write_fmt(text);
     line.push('\n');
     line.into_bytes()
+}
+
+/// The text of a line. One record is one line: a line end inside, which may come from a client, is made visible.
+struct Text<'a>(&'a mut String);
+
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if self.0.len() >= limits::ERROR_LOG_LINE {
+                return Err(fmt::Error);
+            }
+            match c {
+                c if c.is_control() && c != '\t' => write!(self.0, "\\x{:02X}", u32::from(c))?,
+                c => self.0.push(c),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// [`nice::thread_id`] without a system call a line.
@@ -138,13 +148,27 @@ mod tests {
     #[test]
     fn lines_look_like_nginx_and_stay_one_line() {
         let now: jiff::Zoned = "2026-11-21T11:53:53+00:00[UTC]".parse().unwrap();
-        let text = String::from_utf8(line(&now, Level::Warn, "bad\n2026 [error] fake\tx")).unwrap();
+        let text = "bad\n2026 [error] fake\tx";
+        let text = String::from_utf8(line(&now, Level::Warn, format_args!("{text}"))).unwrap();
         let want = format!(
             "2026/11/21 11:53:53 [warn] {}#{}: bad\\x0A2026 [error] fake\tx\n",
             std::process::id(),
             thread_id()
         );
         assert_eq!(text, want);
+    }
+
+    #[test]
+    fn a_line_has_a_longest_length() {
+        for text in ["x", "é", "\n"].map(|text| text.repeat(1 << 20)) {
+            let line = line(&jiff::Zoned::now(), Level::Error, format_args!("{text}"));
+            assert!(
+                (limits::ERROR_LOG_LINE..limits::ERROR_LOG_LINE + 5).contains(&line.len()),
+                "{}",
+                line.len()
+            );
+            assert!(String::from_utf8(line).is_ok_and(|line| line.ends_with('\n')));
+        }
     }
 
     #[test]
