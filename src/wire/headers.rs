@@ -64,20 +64,18 @@ pub struct Headers {
     /// The head as received, then the names and values of later edits.
     text: Vec<u8>,
     list: Vec<Field>,
-    /// Bit `name` is set if a field of that known name is in the list: most lookups ask for what is not there.
-    seen: u128,
+    /// The known names of the fields in the list: most lookups ask for what is not there.
+    seen: NameSet,
     /// Names that were taken out, whether or not they were there. In most messages none.
     removed: Option<Box<Names>>,
 }
-
-const _: () = assert!(Name::COUNT < 128, "`seen` has a bit for each name");
 
 impl Headers {
     /// Forgets everything, keeps the memory.
     pub fn clear(&mut self) {
         self.text.clear();
         self.list.clear();
-        self.seen = 0;
+        self.seen = NameSet::default();
         if let Some(removed) = &mut self.removed {
             removed.clear();
         }
@@ -124,7 +122,7 @@ impl Headers {
     #[inline]
     pub fn push_span(&mut self, text: &[u8], name: Span, value: Span) {
         let id = Name::of(name.of(text));
-        self.seen |= bit(id);
+        self.seen.insert(id);
         self.list.push(Field { name, value, id });
     }
 
@@ -138,7 +136,7 @@ impl Headers {
     /// The first value of a known name.
     #[inline]
     pub fn get(&self, name: Name) -> Option<&[u8]> {
-        if self.seen & bit(name) == 0 {
+        if !self.has(name) {
             return None;
         }
         let field = self.list.iter().find(|field| field.id == name)?;
@@ -147,15 +145,31 @@ impl Headers {
 
     /// The first value of the name spelled `name`, in any case.
     pub fn get_named(&self, name: &[u8]) -> Option<&[u8]> {
-        let wanted = Wanted::new(name);
-        let field = self.list.iter().find(|field| wanted.is(field, &self.text))?;
-        Some(field.value.of(&self.text))
+        self.get_wanted(Wanted::new(name))
+    }
+
+    /// [`get_named`](Headers::get_named) for a name that was looked at before.
+    pub fn get_known(&self, name: &FieldName) -> Option<&[u8]> {
+        self.get_wanted(name.wanted())
+    }
+
+    fn get_wanted(&self, wanted: Wanted) -> Option<&[u8]> {
+        let first = self.first(wanted)?;
+        Some(self.list[first].value.of(&self.text))
+    }
+
+    /// Where the first field of a name stands.
+    fn first(&self, wanted: Wanted) -> Option<usize> {
+        if wanted.id != Name::Other && !self.has(wanted.id) {
+            return None;
+        }
+        self.list.iter().position(|field| wanted.is(field, &self.text))
     }
 
     /// Whether a field of this known name is there.
     #[inline]
     pub fn has(&self, name: Name) -> bool {
-        self.seen & bit(name) != 0
+        self.seen.has(name)
     }
 
     /// Every value of a known name, in order.
@@ -189,7 +203,7 @@ impl Headers {
         let text = &self.text[..];
         let mut run = 0..0;
         for field in &self.list {
-            if left_out.0 & bit(field.id) != 0 {
+            if left_out.has(field.id) {
                 continue;
             }
             let (start, value) = (field.name.start(), field.value.start());
@@ -223,10 +237,20 @@ impl Headers {
         true
     }
 
+    /// [`add`](Headers::add) for a whole field that was looked at before.
+    pub fn add_line(&mut self, line: &FieldLine) {
+        let field = self.append_known(line);
+        self.push_field(field);
+    }
+
     /// Appends a field that is known to be one.
     fn push(&mut self, name: &[u8], value: &[u8], id: Name) {
         let field = self.append_line(name, value, id);
-        self.seen |= bit(id);
+        self.push_field(field);
+    }
+
+    fn push_field(&mut self, field: Field) {
+        self.seen.insert(field.id);
         self.list.push(field);
     }
 
@@ -236,6 +260,14 @@ impl Headers {
         write::header(&mut self.text, name, value);
         let value = Span::new(start + name.len() + b": ".len(), value.len());
         Field { name: Span::new(start, name.len()), value, id }
+    }
+
+    /// The same for a whole field.
+    fn append_known(&mut self, line: &FieldLine) -> Field {
+        let start = self.text.len();
+        self.text.extend_from_slice(&line.text);
+        let value = Span::new(start + line.value_at, line.text.len() - b"\r\n".len() - line.value_at);
+        Field { name: Span::new(start, line.name().len()), value, id: line.id }
     }
 
     /// Moves all fields of `other` behind these. What is in a list was checked when it came there.
@@ -248,7 +280,7 @@ impl Headers {
             value: moved(field.value, by),
             id: field.id,
         }));
-        self.seen |= std::mem::take(&mut other.seen);
+        self.seen.insert_all(std::mem::take(&mut other.seen));
         if let Some(theirs) = other.removed.take() {
             self.removed.get_or_insert_default().join(*theirs);
         }
@@ -274,8 +306,7 @@ impl Headers {
         let value = self.append_text(value);
         let new = Field { name: Span::EMPTY, value, id: name };
         if !self.has(name) {
-            self.seen |= bit(name);
-            return self.list.push(new);
+            return self.push_field(new);
         }
         let mut same = (0..self.list.len()).filter(|&at| self.list[at].id == name);
         let (first, second) = (same.next(), same.next());
@@ -301,35 +332,55 @@ impl Headers {
 
     /// [`set`](Headers::set) for a name that was looked at before.
     pub fn set_known(&mut self, name: &FieldName, value: &[u8]) -> bool {
-        name.valid && self.set_wanted(Wanted { id: name.id, text: &name.text }, value)
+        name.valid && self.set_wanted(name.wanted(), value)
+    }
+
+    /// [`set`](Headers::set) for a known name in its usual spelling.
+    pub fn set_name(&mut self, name: Name, value: &[u8]) -> bool {
+        self.set_wanted(Wanted { id: name, text: name.text() }, value)
+    }
+
+    /// [`set_known`](Headers::set_known) of a value that is known to be one.
+    pub fn put_known(&mut self, name: &FieldName, value: &[u8]) {
+        debug_assert!(is_value(value));
+        if name.valid {
+            let field = self.append_line(&name.text, value, name.id);
+            self.place(name.wanted(), field);
+        }
+    }
+
+    /// [`set`](Headers::set) for a whole field that was looked at before.
+    pub fn set_line(&mut self, line: &FieldLine) {
+        let field = self.append_known(line);
+        self.place(Wanted { id: line.id, text: line.name() }, field);
     }
 
     fn set_wanted(&mut self, wanted: Wanted, value: &[u8]) -> bool {
         if !is_value(value) {
             return false;
         }
-        let absent = wanted.id != Name::Other && !self.has(wanted.id);
-        let first =
-            if absent { None } else { self.list.iter().position(|field| wanted.is(field, &self.text)) };
-        let Some(first) = first else {
-            self.push(wanted.text, value, wanted.id);
-            return true;
-        };
-        self.list[first] = self.append_line(wanted.text, value, wanted.id);
+        let field = self.append_line(wanted.text, value, wanted.id);
+        self.place(wanted, field);
+        true
+    }
+
+    /// Makes `field` the only one of its name.
+    fn place(&mut self, wanted: Wanted, field: Field) {
+        let Some(first) = self.first(wanted) else { return self.push_field(field) };
+        self.list[first] = field;
         let mut at = 0;
         self.list.retain(|field| {
             at += 1;
             at - 1 <= first || !wanted.is(field, &self.text)
         });
-        true
     }
 
     /// Removes every field of a known name.
     pub fn remove(&mut self, name: Name) {
-        self.removed.get_or_insert_default().known |= bit(name);
+        self.removed.get_or_insert_default().known.insert(name);
         if self.has(name) {
             self.list.retain(|field| field.id != name);
-            self.seen &= !bit(name);
+            self.seen.remove(name);
         }
     }
 
@@ -345,17 +396,17 @@ impl Headers {
 
     /// Names that were taken out: what comes later under one of them is not wanted either.
     pub fn removed(&self) -> &Names {
-        static NONE: Names = Names { known: 0, others: Vec::new() };
+        static NONE: Names = Names { known: NameSet::of(&[]), others: Vec::new() };
         self.removed.as_deref().unwrap_or(&NONE)
     }
 
     /// Keeps the fields for which `keep` (name as written, value, id) is true.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8], Name) -> bool) {
-        let mut seen = 0;
+        let mut seen = NameSet::default();
         self.list.retain(|field| {
             let kept = keep(field.name(&self.text), field.value.of(&self.text), field.id);
             if kept {
-                seen |= bit(field.id);
+                seen.insert(field.id);
             }
             kept
         });
@@ -371,32 +422,53 @@ fn write_run(text: &[u8], run: std::ops::Range<usize>, out: &mut Vec<u8>) {
     }
 }
 
-/// A set of known names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NameSet(u128);
+/// A set of known names, a bit for each; [`Name::Other`] is in no set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NameSet([u64; 2]);
+
+const _: () = assert!(Name::COUNT < 128, "a set has a bit for each name");
 
 impl NameSet {
-    /// These names; [`Name::Other`] is in no set.
+    /// These names.
     pub const fn of(names: &[Name]) -> NameSet {
-        let (mut set, mut at) = (0, 0);
+        let (mut set, mut at) = (NameSet([0; 2]), 0);
         while at < names.len() {
-            set |= bit(names[at]);
+            set.insert(names[at]);
             at += 1;
         }
-        NameSet(set)
+        set
     }
 
     /// The set with one name more.
-    pub const fn with(self, name: Name) -> NameSet {
-        NameSet(self.0 | bit(name))
+    pub const fn with(mut self, name: Name) -> NameSet {
+        self.insert(name);
+        self
+    }
+
+    const fn insert(&mut self, name: Name) {
+        if !matches!(name, Name::Other) {
+            self.0[name as usize / 64] |= 1 << (name as usize % 64);
+        }
+    }
+
+    fn insert_all(&mut self, other: NameSet) {
+        self.0[0] |= other.0[0];
+        self.0[1] |= other.0[1];
+    }
+
+    fn remove(&mut self, name: Name) {
+        self.0[name as usize / 64] &= !(1 << (name as usize % 64));
+    }
+
+    fn has(&self, name: Name) -> bool {
+        self.0[name as usize / 64] >> (name as usize % 64) & 1 != 0
     }
 }
 
 /// Names of fields, of any spelling.
 #[derive(Clone, Default, Debug)]
 pub struct Names {
-    /// A bit for each known one.
-    known: u128,
+    known: NameSet,
     /// The others, each with a line end, which no name has.
     others: Vec<u8>,
 }
@@ -405,7 +477,7 @@ impl Names {
     /// Those of the fields that are in a list, and of those that were taken out of it.
     pub fn of(headers: &Headers) -> Names {
         let mut names = headers.removed().clone();
-        names.known |= headers.seen;
+        names.known.insert_all(headers.seen);
         let others = headers.iter().filter(|(_, _, id)| *id == Name::Other);
         others.for_each(|(name, _, _)| names.add(name));
         names
@@ -418,7 +490,7 @@ impl Names {
                 self.others.extend_from_slice(name);
                 self.others.push(b'\n');
             }
-            known => self.known |= bit(known),
+            known => self.known.insert(known),
         }
     }
 
@@ -426,27 +498,18 @@ impl Names {
     pub fn has(&self, name: &[u8]) -> bool {
         match Name::of(name) {
             Name::Other => self.others.split(|b| *b == b'\n').any(|other| other.eq_ignore_ascii_case(name)),
-            known => self.known & bit(known) != 0,
+            known => self.known.has(known),
         }
     }
 
     fn join(&mut self, mut other: Names) {
-        self.known |= other.known;
+        self.known.insert_all(other.known);
         self.others.append(&mut other.others);
     }
 
     fn clear(&mut self) {
-        self.known = 0;
+        self.known = NameSet::default();
         self.others.clear();
-    }
-}
-
-/// The bit of a name in [`Headers::seen`]; none for [`Name::Other`].
-#[inline]
-const fn bit(name: Name) -> u128 {
-    match name {
-        Name::Other => 0,
-        known => 1 << known as u8,
     }
 }
 
@@ -463,6 +526,38 @@ impl FieldName {
     pub fn new(text: &[u8]) -> FieldName {
         let id = Name::of(text);
         FieldName { text: text.into(), id, valid: is_name(text, id) }
+    }
+
+    /// As it was given.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { id: self.id, text: &self.text }
+    }
+}
+
+/// A whole field that is written into many messages, checked once: its line as it goes on the wire.
+#[derive(Clone, Debug)]
+pub struct FieldLine {
+    text: Box<[u8]>,
+    value_at: usize,
+    id: Name,
+}
+
+impl FieldLine {
+    /// `None` where [`Headers::add`] would refuse.
+    pub fn new(name: &[u8], value: &[u8]) -> Option<FieldLine> {
+        let id = Name::of(name);
+        let mut text = Vec::new();
+        write::header(&mut text, name, value);
+        let line = FieldLine { text: text.into(), value_at: name.len() + b": ".len(), id };
+        (is_name(name, id) && is_value(value)).then_some(line)
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.text[..self.value_at - b": ".len()]
     }
 }
 
@@ -519,8 +614,14 @@ const NAME_BYTES: [bool; 256] = {
 
 /// Whether these bytes may stand as a field value that we write: all but CR, LF and NUL.
 fn is_value(value: &[u8]) -> bool {
-    past_text(value, 0, VALUE | CONTROL) == value.len()
+    match value.len() < LONG_VALUE {
+        true => past_text(value, 0, VALUE | CONTROL) == value.len(),
+        false => memchr::memchr3(b'\r', b'\n', 0, value).is_none(),
+    }
 }
+
+/// Where a search by vectors begins to cost less than eight bytes at a time, bytes.
+const LONG_VALUE: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -570,6 +671,14 @@ mod tests {
         assert!(headers.set(b"A", b"9"));
         assert!(headers.set_known(&FieldName::new(b"new"), b"n"));
         assert_eq!(written(&headers), "A: 9\nvia: z\nb: 3\nnew: n\n");
+        headers.add(b"B", b"4");
+        headers.set_line(&FieldLine::new(b"B", b"5").unwrap());
+        headers.put_known(&FieldName::new(b"new"), b"");
+        headers.add_line(&FieldLine::new(b"via", b"y").unwrap());
+        headers.set_line(&FieldLine::new(b"Via", b"z").unwrap());
+        assert_eq!(written(&headers), "A: 9\nVia: z\nB: 5\nnew: \n");
+        headers.set_line(&FieldLine::new(b"b", b"3").unwrap());
+        headers.set(b"new", b"n");
         headers.remove(Name::Via);
         headers.remove_named(b"NEW");
         assert_eq!(written(&headers), "A: 9\nb: 3\n");
@@ -588,6 +697,11 @@ mod tests {
             assert!(!headers.set(name.as_bytes(), value.as_bytes()), "{name:?} {value:?}");
             let known = FieldName::new(name.as_bytes());
             assert!(!headers.set_known(&known, value.as_bytes()), "{name:?} {value:?}");
+            assert!(FieldLine::new(name.as_bytes(), value.as_bytes()).is_none(), "{name:?} {value:?}");
+        }
+        for bad in ["\r", "\n", "\0"] {
+            let long = format!("{}{bad}{}", "a".repeat(LONG_VALUE), "b".repeat(9));
+            assert!(!headers.add(b"a", long.as_bytes()), "{bad:?}");
         }
         assert_eq!(written(&headers), "a: 1\n");
     }
