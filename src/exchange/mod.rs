@@ -12,6 +12,7 @@ pub mod encoder;
 pub mod h2;
 pub mod h3;
 pub mod held;
+pub mod known;
 pub mod record;
 pub mod reply;
 pub mod session;
@@ -20,7 +21,7 @@ pub mod vars;
 pub mod verdicts;
 
 use std::any::Any;
-use std::io::Write;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use choice::{OwnUpstream, UpstreamChoice};
 pub use client::Client;
 pub use encoder::Encoder;
 pub use held::Held;
+pub use known::Known;
 pub use record::{Attempt, RateLimit, UpstreamRecord};
 pub use reply::{Reply, ReplyBody};
 pub use session::Session;
@@ -41,7 +43,6 @@ pub use vars::Vars;
 pub use verdicts::Verdicts;
 
 use crate::mail::messaging::Login;
-use crate::model::{Consumer, Stored};
 use crate::transport::Agreed;
 use crate::transport::pool::Lease;
 use crate::wire::headers::Headers;
@@ -119,7 +120,7 @@ pub struct Request {
 }
 
 /// Where an answer comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Source {
     /// Made here.
     #[default]
@@ -185,15 +186,6 @@ pub struct Matched {
 /// Parameters of a path with their values; empty for most routes.
 pub type PathParams = SmallVec<[(Box<str>, Box<[u8]>); 0]>;
 
-/// A consumer as an exchange knows it.
-#[derive(Clone)]
-pub struct Known {
-    /// The consumer.
-    pub consumer: Arc<Stored<Consumer>>,
-    /// The credential it was found by.
-    pub credential: Option<Arc<str>>,
-}
-
 /// What the request becomes on its way upstream; plugins write it.
 #[derive(Default)]
 pub struct Outgoing {
@@ -256,7 +248,7 @@ pub struct Exchange {
     /// What plugins hold until the log phase; each is given back when it is dropped.
     pub held: SmallVec<[Box<dyn Any>; 0]>,
     /// Variables that plugins set.
-    pub set_vars: SmallVec<[(Box<str>, Vec<u8>); 0]>,
+    pub set_vars: SmallVec<[(Cow<'static, str>, Vec<u8>); 0]>,
     /// `$request_id`, made when asked for.
     pub request_id: std::cell::OnceCell<String>,
     /// The request's body, if it was read ahead.
@@ -435,7 +427,7 @@ impl Exchange {
     pub fn write_remote_addr(&self, out: &mut Vec<u8>) {
         match self.remote_addr == self.facts.peer.ip() {
             true => out.extend_from_slice(&self.facts.peer_text),
-            false => drop(write!(out, "{}", self.remote_addr)), // a Vec takes all
+            false => vars::write_ip(self.remote_addr, out),
         }
     }
 
@@ -471,11 +463,11 @@ impl Exchange {
     }
 
     /// Sets `$name` for the rest of the exchange.
-    pub fn set_var(&mut self, name: &str, value: impl Into<Vec<u8>>) {
-        let value = value.into();
-        match self.set_vars.iter_mut().find(|(n, _)| &**n == name) {
+    pub fn set_var(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Vec<u8>>) {
+        let (name, value) = (name.into(), value.into());
+        match self.set_vars.iter_mut().find(|(n, _)| *n == name) {
             Some((_, old)) => *old = value,
-            None => self.set_vars.push((name.into(), value)),
+            None => self.set_vars.push((name, value)),
         }
     }
 

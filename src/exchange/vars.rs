@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{ClientVerify, Exchange, Source};
 use crate::transport::x509;
@@ -64,14 +64,23 @@ pub(super) fn seconds(ms: u64) -> String {
     format!("{}.{:03}", ms / 1000, ms % 1000)
 }
 
-/// An address and its port. Addresses of version 4 are in most log entries, so they go without the formatter.
+/// An address and its port.
 fn write_addr(addr: SocketAddr, out: &mut Vec<u8>) {
     let SocketAddr::V4(v4) = addr else { return drop(write!(out, "{addr}")) }; // a Vec takes all
-    for (octet, end) in v4.ip().octets().into_iter().zip(*b"...:") {
-        number(out, octet.into());
-        out.push(end);
-    }
+    write_ip(IpAddr::V4(*v4.ip()), out);
+    out.push(b':');
     number(out, v4.port().into());
+}
+
+/// An address. Those of version 4 are in most requests and log entries, so they go without the formatter.
+pub(super) fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    let IpAddr::V4(v4) = ip else { return drop(write!(out, "{ip}")) }; // a Vec takes all
+    let [first, rest @ ..] = v4.octets();
+    number(out, first.into());
+    for octet in rest {
+        out.push(b'.');
+        number(out, octet.into());
+    }
 }
 
 impl Exchange {
@@ -126,7 +135,11 @@ impl Exchange {
             "remote_addr" if self.remote_addr == self.facts.peer.ip() => {
                 Some(Cow::Borrowed(&self.facts.peer_text))
             }
-            "remote_addr" => text(self.remote_addr),
+            "remote_addr" => {
+                let mut text = Vec::with_capacity("255.255.255.255".len());
+                write_ip(self.remote_addr, &mut text);
+                Some(Cow::Owned(text))
+            }
             "remote_port" => text(self.remote_port),
             "realip_remote_addr" => text(self.facts.peer.ip()),
             "realip_remote_port" => text(self.facts.peer.port()),
@@ -296,22 +309,16 @@ impl Exchange {
         let same = |a: &u8, b: &u8| a.eq_ignore_ascii_case(b) || matches!((a, b), (b'-', b'_'));
         let named =
             |name: &[u8]| name.len() == key.len() && name.iter().zip(key.as_bytes()).all(|(a, b)| same(a, b));
-        let (name, _, _) = self.req.head.headers.iter().find(|(name, _, _)| named(name))?;
-        self.header(name)
+        let mut fields = self.req.head.headers.iter();
+        let (name, first, _) = fields.find(|(name, _, _)| named(name))?;
+        let others = fields.filter(|(other, _, _)| other.eq_ignore_ascii_case(name));
+        Some(joined(name, first, others.map(|(_, value, _)| value)))
     }
 
     /// All values of a request header, joined as nginx joins them.
     pub fn header(&self, name: &[u8]) -> Value<'_> {
         let mut values = self.req.head.headers.all_named(name);
-        let first = values.next()?;
-        let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
-        let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b", " };
-        let mut joined = [first, separator, second].concat();
-        for value in values {
-            joined.extend_from_slice(separator);
-            joined.extend_from_slice(value);
-        }
-        Some(Cow::Owned(joined))
+        Some(joined(name, values.next()?, values))
     }
 
     /// The value of a cookie (RFC 6265 section 5.4 pairs, case-sensitive names).
@@ -387,6 +394,18 @@ impl Exchange {
         let colon = memchr::memchr(b':', &decoded)?;
         Some(decoded[..colon].to_vec())
     }
+}
+
+/// Values of one header, as nginx joins them.
+fn joined<'a>(name: &[u8], first: &'a [u8], mut others: impl Iterator<Item = &'a [u8]>) -> Cow<'a, [u8]> {
+    let Some(second) = others.next() else { return Cow::Borrowed(first) };
+    let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b", " };
+    let mut joined = [first, separator, second].concat();
+    for value in others {
+        joined.extend_from_slice(separator);
+        joined.extend_from_slice(value);
+    }
+    Cow::Owned(joined)
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::Registry;
 use crate::exchange::{Exchange, Known};
 use crate::model::schema::is_secret_ref;
 use crate::model::{Consumer, Id, Stored};
-use crate::wire::Name;
 
 /// A consumer found by its credential.
 #[derive(Clone)]
@@ -57,9 +56,19 @@ pub struct Consumers {
 #[derive(Default)]
 struct Inner {
     /// More than one holder of a key is a mistake that only etcd lets through: the last one counts.
-    by_key: AHashMap<&'static str, AHashMap<Box<str>, SmallVec<[Holder; 1]>>>,
+    by_key: Vec<(&'static str, Keys)>,
     by_name: AHashMap<Box<str>, Rc<Known>>,
-    keys_of: AHashMap<Id, Vec<(&'static str, Box<str>)>>,
+    keys_of: AHashMap<Id, Vec<OwnKey>>,
+}
+
+/// A plugin, and a key there.
+type OwnKey = (&'static str, Box<[u8]>);
+
+/// Who holds each key of one plugin.
+type Keys = AHashMap<Box<[u8]>, SmallVec<[Holder; 1]>>;
+
+fn keys<'a>(by_key: &'a mut [(&'static str, Keys)], plugin: &str) -> Option<&'a mut Keys> {
+    by_key.iter_mut().find(|(name, _)| *name == plugin).map(|(_, keys)| keys)
 }
 
 /// Who brought a key: a consumer, or a credential.
@@ -76,14 +85,14 @@ impl Consumers {
 
     /// The consumer whose `plugin` credential has this key. Where that is a credential object, it is the
     /// consumer that it belongs to; a credential without its consumer finds nobody.
-    pub fn find(&self, plugin: &'static str, key: &str) -> Option<Found> {
+    pub fn find(&self, plugin: &'static str, key: impl AsRef<[u8]>) -> Option<Found> {
         let inner = &mut *self.inner.borrow_mut();
-        let found = &mut inner.by_key.get_mut(plugin)?.get_mut(key)?.last_mut()?.found;
+        let found = &mut keys(&mut inner.by_key, plugin)?.get_mut(key.as_ref())?.last_mut()?.found;
         if let Some(credential) = &found.known.credential {
             let owner = inner.by_name.get(&found.known.consumer.value.username)?;
             if !Arc::ptr_eq(&owner.consumer, &found.known.consumer) {
                 let credential = Some(credential.clone());
-                found.known = Rc::new(Known { consumer: owner.consumer.clone(), credential });
+                found.known = Rc::new(Known::new(owner.consumer.clone(), credential));
             }
         }
         Some(found.clone())
@@ -97,8 +106,7 @@ impl Consumers {
     /// A consumer, or one of its credentials, is new or changed.
     pub fn put(&self, consumer: &Arc<Stored<Consumer>>) {
         self.remove(&consumer.id);
-        let known =
-            Rc::new(Known { consumer: consumer.clone(), credential: consumer.value.credential_id.clone() });
+        let known = Rc::new(Known::new(consumer.clone(), consumer.value.credential_id.clone()));
         let mut inner = self.inner.borrow_mut();
         for (name, conf) in &consumer.value.plugins {
             let Some(spec) = self.registry.get(name).map(|entry| entry.spec) else { continue };
@@ -115,9 +123,14 @@ impl Consumers {
                 continue;
             }
             let found = Found { known: known.clone(), auth: Rc::new(Credential::new(conf.clone())) };
-            inner.keys_of.entry(consumer.id.clone()).or_default().push((spec.name, key.into()));
+            inner.keys_of.entry(consumer.id.clone()).or_default().push((spec.name, key.as_bytes().into()));
             let holder = Holder { id: consumer.id.clone(), found };
-            inner.by_key.entry(spec.name).or_default().entry(key.into()).or_default().push(holder);
+            if keys(&mut inner.by_key, spec.name).is_none() {
+                inner.by_key.push((spec.name, Keys::default()));
+            }
+            if let Some(keys) = keys(&mut inner.by_key, spec.name) {
+                keys.entry(key.as_bytes().into()).or_default().push(holder);
+            }
         }
         if consumer.value.credential_id.is_none() {
             inner.by_name.insert(consumer.value.username.clone(), known);
@@ -128,7 +141,7 @@ impl Consumers {
     pub fn remove(&self, id: &Id) {
         let mut inner = self.inner.borrow_mut();
         for (plugin, key) in inner.keys_of.remove(id).unwrap_or_default() {
-            let Some(keys) = inner.by_key.get_mut(plugin) else { continue };
+            let Some(keys) = keys(&mut inner.by_key, plugin) else { continue };
             let Some(holders) = keys.get_mut(&key) else { continue };
             holders.retain(|holder| holder.id != *id);
             if holders.is_empty() {
@@ -139,34 +152,16 @@ impl Consumers {
     }
 }
 
-/// Makes `known` the exchange's consumer and tells the upstream (apisix/consumer.lua `attach_consumer`). What
-/// the client says in these headers is overwritten or removed.
+/// Makes `known` the exchange's consumer and tells the upstream.
 pub fn attach(ex: &mut Exchange, known: Rc<Known>) {
-    let custom_id = known.consumer.value.labels.as_ref().and_then(|labels| labels.get("custom_id"));
-    let custom_id = custom_id.and_then(Value::as_str);
-    attach_as(ex, &known, custom_id);
+    known.tell(&mut ex.req.head.headers, false);
     ex.consumer = Some(known);
 }
 
 /// As [`attach`], for an `anonymous_consumer`, whose custom id APISIX does not send.
 pub fn attach_anonymous(ex: &mut Exchange, known: Rc<Known>) {
-    attach_as(ex, &known, None);
+    known.tell(&mut ex.req.head.headers, true);
     ex.consumer = Some(known);
-}
-
-fn attach_as(ex: &mut Exchange, known: &Known, custom_id: Option<&str>) {
-    let fields = [
-        (Name::XConsumerUsername, Some(&*known.consumer.value.username)),
-        (Name::XCredentialIdentifier, known.credential.as_deref()),
-        (Name::XConsumerCustomId, custom_id),
-    ];
-    let headers = &mut ex.req.head.headers;
-    for (name, value) in fields {
-        match value {
-            Some(value) => _ = headers.set(name.text(), value.as_bytes()),
-            None => headers.remove(name),
-        }
-    }
 }
 
 /// Is any value in it, at any depth, a reference to a secret?

@@ -113,9 +113,8 @@ mod tests {
         let plugin = test::build(&SPEC, &host, conf);
         let seen = |labels: Option<Value>| {
             let mut ex = test::exchange("GET / HTTP/1.1\nHost: a\nX-Role: boss\nX-Department: any");
-            ex.consumer = labels.map(|labels| {
-                Rc::new(Known { consumer: test::consumer("anna", json!({}), labels), credential: None })
-            });
+            ex.consumer =
+                labels.map(|labels| Rc::new(Known::new(test::consumer("anna", json!({}), labels), None)));
             assert_eq!(test::run(&plugin, Phase::BeforeProxy, &mut ex, &host), None);
             ["X-Department", "X-Role"].map(|name| test::values(ex.req_headers(), name))
         };

@@ -37,6 +37,7 @@ use super::kit::auth::{Admission, Outcome};
 use super::kit::{base64, place};
 use crate::exchange::Exchange;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
+use crate::wire::Name;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -89,20 +90,29 @@ impl Plugin for BasicAuth {
 }
 
 fn find(ex: &Exchange, host: &Host) -> Outcome {
-    let header = place::header(ex, b"Authorization").ok_or("Missing authorization in request")?;
+    let header = ex.req_headers().get(Name::Authorization).ok_or("Missing authorization in request")?;
     let (text, colon) = credentials(header).ok_or_else(|| {
         log::warn!("Invalid authorization header format");
         "Invalid authorization in request"
     })?;
-    let (name, password) = (std::str::from_utf8(&text[..colon]).ok(), &text[colon + 1..]);
-    let Some(found) = name.and_then(|name| host.consumers.find(SPEC.name, name)) else {
+    let (name, password) = (&text[..colon], &text[colon + 1..]);
+    let Some(found) = host.consumers.find(SPEC.name, name) else {
         log::warn!("failed to find user: invalid user");
         return Err("Invalid user authorization");
     };
-    let expected = found.auth.conf()["password"].as_str().unwrap_or_default();
-    match verify_slices_are_equal(expected.as_bytes(), password) {
+    let expected = found.auth.compiled(Password::of);
+    match verify_slices_are_equal(expected.0.as_bytes(), password) {
         Ok(()) => Ok(found.known),
         Err(_) => Err("Invalid user authorization"),
+    }
+}
+
+/// A consumer's, out of its configuration once.
+struct Password(Box<str>);
+
+impl Password {
+    fn of(conf: &Value) -> Password {
+        Password(conf["password"].as_str().unwrap_or_default().into())
     }
 }
 

@@ -193,7 +193,7 @@ mod tests {
         let mut ex = test::exchange(&format!("{method} / HTTP/1.1\nHost: a"));
         ex.consumer = consumer.map(|name| {
             let consumer = test::consumer(name, json!({}), json!({}));
-            Rc::new(Known { consumer, credential: None })
+            Rc::new(Known::new(consumer, None))
         });
         ex.matched = Some(Rc::new(Matched { route_id: Some("r1".into()), ..Matched::default() }));
         test::run(&plugin, Phase::Access, &mut ex, &host)

@@ -64,6 +64,7 @@ use crate::exchange::{Exchange, Reply};
 use crate::gate::prepare::client_body_error;
 use crate::plugin::consumers::Found;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
+use crate::wire::Name;
 use crate::wire::http::date::parse_http_date;
 
 /// What the registry knows.
@@ -150,7 +151,7 @@ impl HmacAuth {
 
     /// The consumer that signed the request; its body is not looked at.
     fn find(&self, ex: &Exchange, host: &Host) -> Outcome {
-        let header = place::header(ex, b"Authorization")
+        let header = (ex.req_headers().get(Name::Authorization))
             .ok_or("client request can't be validated: missing Authorization header")?;
         let fields = header.strip_prefix(b"Signature").ok_or(
             "client request can't be validated: Authorization header does not start with 'Signature'",
@@ -163,8 +164,7 @@ impl HmacAuth {
             return Err("keyId or signature missing");
         };
         let name = fields.algorithm.ok_or("algorithm missing")?;
-        let key = std::str::from_utf8(key_id).ok();
-        let found = key.and_then(|key| host.consumers.find(SPEC.name, key)).ok_or("Invalid key_id")?;
+        let found = host.consumers.find(SPEC.name, key_id).ok_or("Invalid key_id")?;
         if !self.allowed_algorithms.iter().any(|allowed| allowed.as_bytes() == name) {
             return Err("Invalid algorithm");
         }
@@ -183,7 +183,8 @@ impl HmacAuth {
     }
 
     fn check_date(&self, ex: &Exchange, now_s: u64) -> Result<(), &'static str> {
-        let date = place::header(ex, b"Date").ok_or("Date header missing. failed to validate clock skew")?;
+        let date =
+            ex.req_headers().get(Name::Date).ok_or("Date header missing. failed to validate clock skew")?;
         let date_s = parse_http_date(date).ok_or("Invalid GMT format time")?;
         if now_s.abs_diff(date_s) > self.clock_skew_s {
             return Err("Clock skew exceeded");

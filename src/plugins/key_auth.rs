@@ -34,7 +34,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::kit::auth::Admission;
-use super::kit::place::{self, Arg};
+use super::kit::place::{self, Arg, Header};
 use crate::exchange::{Exchange, Known};
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 
@@ -74,9 +74,9 @@ pub const SPEC: Spec = Spec {
 };
 
 fn build(conf: &Value, _: &Build) -> Built {
-    let text = |name: &str| conf[name].as_str().unwrap_or_default().as_bytes().into();
+    let text = |name: &str| Box::<[u8]>::from(conf[name].as_str().unwrap_or_default().as_bytes());
     Ok(Rc::new(KeyAuth {
-        header: text("header"),
+        header: Header::new(&text("header")),
         query: text("query"),
         hide: conf["hide_credentials"] == true,
         admission: Admission::new(SPEC.name, "apikey", conf),
@@ -84,7 +84,7 @@ fn build(conf: &Value, _: &Build) -> Built {
 }
 
 struct KeyAuth {
-    header: Box<[u8]>,
+    header: Header,
     query: Box<[u8]>,
     hide: bool,
     admission: Admission,
@@ -106,11 +106,11 @@ impl Plugin for KeyAuth {
         let found = self.find(ex, host);
         if self.hide {
             match &found {
-                Ok((_, Place::Header)) => place::remove_header(ex, &self.header),
+                Ok((_, Place::Header)) => self.header.remove(ex),
                 Ok((_, Place::Query)) => place::remove_arg(ex, &self.query),
                 // a wrong key must not reach the upstream either, wherever it stands
                 Err(_) if self.admission.has_anonymous() => {
-                    place::remove_header(ex, &self.header);
+                    self.header.remove(ex);
                     place::remove_arg(ex, &self.query);
                 }
                 Err(_) => {}
@@ -124,7 +124,7 @@ impl Plugin for KeyAuth {
 impl KeyAuth {
     /// The consumer of the key that the request brings; the header is asked first.
     fn find(&self, ex: &Exchange, host: &Host) -> Result<(Rc<Known>, Place), &'static str> {
-        let (found, place) = match place::header(ex, &self.header) {
+        let (found, place) = match self.header.of(ex) {
             Some(key) => (find_key(host, key), Place::Header),
             None => match place::arg(ex, &self.query) {
                 Arg::Text(key) => (find_key(host, &key), Place::Query),
@@ -141,7 +141,6 @@ impl KeyAuth {
 
 /// A key is found by its hash, so the time that this takes says nothing of other keys.
 fn find_key(host: &Host, key: &[u8]) -> Option<Rc<Known>> {
-    let key = std::str::from_utf8(key).ok()?;
     Some(host.consumers.find(SPEC.name, key)?.known)
 }
 

@@ -21,12 +21,13 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::exchange::{Exchange, Vars};
 use crate::limits;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::plugins::kit::random;
+use crate::wire::headers::FieldName;
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -95,14 +96,14 @@ fn build(conf: &Value, _: &Build) -> Built {
         _ => Algorithm::Uuid,
     };
     Ok(Rc::new(RequestId {
-        header: header.as_bytes().into(),
+        header: FieldName::new(header.as_bytes()),
         answered: (conf["include_in_response"] != false).then(|| format!("request-id-{header}").into()),
         algorithm,
     }))
 }
 
 struct RequestId {
-    header: Box<[u8]>,
+    header: FieldName,
     /// The variable that keeps the identifier for the answer; `None` where the answer has none.
     answered: Option<Box<str>>,
     algorithm: Algorithm,
@@ -117,18 +118,18 @@ impl Plugin for RequestId {
     }
 
     fn rewrite<'a>(&'a self, ex: &'a mut Exchange, _: &'a Host) -> Step<'a> {
-        let sent = ex.req_headers().get_named(&self.header).filter(|sent| !sent.is_empty());
+        let sent = ex.req_headers().get_known(&self.header).filter(|sent| !sent.is_empty());
         let id = match sent {
             Some(sent) => sent.to_vec(),
             None => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let id = self.algorithm.make(since, random::fill);
-                ex.req.head.headers.set(&self.header, &id);
+                ex.req.head.headers.set_known(&self.header, &id);
                 id
             }
         };
         if let Some(name) = &self.answered {
-            ex.set_var(name, id.clone());
+            ex.set_var(name.to_string(), id.clone());
         }
         ex.set_var("apisix_request_id", id);
         Step::Next
@@ -136,12 +137,12 @@ impl Plugin for RequestId {
 
     fn header_filter(&self, ex: &mut Exchange, _: &Host, _: u16) {
         let Some(name) = &self.answered else { return };
-        if ex.resp_headers().get_named(&self.header).is_some_and(|value| !value.is_empty()) {
+        if ex.resp_headers().get_known(&self.header).is_some_and(|value| !value.is_empty()) {
             return;
         }
         let id: Option<SmallVec<[u8; 40]>> = ex.var(name).map(|id| SmallVec::from_slice(&id));
         if let Some(id) = id {
-            ex.resp_headers().set(&self.header, &id);
+            ex.resp_headers().set_known(&self.header, &id);
         }
     }
 }
@@ -174,7 +175,7 @@ impl Algorithm {
             }
             Algorithm::Range { length, letters } => {
                 // four bytes a letter: the bias of the remainder is below 2^-24 for any set of letters
-                let mut bytes = vec![0; length * 4];
+                let mut bytes: SmallVec<[u8; 128]> = smallvec![0; length * 4];
                 random(&mut bytes);
                 let (fours, _) = bytes.as_chunks();
                 let letter = |four: &[u8; 4]| letters[u32::from_be_bytes(*four) as usize % letters.len()];

@@ -66,11 +66,11 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::kit::auth::Admission;
-use super::kit::place::{self, Arg};
+use super::kit::place::{self, Arg, Header};
 use crate::exchange::{Exchange, Known};
 use crate::model::schema::is_secret_ref;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
-use token::{Key, TimeClaim, Token};
+use token::{Key, Terms, TimeClaim, Token};
 use verified::{Verified, VerifiedTokens};
 
 /// What the registry knows.
@@ -109,7 +109,7 @@ fn build(conf: &Value, build: &Build) -> Built {
     let text = |name: &str| conf[name].as_str().unwrap_or_default();
     let claims = conf["claims_to_verify"].as_array().into_iter().flatten();
     Ok(Rc::new(JwtAuth {
-        header: text("header").as_bytes().into(),
+        header: Header::new(text("header").as_bytes()),
         query: text("query").as_bytes().into(),
         cookie: text("cookie").as_bytes().into(),
         hide: conf["hide_credentials"] == true,
@@ -122,7 +122,7 @@ fn build(conf: &Value, build: &Build) -> Built {
 }
 
 struct JwtAuth {
-    header: Box<[u8]>,
+    header: Header,
     query: Box<[u8]>,
     cookie: Box<[u8]>,
     hide: bool,
@@ -172,7 +172,7 @@ impl Plugin for JwtAuth {
 impl JwtAuth {
     /// The token of the request, and where it stands. One that is no text is empty.
     fn token<'a>(&self, ex: &'a Exchange) -> Option<(Cow<'a, [u8]>, Place)> {
-        if let Some(value) = place::header(ex, &self.header) {
+        if let Some(value) = self.header.of(ex) {
             let bare = value.strip_prefix(b"Bearer ").or_else(|| value.strip_prefix(b"bearer "));
             return Some((bare.unwrap_or(value).into(), Place::Header));
         }
@@ -185,7 +185,7 @@ impl JwtAuth {
 
     fn remove_token(&self, ex: &mut Exchange, place: Place) {
         match place {
-            Place::Header => place::remove_header(ex, &self.header),
+            Place::Header => self.header.remove(ex),
             Place::Query => place::remove_arg(ex, &self.query),
             Place::Cookie => remove_cookie(ex, &self.cookie),
         }
@@ -205,12 +205,13 @@ impl JwtAuth {
         let found = key
             .and_then(|key| host.consumers.find(SPEC.name, key))
             .ok_or_else(|| refused("Invalid user key in JWT token", "failed to find consumer"))?;
+        let terms = found.auth.compiled(Terms::of);
         if !before.is_some_and(|before| Rc::ptr_eq(&before.credential, &found.auth)) {
             let expected = token::algorithm(found.auth.conf());
             if token.alg.as_deref() != Some(expected) {
                 return Err(refused("failed to verify jwt", "algorithm mismatch"));
             }
-            let key = found.auth.compiled(Key::of);
+            let key = &terms.key;
             if let Key::Broken(error) = key {
                 return Err(refused("failed to verify jwt", error));
             }
@@ -219,8 +220,7 @@ impl JwtAuth {
             }
             self.verified.put(text, Verified { token: token.clone(), credential: found.auth.clone() });
         }
-        let grace_s = found.auth.conf()["lifetime_grace_period"].as_u64().unwrap_or(0);
-        token::check_times(&token.claims, &self.required, (host.unix_s)(), grace_s)
+        (token.times.check(&self.required, (host.unix_s)(), terms.grace_s))
             .map_err(|error| refused("failed to verify jwt", &error))?;
         Ok((found.known, token))
     }

@@ -15,6 +15,8 @@ pub struct Token {
     pub alg: Option<Box<str>>,
     /// Its payload.
     pub claims: Value,
+    /// What its payload says of time.
+    pub times: Times,
     /// What is signed: so many bytes from its start.
     signed_bytes: usize,
     /// `None`: it is no base64, and so verifies nothing.
@@ -32,9 +34,11 @@ impl Token {
         };
         let json = |part: &[u8]| serde_json::from_slice::<Value>(&base64::decode_url(part)?).ok();
         let header_json = json(header).filter(Value::is_object).ok_or("invalid header")?;
+        let claims = json(payload).ok_or("invalid payload")?;
         Ok(Token {
             alg: header_json["alg"].as_str().map(Box::from),
-            claims: json(payload).ok_or("invalid payload")?,
+            times: Times::of(&claims),
+            claims,
             signed_bytes: header.len() + 1 + payload.len(),
             signature: base64::decode_url(signature),
         })
@@ -50,6 +54,21 @@ impl Token {
             Key::Public(keys) => keys.iter().any(|key| key.verify_sig(signed, signature).is_ok()),
             Key::Broken(_) => false,
         }
+    }
+}
+
+/// What a consumer's configuration says of its tokens.
+pub struct Terms {
+    /// What they are signed with.
+    pub key: Key,
+    /// So many seconds may the clocks differ.
+    pub grace_s: u64,
+}
+
+impl Terms {
+    /// Of a configuration that was checked.
+    pub fn of(conf: &Value) -> Terms {
+        Terms { key: Key::of(conf), grace_s: conf["lifetime_grace_period"].as_u64().unwrap_or(0) }
     }
 }
 
@@ -165,28 +184,48 @@ impl TimeClaim {
     }
 }
 
-/// Checks the claims about time. Those `required` must be there; where none are, both are checked if they
-/// are there. The error is for the log.
-pub fn check_times(claims: &Value, required: &[TimeClaim], now_s: u64, grace_s: u64) -> Result<(), String> {
-    if required.is_empty() {
-        let both = [TimeClaim::Nbf, TimeClaim::Exp].into_iter();
-        return both
-            .filter(|claim| claims.get(claim.name()).is_some())
-            .try_for_each(|claim| check_time(claims, claim, now_s, grace_s));
-    }
-    required.iter().try_for_each(|claim| check_time(claims, *claim, now_s, grace_s))
+/// The claims about time of a payload, looked for once.
+pub struct Times {
+    nbf: Option<Value>,
+    exp: Option<Value>,
 }
 
-fn check_time(claims: &Value, claim: TimeClaim, now_s: u64, grace_s: u64) -> Result<(), String> {
-    let name = claim.name();
-    let value = claims.get(name).ok_or_else(|| format!("claim {name} is missing"))?;
-    let time_s = value.as_f64().ok_or_else(|| format!("claim {name} is not a number"))?;
-    let (now_s, grace_s) = (now_s as f64, grace_s as f64);
-    let (holds, what) = match claim {
-        TimeClaim::Nbf => (time_s < now_s + grace_s, "not valid until"),
-        TimeClaim::Exp => (time_s > now_s - grace_s, "expired at"),
-    };
-    if holds { Ok(()) } else { Err(format!("'{name}' claim {what} {time_s}")) }
+impl Times {
+    /// Those of these claims.
+    pub fn of(claims: &Value) -> Times {
+        let claim = |claim: TimeClaim| claims.get(claim.name()).cloned();
+        Times { nbf: claim(TimeClaim::Nbf), exp: claim(TimeClaim::Exp) }
+    }
+
+    /// Those `required` must be there; where none are, both are checked if they are there. The error is for the log.
+    pub fn check(&self, required: &[TimeClaim], now_s: u64, grace_s: u64) -> Result<(), String> {
+        if required.is_empty() {
+            let both = [TimeClaim::Nbf, TimeClaim::Exp].into_iter();
+            return both
+                .filter(|claim| self.get(*claim).is_some())
+                .try_for_each(|claim| self.check_one(claim, now_s, grace_s));
+        }
+        required.iter().try_for_each(|claim| self.check_one(*claim, now_s, grace_s))
+    }
+
+    fn get(&self, claim: TimeClaim) -> Option<&Value> {
+        match claim {
+            TimeClaim::Nbf => self.nbf.as_ref(),
+            TimeClaim::Exp => self.exp.as_ref(),
+        }
+    }
+
+    fn check_one(&self, claim: TimeClaim, now_s: u64, grace_s: u64) -> Result<(), String> {
+        let name = claim.name();
+        let value = self.get(claim).ok_or_else(|| format!("claim {name} is missing"))?;
+        let time_s = value.as_f64().ok_or_else(|| format!("claim {name} is not a number"))?;
+        let (now_s, grace_s) = (now_s as f64, grace_s as f64);
+        let (holds, what) = match claim {
+            TimeClaim::Nbf => (time_s < now_s + grace_s, "not valid until"),
+            TimeClaim::Exp => (time_s > now_s - grace_s, "expired at"),
+        };
+        if holds { Ok(()) } else { Err(format!("'{name}' claim {what} {time_s}")) }
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +257,7 @@ mod tests {
     fn times() {
         use TimeClaim::{Exp, Nbf};
         let check = |claims: Value, required: &[TimeClaim], grace_s| {
-            check_times(&claims, required, 1000, grace_s).err().unwrap_or("valid".into())
+            Times::of(&claims).check(required, 1000, grace_s).err().unwrap_or("valid".into())
         };
         for (claims, required, grace_s, outcome) in [
             (json!({}), &[][..], 0, "valid"),

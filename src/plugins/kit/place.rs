@@ -3,7 +3,32 @@
 use std::borrow::Cow;
 
 use crate::exchange::Exchange;
+use crate::wire::headers::FieldName;
 use crate::wire::uri;
+
+/// The name of a header that a configuration holds, looked at once: for [`header`] and [`remove_header`].
+pub struct Header {
+    name: FieldName,
+    dashed: Option<FieldName>,
+}
+
+impl Header {
+    /// Of this name.
+    pub fn new(name: &[u8]) -> Header {
+        Header { name: FieldName::new(name), dashed: dashed(name).as_deref().map(FieldName::new) }
+    }
+
+    /// What [`header`] gives.
+    pub fn of<'a>(&self, ex: &'a Exchange) -> Option<&'a [u8]> {
+        let headers = ex.req_headers();
+        headers.get_known(&self.name).or_else(|| headers.get_known(self.dashed.as_ref()?))
+    }
+
+    /// What [`remove_header`] does.
+    pub fn remove(&self, ex: &mut Exchange) {
+        remove_header(ex, self.name.text());
+    }
+}
 
 /// The first value of a header. A name with `_` finds one with `-`, too (lua-nginx-module
 /// `ngx.req.get_headers`).
@@ -66,7 +91,24 @@ pub fn remove_arg(ex: &mut Exchange, name: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::Vars;
     use crate::plugins::kit::test;
+
+    #[test]
+    fn a_headers_variable_has_all_values_of_the_name_that_is_found_first() {
+        let ex = test::exchange(
+            "GET / HTTP/1.1\nHost: a\nX_A-B: 1\nX-A-B: 2\nx_a-b: 3\nX_A-B: 4\nCookie: c=1\ncookie: d=2\nX-One: 5",
+        );
+        for (name, value) in [
+            ("http_x_a_b", Some(&b"1, 3, 4"[..])),
+            ("http_cookie", Some(b"c=1; d=2")),
+            ("http_x_one", Some(b"5")),
+            ("http_host", Some(b"a")),
+            ("http_x_on", None),
+        ] {
+            assert_eq!(ex.var(name).as_deref(), value, "{name}");
+        }
+    }
 
     #[test]
     fn headers_by_either_name() {
@@ -74,7 +116,10 @@ mod tests {
         assert_eq!(header(&ex, b"x_key"), Some(&b"1"[..]));
         assert_eq!(header(&ex, b"X_Other"), Some(&b"3"[..]));
         assert_eq!(header(&ex, b"x-other"), None);
-        remove_header(&mut ex, b"x_key");
+        for name in ["x_key", "X_Other", "x-other", "Host"] {
+            assert_eq!(Header::new(name.as_bytes()).of(&ex), header(&ex, name.as_bytes()), "{name}");
+        }
+        Header::new(b"x_key").remove(&mut ex);
         assert_eq!(header(&ex, b"x-key"), None);
     }
 

@@ -450,7 +450,7 @@ impl Shared<'_> {
             return;
         }
         ex.set_var("rpc_time", format!("{seconds:.6}"));
-        call.vars.iter().for_each(|(name, value)| ex.set_var(name, value.clone()));
+        call.vars.iter().for_each(|(name, value)| ex.set_var(*name, value.clone()));
         for logger in &self.plan.loggers {
             if logger.filter.as_ref().is_none_or(|filter| filter.eval(&*ex)) {
                 logger.plugin.log(ex, &self.core.host);
