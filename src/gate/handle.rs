@@ -45,13 +45,18 @@ async fn road(core: &Core, ex: &mut Exchange) -> Road {
         read_ahead(core, ex, &global, Some(&plan)).await?;
     }
 
-    run(&global, Phase::Rewrite, core, ex).await?;
-    run(&plan.chain, Phase::Rewrite, core, ex).await?;
+    for chain in [&*global, &plan.chain] {
+        if chain.has(Phase::Rewrite) {
+            unanswered(chain.run(Phase::Rewrite, ex, &core.host).await)?;
+        }
+    }
     let plan = join_consumer(core, ex, plan, &global).await?;
     read_ahead(core, ex, &global, Some(&plan)).await?;
-    run(&global, Phase::Access, core, ex).await?;
-    run(&plan.chain, Phase::Access, core, ex).await?;
-
+    for chain in [&*global, &plan.chain] {
+        if chain.has(Phase::Access) {
+            unanswered(chain.run(Phase::Access, ex, &core.host).await)?;
+        }
+    }
     proxy::run(core, ex, &plan, &global).await
 }
 
@@ -65,12 +70,9 @@ async fn read_ahead(core: &Core, ex: &mut Exchange, global: &Chain, plan: Option
     Ok(())
 }
 
-/// One phase of one chain.
-pub async fn run(chain: &Chain, phase: Phase, core: &Core, ex: &mut Exchange) -> Road {
-    if !chain.has(phase) {
-        return Ok(());
-    }
-    chain.run(phase, ex, &core.host).await.map_or(Ok(()), Err)
+/// The road goes on where no plugin of a phase has answered.
+pub fn unanswered(reply: Option<Reply>) -> Road {
+    reply.map_or(Ok(()), Err)
 }
 
 /// Finds the route. Under `match_uri_encoded_slash` the router alone sees a path that keeps `%2F`.
@@ -100,8 +102,8 @@ fn match_path(core: &Core, ex: &mut Exchange) -> Option<Rc<Plan>> {
 async fn no_route(core: &Core, ex: &mut Exchange, global: Rc<Chain>) -> Road {
     hold(ex, None, &global);
     read_ahead(core, ex, &global, None).await?;
-    run(&global, Phase::Rewrite, core, ex).await?;
-    run(&global, Phase::Access, core, ex).await?;
+    unanswered(global.run(Phase::Rewrite, ex, &core.host).await)?;
+    unanswered(global.run(Phase::Access, ex, &core.host).await)?;
     Err(Reply::error_msg(404, "404 Route Not Found"))
 }
 

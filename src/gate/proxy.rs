@@ -54,8 +54,11 @@ pub async fn run(core: &Core, ex: &mut Exchange, plan: &Plan, global: &Chain) ->
     }
     let picked = pick(core, ex, &upstream, &NodeSet::new())?;
     set_host(ex, &upstream, picked.node);
-    handle::run(global, Phase::BeforeProxy, core, ex).await?;
-    handle::run(&plan.chain, Phase::BeforeProxy, core, ex).await?;
+    for chain in [global, &plan.chain] {
+        if chain.has(Phase::BeforeProxy) {
+            handle::unanswered(chain.run(Phase::BeforeProxy, ex, &core.host).await)?;
+        }
+    }
 
     let (times, websocket) = (times(core, plan, &upstream), plan.websocket);
     let mut ask = Ask { core, upstream: &upstream, picked, times, websocket, fresh: false };

@@ -88,13 +88,13 @@ impl Chain {
     }
 
     /// Runs rewrite, access or before_proxy: the first plugin that answers ends it.
-    pub async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host) -> Option<Reply> {
-        for (slot, item) in self.of(phase) {
-            if let Some(reply) = item.run(phase, ex, host, slot).await {
-                return Some(reply);
-            }
-        }
-        None
+    pub fn run<'a>(
+        &'a self,
+        phase: Phase,
+        ex: &'a mut Exchange,
+        host: &'a Host,
+    ) -> impl Future<Output = Option<Reply>> + 'a {
+        run_each(self.of(phase), phase, ex, host)
     }
 
     /// Plugins with a rewrite that only the consumer brought, auth plugins left out.
@@ -110,12 +110,7 @@ impl Chain {
     /// The rewrite of those plugins that only the consumer brought, auth plugins left out
     /// (plugin.lua, phase `rewrite_in_consumer`).
     pub async fn run_rewrite_in_consumer(&self, ex: &mut Exchange, host: &Host) -> Option<Reply> {
-        for (slot, item) in self.rewrites_in_consumer() {
-            if let Some(reply) = item.run(Phase::Rewrite, ex, host, slot).await {
-                return Some(reply);
-            }
-        }
-        None
+        run_each(self.rewrites_in_consumer(), Phase::Rewrite, ex, host).await
     }
 
     /// Notes what will run behind the answer's head, as far as can be foretold: filters that look at the
@@ -162,6 +157,25 @@ impl Chain {
     }
 }
 
+async fn run_each<'a>(
+    items: impl Iterator<Item = (u16, &'a Item)>,
+    phase: Phase,
+    ex: &mut Exchange,
+    host: &Host,
+) -> Option<Reply> {
+    for (slot, item) in items {
+        let reply = match item.step(phase, ex, host, slot) {
+            Step::Next => None,
+            Step::Reply(reply) => Some(reply),
+            Step::Wait(future) => future.await,
+        };
+        if let Some(reply) = reply {
+            return Some(item.finish(reply));
+        }
+    }
+    None
+}
+
 impl Item {
     /// For the basic debug mode.
     fn note(&self, phase: Phase, ex: &mut Exchange) {
@@ -179,22 +193,16 @@ impl Item {
         !ex.skipped.contains(&self.spec.name) && self.meta.allows(ex, slot)
     }
 
-    async fn run(&self, phase: Phase, ex: &mut Exchange, host: &Host, slot: u16) -> Option<Reply> {
+    fn step<'a>(&'a self, phase: Phase, ex: &'a mut Exchange, host: &'a Host, slot: u16) -> Step<'a> {
         if !self.takes_part(ex, slot) {
-            return None;
+            return Step::Next;
         }
         self.note(phase, ex);
-        let step = match phase {
+        match phase {
             Phase::Rewrite => self.plugin.rewrite(ex, host),
             Phase::Access => self.plugin.access(ex, host),
             _ => self.plugin.before_proxy(ex, host),
-        };
-        let reply = match step {
-            Step::Next => return None,
-            Step::Reply(reply) => reply,
-            Step::Wait(future) => future.await?,
-        };
-        Some(self.finish(reply))
+        }
     }
 
     /// Logs a refusal and puts `_meta.error_response` in its place (plugin.lua `run_plugin`).
