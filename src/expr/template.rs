@@ -45,6 +45,14 @@ impl Template {
         self.render_with(vars, out, |value, out| out.extend_from_slice(value))
     }
 
+    /// Would [`Template::render`] find any variable with a value or a default?
+    pub fn resolves(&self, vars: &(impl Vars + ?Sized)) -> bool {
+        self.0.iter().any(|piece| match piece {
+            Piece::Literal(_) => false,
+            Piece::Variable { name, default } => default.is_some() || vars.var(name).is_some(),
+        })
+    }
+
     /// As [`Template::render`], where `escape` appends each value (not the literals).
     pub fn render_with(
         &self,
@@ -143,6 +151,7 @@ mod tests {
             ("é$a", "é1", 1),
         ] {
             assert_eq!(render(text), (expected.to_owned(), resolved), "{text}");
+            assert_eq!(Template::compile(text).resolves(&VARS), resolved > 0, "{text}");
         }
     }
 

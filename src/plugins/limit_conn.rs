@@ -224,10 +224,9 @@ impl LimitConn {
     /// The rules for this request.
     fn applied(&self, ex: &Exchange) -> Result<SmallVec<[Applied<'_>; 2]>, String> {
         let mut list = SmallVec::new();
-        let mut buffer = Vec::new();
         for rule in &self.rules {
             match (rule.conn.value(ex, 1), rule.burst.value(ex, 0)) {
-                (Ok(conn), Ok(burst)) if rule.key.applies(ex, &mut buffer) => {
+                (Ok(conn), Ok(burst)) if rule.key.applies(ex) => {
                     list.push(Applied { rule, conn, burst });
                 }
                 (Err(error), _) | (_, Err(error)) if !self.several => return Err(error),

@@ -85,11 +85,10 @@ impl Key {
         Key::OfRule(Template::compile(rule["key"].as_str().unwrap_or_default()))
     }
 
-    /// Does the rule of this key apply to the request? `buffer` is overwritten.
-    pub fn applies(&self, ex: &Exchange, buffer: &mut Vec<u8>) -> bool {
+    /// Does the rule of this key apply to the request?
+    pub fn applies(&self, ex: &Exchange) -> bool {
         let Key::OfRule(template) = self else { return true };
-        buffer.clear();
-        template.render(ex, buffer) > 0
+        template.resolves(ex)
     }
 
     /// Appends the key of this request; the client's address where it has none.

@@ -69,7 +69,7 @@ use crate::client::redis::Client;
 use crate::exchange::{Exchange, RateLimit, Reply};
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, Spec, Step};
 use crate::plugins::kit::limit::{Key, Number, Refusal, Scope, redis_of, step};
-use crate::wire::headers::FieldName;
+use crate::wire::headers::{FieldLine, FieldName, Headers};
 use delayed::{Delayed, Limit};
 use window::Verdict;
 
@@ -109,11 +109,16 @@ fn build(conf: &Value, build: &Build) -> Built {
             numbered
                 .map(|(at, rule)| Rule {
                     key: Key::of_rule(rule),
-                    ..Rule::of(rule, HeaderNames::of(conf, build.metadata, Some(&prefix(at, rule))))
+                    ..Rule::of(rule, |count| {
+                        HeaderNames::of(conf, build.metadata, Some(&prefix(at, rule)), count)
+                    })
                 })
                 .collect()
         }
-        None => Box::new([Rule::of(conf, HeaderNames::of(conf, build.metadata, None))]) as Box<[Rule]>,
+        None => {
+            let headers = |count: &Number| HeaderNames::of(conf, build.metadata, None, count);
+            Box::new([Rule::of(conf, headers)]) as Box<[Rule]>
+        }
     };
     let redis = redis_of(conf, build)?;
     let interval = conf["sync_interval"].as_f64().filter(|interval| *interval > 0.0);
@@ -154,6 +159,8 @@ struct Rule {
 
 struct HeaderNames {
     limit: FieldName,
+    /// The whole field of a limit that is the same for all requests.
+    fixed_limit: Option<FieldLine>,
     remaining: FieldName,
     reset: FieldName,
 }
@@ -166,19 +173,20 @@ struct Applied<'a> {
 }
 
 impl Rule {
-    fn of(conf: &Value, headers: HeaderNames) -> Rule {
+    fn of(conf: &Value, headers: impl Fn(&Number) -> HeaderNames) -> Rule {
+        let count = Number::of(&conf["count"]);
         Rule {
-            count: Number::of(&conf["count"]),
+            headers: headers(&count),
+            count,
             time_window: Number::of(&conf["time_window"]),
             key: Key::of(conf),
-            headers,
         }
     }
 }
 
 impl HeaderNames {
     /// A field of the configuration beats one of the metadata; a rule's prefix goes before `RateLimit-`.
-    fn of(conf: &Value, metadata: Option<&Value>, prefix: Option<&str>) -> HeaderNames {
+    fn of(conf: &Value, metadata: Option<&Value>, prefix: Option<&str>, count: &Number) -> HeaderNames {
         let name = |field: &str, default: &str| {
             let set = [Some(conf), metadata].into_iter().flatten().find_map(|object| object[field].as_str());
             let name = set.unwrap_or(default);
@@ -190,19 +198,26 @@ impl HeaderNames {
                 None => FieldName::new(name.as_bytes()),
             }
         };
+        let limit = name("limit_header", "X-RateLimit-Limit");
         HeaderNames {
-            limit: name("limit_header", "X-RateLimit-Limit"),
+            fixed_limit: match count {
+                Number::Fixed(count) => FieldLine::new(limit.text(), count.to_string().as_bytes()),
+                Number::Text(_) => None,
+            },
+            limit,
             remaining: name("remaining_header", "X-RateLimit-Remaining"),
             reset: name("reset_header", "X-RateLimit-Reset"),
         }
     }
 
-    fn write(&self, ex: &mut Exchange, limit: u64, verdict: &Verdict) {
-        let headers = ex.resp_headers();
+    fn write(&self, headers: &mut Headers, limit: u64, verdict: &Verdict) {
         let mut digits = itoa::Buffer::new();
-        headers.set_known(&self.limit, digits.format(limit).as_bytes());
-        headers.set_known(&self.remaining, digits.format(verdict.remaining).as_bytes());
-        headers.set_known(&self.reset, &seconds(verdict.reset_cs));
+        match &self.fixed_limit {
+            Some(line) => headers.set_line(line),
+            None => headers.put_known(&self.limit, digits.format(limit).as_bytes()),
+        }
+        headers.put_known(&self.remaining, digits.format(verdict.remaining).as_bytes());
+        headers.put_known(&self.reset, &seconds(verdict.reset_cs));
     }
 }
 
@@ -254,13 +269,10 @@ impl Plugin for LimitCount {
 impl LimitCount {
     /// The rules for this request. A wrong number is an error even where another rule would do: else a
     /// client that controls the variable could switch its limit off.
-    fn applied(&self, ex: &mut Exchange) -> Result<SmallVec<[Applied<'_>; 2]>, String> {
+    fn applied(&self, ex: &Exchange) -> Result<SmallVec<[Applied<'_>; 2]>, String> {
         let mut list = SmallVec::new();
         for rule in &self.rules {
-            let mut buffer = std::mem::take(&mut ex.rate_limit.key);
-            let applies = rule.key.applies(ex, &mut buffer);
-            ex.rate_limit.key = buffer;
-            if applies {
+            if rule.key.applies(ex) {
                 let count = rule.count.value(ex, 1)?;
                 let window_ms = rule.time_window.value(ex, 1)?.saturating_mul(1000);
                 list.push(Applied { rule, count, window_ms });
@@ -328,7 +340,7 @@ impl LimitCount {
             }
         };
         if self.show_headers {
-            applied.rule.headers.write(ex, applied.count, &verdict);
+            applied.rule.headers.write(ex.resp_headers(), applied.count, &verdict);
         }
         (!verdict.accepted).then(|| self.refusal.reply())
     }
