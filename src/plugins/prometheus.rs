@@ -40,7 +40,7 @@ use ahash::AHashMap;
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use crate::exchange::{Exchange, Matched, Vars};
+use crate::exchange::{Exchange, Matched, Source, Vars};
 use crate::limits;
 use crate::model::{Consumer, Stored};
 use crate::plugin::{Build, Host, Phase, Phases, Plugin, Spec};
@@ -76,6 +76,8 @@ struct Prometheus {
     /// `disabled_labels` of the metadata, as family and label.
     disabled: Vec<(Box<str>, Box<str>)>,
     known: RefCell<AHashMap<Key, Known>>,
+    /// One of `known`: the next request most often has the same.
+    last: RefCell<Option<Last>>,
 }
 
 /// All that the labels of a request depend on. Addresses stand for objects that [`Known`] keeps alive.
@@ -87,7 +89,22 @@ struct Key {
     /// The upstream's time is known: there is a series for it.
     timed: bool,
     status: u16,
-    source: &'static str,
+    /// With `node` it says what [`Exchange::response_source`] does.
+    source: Source,
+}
+
+/// The key that was asked for last, with series that were whole then.
+struct Last {
+    key: Key,
+    series: Series,
+    /// [`CoreMetrics::generation`] at that time.
+    generation: u64,
+}
+
+impl Last {
+    fn is_good_for(&self, key: &Key, metrics: &CoreMetrics) -> bool {
+        self.key == *key && self.generation == metrics.generation()
+    }
 }
 
 /// The series of a key.
@@ -128,6 +145,7 @@ fn build(conf: &Value, build: &Build) -> Result<Rc<dyn Plugin>, String> {
         prefer_name: conf["prefer_name"] == true,
         disabled: disabled.into_iter().flatten().flat_map(labels).collect(),
         known: RefCell::default(),
+        last: RefCell::default(),
     }))
 }
 
@@ -195,10 +213,6 @@ impl Prometheus {
     /// The series of this exchange. Families with extra labels, whose values no key knows, are looked up
     /// each time.
     fn series(&self, ex: &Exchange, metrics: &mut CoreMetrics) -> Series {
-        let has_extra = |id: &FamilyId| !metrics.shape().family(*id).extra.is_empty();
-        if [HTTP_STATUS, HTTP_LATENCY, BANDWIDTH].iter().any(has_extra) {
-            return self.look_up(ex, metrics);
-        }
         let consumer = ex.consumer.as_ref().map(|known| &known.consumer);
         let key = Key {
             matched: ex.matched.as_ref().map_or(0, |matched| Rc::as_ptr(matched) as usize),
@@ -206,17 +220,33 @@ impl Prometheus {
             node: ex.upstream.attempts.last().map(|attempt| attempt.addr.ip()),
             timed: ex.upstream.response_ms().is_some(),
             status: ex.status(),
-            source: ex.response_source(),
+            source: ex.resp.source,
         };
+        let mut last = self.last.borrow_mut();
+        if let Some(last) = last.as_ref().filter(|last| last.is_good_for(&key, metrics)) {
+            return last.series;
+        }
         let mut known = self.known.borrow_mut();
-        if let Some(known) = known.get(&key).filter(|known| known.series.is_whole(key.timed, metrics)) {
-            return known.series;
-        }
-        if known.len() >= limits::KNOWN_SERIES {
-            known.clear();
-        }
-        let series = self.look_up(ex, metrics);
-        known.insert(key, Known { _matched: ex.matched.clone(), _consumer: consumer.cloned(), series });
+        let series = match known.get(&key).filter(|known| known.series.is_whole(key.timed, metrics)) {
+            Some(known) => known.series,
+            None => {
+                let series = self.look_up(ex, metrics);
+                let has_extra = |id: &FamilyId| !metrics.shape().family(*id).extra.is_empty();
+                if [HTTP_STATUS, HTTP_LATENCY, BANDWIDTH].iter().any(has_extra) {
+                    return series;
+                }
+                if known.len() >= limits::KNOWN_SERIES {
+                    known.clear();
+                }
+                known.insert(
+                    key,
+                    Known { _matched: ex.matched.clone(), _consumer: consumer.cloned(), series },
+                );
+                series
+            }
+        };
+        let whole = series.is_whole(key.timed, metrics);
+        *last = whole.then(|| Last { key, series, generation: metrics.generation() });
         series
     }
 
@@ -317,6 +347,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::exchange::Known as KnownConsumer;
     use crate::plugin::SchemaType;
     use crate::plugins::kit::test;
     use crate::telemetry::exporter::{Exporter, Node};
@@ -382,6 +413,35 @@ mod tests {
         ] {
             assert!(text.contains(&line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn requests_that_differ_in_turns_count_each_in_its_own_series() {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, json!({}));
+        let mut ex = exchange();
+        let mut log = |status, consumer: Option<&str>, source| {
+            ex.resp.head.status = status;
+            ex.resp.source = source;
+            ex.consumer = consumer
+                .map(|name| Rc::new(KnownConsumer::new(test::consumer(name, json!({}), json!({})), None)));
+            plugin.log(&mut ex, &host);
+        };
+        for _ in 0..2 {
+            log(200, None, Source::Upstream);
+            log(502, None, Source::Gateway);
+            log(200, Some("jack"), Source::Upstream);
+        }
+        log(502, None, Source::Upstream);
+        let text = scraped(&host);
+        let counted = |begin: &str, end: &str| {
+            let mut lines = text.lines().filter(|line| line.contains("http_status{"));
+            lines.any(|line| line.contains(begin) && line.ends_with(end))
+        };
+        assert!(counted("code=\"200\",route=\"1\",matched_uri=\"/a/*\"", "\"upstream\"} 2"), "{text}");
+        assert!(counted("consumer=\"jack\"", "\"upstream\"} 2"), "{text}");
+        assert!(counted("code=\"502\"", "response_source=\"nginx\"} 2"), "{text}");
+        assert!(counted("code=\"502\"", "response_source=\"upstream\"} 1"), "{text}");
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Metrics {
         if !Arc::ptr_eq(&shown.shape, &wanted) {
             *shown = Shown { shape: wanted, ..Shown::default() };
         }
-        let Shown { shape, series, .. } = shown.clone();
+        let Shown { shape, series, replaced } = shown.clone();
         drop(shown);
         let mut core = CoreMetrics {
             metrics: self.clone(),
@@ -192,6 +192,7 @@ impl Metrics {
             index: HashMap::new(),
             hashes: Vec::new(),
             hasher: ahash::RandomState::new(),
+            replaced,
             expired: Vec::new(),
             sought_ms: None,
             now_ms: 0,
@@ -263,6 +264,8 @@ pub struct CoreMetrics {
     /// The hash of each series in the index.
     hashes: Vec<u64>,
     hasher: ahash::RandomState,
+    /// As the page says it.
+    replaced: u64,
     /// Places of series that had expired when they were last sought.
     expired: Vec<u32>,
     /// When that was.
@@ -358,6 +361,7 @@ impl CoreMetrics {
         let mut shown = self.page.shown();
         shown.series[at] = series.clone();
         shown.replaced += 1;
+        self.replaced = shown.replaced;
         drop(shown);
         self.series[at] = series;
     }
@@ -389,6 +393,11 @@ impl CoreMetrics {
             expire_ms: if *kind == Kind::Gauge || *expire_ms == 0 { u64::MAX } else { *expire_ms },
             generation,
         }
+    }
+
+    /// Changes when a series takes the place of an expired one: until then, all that were held are.
+    pub fn generation(&self) -> u64 {
+        self.replaced
     }
 
     /// Is it still the series that it was given for?
