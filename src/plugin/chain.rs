@@ -189,10 +189,12 @@ impl Item {
     }
 
     /// `_meta.filter` lets it, and no workflow has run it already.
+    #[inline]
     fn takes_part(&self, ex: &mut Exchange, slot: u16) -> bool {
         !ex.skipped.contains(&self.spec.name) && self.meta.allows(ex, slot)
     }
 
+    #[inline]
     fn step<'a>(&'a self, phase: Phase, ex: &'a mut Exchange, host: &'a Host, slot: u16) -> Step<'a> {
         if !self.takes_part(ex, slot) {
             return Step::Next;

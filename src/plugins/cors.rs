@@ -39,7 +39,8 @@ use smallvec::SmallVec;
 use crate::exchange::{Exchange, Reply, Vars};
 use crate::expr::regex::Pattern;
 use crate::plugin::{Build, Built, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
-use crate::wire::Name;
+use crate::wire::headers::FieldLine;
+use crate::wire::{Headers, Name};
 
 /// What the registry knows.
 pub const SPEC: Spec = Spec {
@@ -142,17 +143,50 @@ fn build(conf: &Value, build: &Build) -> Built {
         allow_origins: Origins::of(allow_origins),
         by_regex: joined(conf, "allow_origins_by_regex")?,
         by_metadata: conf.get("allow_origins_by_metadata").map(|_| by_metadata.collect()),
-        methods: match text("allow_methods").unwrap_or("*") {
-            "**" => ALL_METHODS.as_bytes().into(),
-            methods => methods.as_bytes().into(),
-        },
-        headers: text("allow_headers").filter(|headers| *headers != "**").map(|h| h.as_bytes().into()),
-        expose: text("expose_headers").unwrap_or_default().as_bytes().into(),
-        max_age: conf["max_age"].as_i64().unwrap_or(5).to_string().into_bytes().into(),
-        credential: conf["allow_credential"] == true,
+        methods: Said::new(
+            Name::AccessControlAllowMethods,
+            match text("allow_methods").unwrap_or("*") {
+                "**" => ALL_METHODS,
+                methods => methods,
+            },
+        ),
+        headers: text("allow_headers")
+            .filter(|headers| *headers != "**")
+            .map(|headers| Said::new(Name::AccessControlAllowHeaders, headers)),
+        expose: text("expose_headers")
+            .filter(|expose| !expose.is_empty())
+            .map(|expose| Said::new(Name::AccessControlExposeHeaders, expose)),
+        max_age: Said::new(Name::AccessControlMaxAge, &conf["max_age"].as_i64().unwrap_or(5).to_string()),
+        credential: (conf["allow_credential"] == true)
+            .then(|| Said::new(Name::AccessControlAllowCredentials, "true")),
         timing_origins: text("timing_allow_origins").map(Origins::of),
         timing_by_regex: joined(conf, "timing_allow_origins_by_regex")?,
     }))
+}
+
+/// A header that says the same in every answer. An empty value is no header, as with nginx.
+enum Said {
+    Set(FieldLine),
+    Removed(Name),
+    /// Its value can be none of a header's: what the upstream says stays.
+    Kept,
+}
+
+impl Said {
+    fn new(name: Name, value: &str) -> Said {
+        match value {
+            "" => Said::Removed(name),
+            value => FieldLine::new(name.text(), value.as_bytes()).map_or(Said::Kept, Said::Set),
+        }
+    }
+
+    fn write(&self, answer: &mut Headers) {
+        match self {
+            Said::Set(line) => answer.set_line(line),
+            Said::Removed(name) => answer.remove(*name),
+            Said::Kept => {}
+        }
+    }
 }
 
 struct Cors {
@@ -161,12 +195,12 @@ struct Cors {
     any_origin: bool,
     by_regex: Option<Pattern>,
     by_metadata: Option<Box<[Origins]>>,
-    methods: Box<[u8]>,
+    methods: Said,
     /// `None`: whatever the client asks for.
-    headers: Option<Box<[u8]>>,
-    expose: Box<[u8]>,
-    max_age: Box<[u8]>,
-    credential: bool,
+    headers: Option<Said>,
+    expose: Option<Said>,
+    max_age: Said,
+    credential: Option<Said>,
     timing_origins: Option<Origins>,
     timing_by_regex: Option<Pattern>,
 }
@@ -229,30 +263,32 @@ impl Cors {
     }
 
     fn set_headers(&self, ex: &mut Exchange, allowed: &[u8]) {
-        let requested;
-        let headers = match &self.headers {
-            Some(headers) => Some(&**headers),
-            None => {
-                requested = ex.req_headers().get_named(b"Access-Control-Request-Headers").map(<[u8]>::to_vec);
-                requested.as_deref()
-            }
+        let requested: Option<SmallVec<[u8; 64]>> = match &self.headers {
+            Some(_) => None,
+            None => ex.req_headers().get(Name::AccessControlRequestHeaders).map(SmallVec::from_slice),
         };
         let answer = ex.resp_headers();
-        // an empty value is no header, as with nginx
-        let mut set = |name: &[u8], value: &[u8]| match value {
-            b"" => answer.remove_named(name),
-            value => drop(answer.set(name, value)),
-        };
-        set(b"Access-Control-Allow-Origin", allowed);
-        set(b"Access-Control-Allow-Methods", &self.methods);
-        set(b"Access-Control-Max-Age", &self.max_age);
-        if !self.expose.is_empty() {
-            set(b"Access-Control-Expose-Headers", &self.expose);
+        set(answer, Name::AccessControlAllowOrigin, allowed);
+        self.methods.write(answer);
+        self.max_age.write(answer);
+        if let Some(expose) = &self.expose {
+            expose.write(answer);
         }
-        set(b"Access-Control-Allow-Headers", headers.unwrap_or_default());
-        if self.credential {
-            set(b"Access-Control-Allow-Credentials", b"true");
+        match &self.headers {
+            Some(headers) => headers.write(answer),
+            None => set(answer, Name::AccessControlAllowHeaders, requested.as_deref().unwrap_or_default()),
         }
+        if let Some(credential) = &self.credential {
+            credential.write(answer);
+        }
+    }
+}
+
+/// As [`Said::write`], for a value of this request.
+fn set(answer: &mut Headers, name: Name, value: &[u8]) {
+    match value {
+        b"" => answer.remove(name),
+        value => drop(answer.set_name(name, value)),
     }
 }
 

@@ -42,6 +42,7 @@ use crate::expr::{Pattern, Replacement, Template};
 use crate::model::schema::{is_secret_ref, number_text};
 use crate::plugin::{Build, Host, Phase, Phases, Plugin, SchemaType, Spec, Step};
 use crate::plugins::kit::headers::has_operations;
+use crate::wire::headers::FieldName;
 use crate::wire::uri;
 
 /// The plugin.
@@ -93,8 +94,8 @@ struct Rule {
 /// Changes of request headers, in APISIX's order: add, set, remove.
 #[derive(Default)]
 struct Headers {
-    add: Vec<(Box<[u8]>, Vec<Template>)>,
-    set: Vec<(Box<[u8]>, Vec<Template>)>,
+    add: Vec<(FieldName, Vec<Template>)>,
+    set: Vec<(FieldName, Vec<Template>)>,
     remove: Vec<Box<[u8]>>,
 }
 
@@ -178,7 +179,7 @@ impl Headers {
     fn apply(&self, ex: &mut Exchange, captures: Option<&Captures<'_>>) {
         for (name, templates) in &self.add {
             for value in rendered(templates, ex, captures) {
-                ex.req.head.headers.add(name, &value);
+                ex.req.head.headers.add(name.text(), &value);
             }
         }
         for (name, templates) in &self.set {
@@ -186,11 +187,11 @@ impl Headers {
             let values = rendered(templates, ex, captures);
             let mut values = values.iter().filter(|value| !value.is_empty());
             match values.next() {
-                Some(first) => drop(ex.req.head.headers.set(name, first)),
-                None => ex.req.head.headers.remove_named(name),
+                Some(first) => drop(ex.req.head.headers.set_known(name, first)),
+                None => ex.req.head.headers.remove_named(name.text()),
             }
             for value in values {
-                ex.req.head.headers.add(name, value);
+                ex.req.head.headers.add(name.text(), value);
             }
         }
         for name in &self.remove {
@@ -200,12 +201,12 @@ impl Headers {
 }
 
 /// Names with the templates of their values.
-fn fields(conf: &Map<String, Value>) -> Vec<(Box<[u8]>, Vec<Template>)> {
+fn fields(conf: &Map<String, Value>) -> Vec<(FieldName, Vec<Template>)> {
     let values = |value: &Value| match value {
         Value::Array(values) => values.iter().map(value_template).collect(),
         one => vec![value_template(one)],
     };
-    conf.iter().map(|(name, value)| (name.as_bytes().into(), values(value))).collect()
+    conf.iter().map(|(name, value)| (FieldName::new(name.as_bytes()), values(value))).collect()
 }
 
 fn value_template(value: &Value) -> Template {

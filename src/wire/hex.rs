@@ -10,7 +10,12 @@ pub fn lower(bytes: &[u8]) -> String {
 
 /// Appends what [`lower`] gives.
 pub fn append_lower(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend(bytes.iter().flat_map(|byte| digits(*byte, LOWER)));
+    let from = out.len();
+    out.resize(from + 2 * bytes.len(), 0);
+    let (pairs, _) = out[from..].as_chunks_mut();
+    for (pair, byte) in pairs.iter_mut().zip(bytes) {
+        *pair = digits(*byte, LOWER);
+    }
 }
 
 /// Two digits for each byte, capitals: how OpenSSL prints integers.

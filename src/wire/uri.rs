@@ -184,7 +184,7 @@ pub fn encode_component(text: &[u8]) -> Cow<'_, [u8]> {
     escape(text, must)
 }
 
-fn escape(text: &[u8], must: fn(u8) -> bool) -> Cow<'_, [u8]> {
+fn escape(text: &[u8], must: impl Fn(u8) -> bool) -> Cow<'_, [u8]> {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let count = text.iter().filter(|&&b| must(b)).count();
     if count == 0 {

@@ -30,6 +30,15 @@ pub fn encode(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+/// Appends what [`encode`] gives.
+pub fn append(bytes: &[u8], out: &mut Vec<u8>) {
+    let from = out.len();
+    out.resize(from + bytes.len().div_ceil(3) * 4, 0);
+    // the room is what four letters for each three bytes need, the last ones padded
+    let written = base64::engine::general_purpose::STANDARD.encode_slice(bytes, &mut out[from..]);
+    out.truncate(from + written.unwrap_or(0));
+}
+
 fn until_padding(text: &[u8]) -> &[u8] {
     &text[..memchr::memchr(b'=', text).unwrap_or(text.len())]
 }
@@ -52,6 +61,11 @@ mod tests {
             ("Zm9v\n", None),
         ] {
             assert_eq!(decode(text.as_bytes()).as_deref(), bytes, "{text}");
+        }
+        for bytes in [&b""[..], b"f", b"fo", b"foo", b"foob"] {
+            let mut out = b"=".to_vec();
+            append(bytes, &mut out);
+            assert_eq!(out, format!("={}", encode(bytes)).as_bytes());
         }
         assert_eq!((decode(b"-_8"), decode_url(b"-_8")), (None, Some(vec![251, 255])));
         assert_eq!((decode(b"+/8"), decode_url(b"+/8")), (Some(vec![251, 255]), None));

@@ -4,6 +4,22 @@
 /// `Sunday, 06-Nov-94 08:49:37 GMT`, `Sun Nov  6 08:49:37 1994`. The day of the week and what follows are
 /// not looked at. Dates before 1970 have none.
 pub fn parse_http_date(text: &[u8]) -> Option<u64> {
+    preferred(text).or_else(|| any_form(text))
+}
+
+/// A date as nearly all senders write it: each part has its place.
+fn preferred(text: &[u8]) -> Option<u64> {
+    let text: &[u8; 29] = text.try_into().ok()?;
+    let is_form = text[3..5] == *b", " && [7, 11, 16, 25].iter().all(|at| text[*at] == b' ');
+    if !is_form || text[19] != b':' || text[22] != b':' || !text[..3].iter().all(u8::is_ascii_alphabetic) {
+        return None;
+    }
+    let days =
+        days_since_1970(digits(&text[12..16], 4)?, month_number(&text[8..11])?, digits(&text[5..7], 2)?)?;
+    seconds(days, digits(&text[17..19], 2)?, digits(&text[20..22], 2)?, digits(&text[23..25], 2)?)
+}
+
+fn any_form(text: &[u8]) -> Option<u64> {
     let (year, month, day, time) = match halves(text, b',') {
         Some((_, rest)) => {
             let mut words = words(rest);
@@ -31,11 +47,11 @@ pub fn parse_http_date(text: &[u8]) -> Option<u64> {
     let (hour, minute_second) = halves(time, b':')?;
     let (minute, second) = halves(minute_second, b':')?;
     let (hour, minute, second) = (digits(hour, 2)?, digits(minute, 2)?, digits(second, 2)?);
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let days = days_since_1970(year, month_number(month)?, day)?;
-    Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
+    seconds(days_since_1970(year, month_number(month)?, day)?, hour, minute, second)
+}
+
+fn seconds(days: u64, hour: u64, minute: u64, second: u64) -> Option<u64> {
+    (hour <= 23 && minute <= 59 && second <= 59).then(|| days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
 /// What stands before and behind the first `separator`.
@@ -114,6 +130,9 @@ mod tests {
             "Sun, 06 Nov 1994 08:49 GMT",
             "Sun, 06 Nov 1969 08:49:37 GMT",
             "Sun, +6 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:60 GMT",
+            ",,,, 06 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37_GMT",
             "Sun, 06 Nov",
             "Sunday, 06-Nov",
         ] {
