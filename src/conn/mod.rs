@@ -93,12 +93,23 @@ pub struct Settings {
 
 /// Runs a part of an exchange in a box of its own, which is gone with it. `None`: it panicked, which harms no other
 /// connection or stream.
-fn caught<T>(part: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
-    let mut part: Pin<Box<_>> = Box::pin(part);
+fn caught<T, F: Future<Output = T>>(part: impl FnOnce() -> F) -> impl Future<Output = Option<T>> {
+    let mut part = boxed(part);
     std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| part.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
         Err(_) => Poll::Ready(None),
     })
+}
+
+/// The box is there before the future, which is made in it: moved there it would be copied whole, also the greater part that
+/// holds nothing yet.
+fn boxed<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    #[inline(never)]
+    fn made<F>(make: impl FnOnce() -> F) -> F {
+        make()
+    }
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, made(make)))
 }
 
 /// Closes behind an answer that the client may not have read: see [`Stream::linger`].

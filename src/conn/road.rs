@@ -54,7 +54,7 @@ pub(in crate::conn) async fn serve<G: Gate, S: Asked>(
     ex: &mut Exchange,
     request: S::Request,
 ) -> Ended {
-    if let Some(ended) = caught(exchange(gate, stream, ex, request)).await {
+    if let Some(ended) = caught(|| exchange(gate, stream, ex, request)).await {
         return ended;
     }
     gate.panicked();

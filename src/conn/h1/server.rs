@@ -48,9 +48,9 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
             }
         }
         let mut ex = gate.take(&facts, Client::H1(stream.clone()));
-        let mut next = caught(exchange(&*gate, &stream, &mut ex, first, served)).await;
+        let mut next = caught(|| exchange(&*gate, &stream, &mut ex, first, served)).await;
         if next == Some(Next::Switch) {
-            next = caught(switched(&*gate, &stream, &mut ex)).await;
+            next = caught(|| switched(&*gate, &stream, &mut ex)).await;
         }
         let next = match next {
             Some(next) => next,
