@@ -6,27 +6,18 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use crate::limits;
+use crate::model::schemas::insert_parts;
 use crate::plugin::SchemaType;
 use crate::plugins::kit::limit::VID;
 
 const CONFLICT: &str = "count/time_window and rules cannot be specified at the same time";
 
-/// Fields in which all configurations of a group must agree; those of Redis come on top.
-const GROUP_FIELDS: [&str; 13] = [
-    "count",
-    "time_window",
-    "window_type",
-    "rules",
-    "group",
-    "key",
-    "key_type",
-    "rejected_code",
-    "rejected_msg",
-    "policy",
-    "allow_degradation",
-    "show_limit_quota_header",
-    "sync_interval",
-];
+/// Its properties are what a group has in common.
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let mut schema = serde_json::from_str(include_str!("schema.json")).unwrap_or_default();
+    insert_parts(&mut schema);
+    schema
+});
 
 /// The first configuration seen of each group holds for the process, as it does for an APISIX worker: a
 /// group is not edited, it gets a new name.
@@ -88,9 +79,8 @@ fn check_group(conf: &Value) -> Result<(), String> {
     if conf.get(VID).is_some() {
         return Err("group is not supported".to_owned());
     }
-    let shared = |name: &str| {
-        GROUP_FIELDS.contains(&name) || name.starts_with("redis_") || name.starts_with("sentinel_")
-    };
+    let of_policy = properties_of(&conf["policy"]);
+    let shared = |name: &str| SCHEMA["properties"].get(name).or_else(|| of_policy.get(name)).is_some();
     let fields: Map<String, Value> =
         fields.iter().filter(|(name, _)| shared(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
     if GROUPS.lock().unwrap_or_else(PoisonError::into_inner).agree(group, fields) {
@@ -98,6 +88,18 @@ fn check_group(conf: &Value) -> Result<(), String> {
     }
     log::error!("limit-count group {group} was configured differently before");
     Err("group conf mismatched".to_owned())
+}
+
+/// The options that a policy brings along; what others have is of no account then.
+fn properties_of(policy: &Value) -> &'static Value {
+    let mut place = &*SCHEMA;
+    while let Some(branch) = place.get("if") {
+        if branch["properties"]["policy"]["enum"][0] == *policy {
+            return &place["then"]["properties"];
+        }
+        place = &place["else"];
+    }
+    &Value::Null
 }
 
 /// Only Redis is synchronized with; -1 is "at every request".

@@ -99,6 +99,41 @@ fn a_count_beside_rules_is_the_first_thing_wrong() {
     }
 }
 
+/// init.lua `check_schema`: the properties of the schema and those of the policy.
+#[test]
+fn a_group_differs_in_no_option_that_its_policy_knows() {
+    let local = json!({"count": 1, "time_window": 60});
+    let redis = json!({"count": 1, "time_window": 60, "policy": "redis", "redis_host": "r1"});
+    let cluster = json!({"count": 1, "time_window": 60, "policy": "redis-cluster", "redis_cluster_name": "c",
+        "redis_cluster_nodes": ["r1"]});
+    let sentinel = json!({"count": 1, "time_window": 60, "policy": "redis-sentinel", "redis_master_name": "m",
+        "redis_sentinels": [{"host": "r1", "port": 1}]});
+    for (number, (conf, option, agrees)) in [
+        (&local, json!({"redis_host": "r2"}), true),
+        (&local, json!({"sentinel_password": "p"}), true),
+        (&local, json!({"key": "uri"}), false),
+        (&redis, json!({"redis_host": "r2"}), false),
+        (&redis, json!({"redis_keepalive_pool": 7}), false),
+        (&redis, json!({"redis_cluster_name": "c"}), true),
+        (&cluster, json!({"redis_cluster_name": "d"}), false),
+        (&cluster, json!({"redis_host": "r2"}), true),
+        (&cluster, json!({"redis_database": 2}), true),
+        (&sentinel, json!({"redis_master_name": "n"}), false),
+        (&sentinel, json!({"sentinel_password": "p"}), false),
+        (&sentinel, json!({"redis_ssl": true}), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut conf = conf.clone();
+        conf["group"] = json!(format!("of options {number}"));
+        assert_eq!(test::check(&SPEC, SchemaType::Plain, conf.clone()), "accepted", "{conf}");
+        conf.as_object_mut().unwrap().extend(option.as_object().unwrap().clone());
+        let outcome = if agrees { "accepted" } else { "group conf mismatched" };
+        assert_eq!(test::check(&SPEC, SchemaType::Plain, conf.clone()), outcome, "{conf}");
+    }
+}
+
 #[test]
 fn a_group_has_one_configuration() {
     let conf = |count: u32| json!({"count": count, "time_window": 60, "group": "of this test"});
