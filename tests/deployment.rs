@@ -219,7 +219,7 @@ fn one_etcd_of_three_may_be_away_and_all_may_come_back() {
     let hosts = etcds.each_ref().map(|etcd| format!("\"http://127.0.0.1:{}\"", etcd.port)).join(", ");
     let deployment = format!(
         "role: traditional\nrole_traditional: {{config_provider: etcd}}\netcd: {{host: [{hosts}], prefix: /apisix, timeout: 2, \
-         startup_retry: 0}}\n\
+         startup_retry: 1}}\n\
          admin:\n  admin_key: [{{name: a, key: {KEY}, role: admin}}]\n  admin_listen: {{ip: 127.0.0.1, port: $ADMIN}}"
     );
     let setup = || Setup::new("epoll", Source::Etcd(0)).deployment(&deployment);

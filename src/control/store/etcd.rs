@@ -39,7 +39,7 @@ pub struct Options {
     /// The pause before etcd is tried again, ms; up to half of it is added by chance, so that a fleet of
     /// gateways does not come back all at once.
     pub resync_delay_ms: u64,
-    /// More tries at the start.
+    /// How often each host is tried at the start; the first try counts.
     pub startup_retry: u32,
     /// The file of the last snapshot; `None` keeps none.
     pub snapshot: Option<PathBuf>,
@@ -64,8 +64,8 @@ struct Cluster {
 }
 
 impl Etcd {
-    /// Connects and reads everything once, trying every host and then again `startup_retry` times. If no
-    /// etcd answers, the last snapshot stands in; without one this is an error.
+    /// Connects and reads everything once, trying each host `startup_retry` times (apisix/cli/etcd.lua
+    /// `init`). If no etcd answers, the last snapshot stands in; without one this is an error.
     pub async fn connect(options: Options) -> Result<Etcd, Error> {
         if options.hosts.is_empty() {
             return Err(Error::Open("deployment.etcd.host is empty".into()));
@@ -80,8 +80,8 @@ impl Etcd {
             first: Mutex::new(None),
             options,
         });
-        let mut failure = Error::Unavailable(String::new());
-        for _ in 0..=cluster.options.startup_retry {
+        let mut failure = Error::Unavailable("it was not asked".into());
+        for _ in 0..cluster.options.startup_retry {
             match cluster.load().await {
                 Ok(first) => {
                     cluster.keep(&Event::Snapshot { entries: first.0.clone(), revision: first.1 });
