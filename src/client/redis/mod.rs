@@ -239,6 +239,7 @@ impl Client {
                     return Ok(known.clone());
                 }
                 let found = self.ask_sentinels(sentinels, master, *replica, login).await?;
+                let found = if *replica { self.first_that_answers(found).await? } else { found[0].clone() };
                 self.master.replace(Some(found.clone()));
                 Ok(found)
             }
@@ -265,7 +266,7 @@ impl Client {
         master: &str,
         replica: bool,
         login: &Login,
-    ) -> Result<Address, Error> {
+    ) -> Result<Vec<Address>, Error> {
         let mut command = Vec::new();
         let what: &[u8] = if replica { b"replicas" } else { b"get-master-addr-by-name" };
         write_command(&mut command, [b"SENTINEL", what, master.as_bytes()]);
@@ -273,22 +274,45 @@ impl Client {
         for sentinel in sentinels {
             let reply = self.ask(&self.link(sentinel, login), &command).await;
             let found = match &reply {
-                Ok(reply) if replica => reply.items().iter().find_map(replica_address),
-                Ok(Reply::Array(items)) => items.first().zip(items.get(1)).and_then(|(host, port)| {
-                    Some(Address { host: host.text()?.into(), port: port_of(port)? })
-                }),
-                _ => None,
+                Ok(reply) if replica => healthy_replicas(reply),
+                Ok(reply) => master_address(reply).into_iter().collect(),
+                Err(_) => Vec::new(),
             };
-            match (found, reply) {
-                (Some(address), _) => return Ok(address),
-                (None, Ok(Reply::Error(text))) => error = Error::Server(text),
-                (None, Ok(_)) if replica => error = Error::Server("no slaves available".into()),
-                (None, Ok(_)) => error = Error::Server(format!("the sentinels know no server of {master}")),
-                (None, Err(failed)) => error = failed,
+            match reply {
+                _ if !found.is_empty() => return Ok(found),
+                Ok(Reply::Error(text)) => error = Error::Server(text),
+                Ok(_) if replica => error = Error::Server("no slaves available".into()),
+                Ok(_) => error = Error::Server(format!("the sentinels know no server of {master}")),
+                Err(failed) => error = failed,
             }
         }
         Err(error)
     }
+
+    /// The first server that can be reached and lets us in (connector.lua `try_hosts`).
+    async fn first_that_answers(&self, servers: Vec<Address>) -> Result<Address, Error> {
+        let mut ping = Vec::new();
+        write_command(&mut ping, [&b"PING"[..]]);
+        for server in servers {
+            match self.ask(&self.link(&server, &self.conf.login), &ping).await {
+                Ok(_) => return Ok(server),
+                Err(error) => log::warn!("redis replica {}:{}: {error}", server.host, server.port),
+            }
+        }
+        Err(Error::Closed("no hosts available".into()))
+    }
+}
+
+fn master_address(reply: &Reply) -> Option<Address> {
+    let (host, port) = reply.items().first().zip(reply.items().get(1))?;
+    Some(Address { host: host.text()?.into(), port: port_of(port)? })
+}
+
+/// Those on this machine come first (connector.lua `connect_via_sentinel`).
+fn healthy_replicas(reply: &Reply) -> Vec<Address> {
+    let mut found: Vec<Address> = reply.items().iter().filter_map(replica_address).collect();
+    found.sort_by_key(|replica| &*replica.host != "127.0.0.1");
+    found
 }
 
 /// The address among the fields that a sentinel tells of a replica, unless it is down or has lost its master

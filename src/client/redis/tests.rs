@@ -1,5 +1,6 @@
 //! Against real servers (`redis-server`, which `tests/run` installs), on both drivers of the reactor.
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ impl Server {
         let sentinel = args.iter().any(|arg| arg.starts_with("sentinel"));
         let child = Command::new("redis-server")
             .arg(&file)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "127.0.0.2", "--save", ""])
             .arg("--dir")
             .arg(&dir)
             .args(sentinel.then_some("--sentinel"))
@@ -193,6 +194,32 @@ fn an_absent_server_and_a_slow_one_are_errors_in_time() {
 }
 
 #[test]
+fn what_nobody_waits_for_any_more_is_not_sent_once_the_connection_is_open() {
+    on_both(async || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let (given_up, wait) = std::sync::mpsc::channel();
+        let server = std::thread::spawn(move || {
+            let mut link = listener.accept().unwrap().0;
+            assert_ne!(link.read(&mut [0; 100]).unwrap(), 0, "it logs in");
+            wait.recv().unwrap();
+            link.write_all(b"+OK\r\n").unwrap();
+            let mut more = String::new();
+            link.read_to_string(&mut more).map(|_| more)
+        });
+        let login = Login { password: Some("p".into()), ..Login::default() };
+        let link = Link::open(address, login, Times::of(10_000, 100), outbound());
+        let asked = link.ask(b"*1\r\n$4\r\nPING\r\n", reactor::now_ms() + 200).await;
+        assert_eq!(asked, Err(Error::Timeout));
+        given_up.send(()).unwrap();
+        while !server.is_finished() {
+            reactor::sleep(1).await;
+        }
+        assert_eq!(server.join().unwrap().unwrap(), "");
+    });
+}
+
+#[test]
 fn a_server_that_came_back_is_asked_again() {
     let server = Server::start(&[]);
     on_both(async || {
@@ -264,6 +291,49 @@ fn sentinels_name_the_master() {
         let unknown = client(conf("other")).eval(&incr(), &[b"k"], &[]).await;
         assert_eq!(unknown, Err(Error::Server("the sentinels know no server of other".into())));
     });
+}
+
+/// A sentinel that knows replicas at `places`, for so many who ask; it names all of them healthy.
+fn sentinel_of(places: &[(&str, u16)], asked: usize) -> u16 {
+    let healthy = |(ip, port): &(&str, u16)| {
+        let port = port.to_string();
+        let fields = ["ip", ip, "port", &port, "flags", "slave", "master-link-status", "ok"];
+        let fields = fields.map(|field| format!("${}\r\n{field}\r\n", field.len()));
+        format!("*8\r\n{}", fields.concat())
+    };
+    let reply = format!("*{}\r\n{}", places.len(), places.iter().map(healthy).collect::<String>());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for link in listener.incoming().take(asked) {
+            let mut link = link.unwrap();
+            assert_ne!(link.read(&mut [0; 100]).unwrap(), 0);
+            link.write_all(reply.as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+/// lua-resty-redis-connector, connector.lua `connect_via_sentinel`
+#[test]
+fn each_healthy_replica_is_tried_those_on_this_machine_first() {
+    let (near, far) = (Server::start(&[]), Server::start(&[]));
+    for (places, reached) in [
+        (vec![("127.0.0.2", far.port), ("127.0.0.1", near.port)], Ok(near.port)),
+        (vec![("127.0.0.2", far.port), ("127.0.0.1", 1)], Ok(far.port)),
+        (vec![("127.0.0.2", 1), ("127.0.0.2", far.port)], Ok(far.port)),
+        (vec![("127.0.0.2", 1), ("127.0.0.1", 1)], Err(Error::Closed("no hosts available".into()))),
+    ] {
+        let sentinel = sentinel_of(&places, 2);
+        on_both(async || {
+            let client =
+                client(json!({"policy": "redis-sentinel", "redis_master_name": "m", "redis_role": "slave",
+                "redis_sentinels": [{"host": "127.0.0.1", "port": sentinel}]}));
+            let served = client.command(b"k", &[b"CONFIG", b"GET", b"port"]).await;
+            let port = served.map(|reply| reply.items()[1].text().unwrap().parse().unwrap());
+            assert_eq!(port, reached, "{places:?}");
+        });
+    }
 }
 
 #[test]
