@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::exchange::{BodyPiece, Client, Exchange, Facts};
-use crate::transport::Stream;
+use crate::transport::{Linger, Stream};
 use crate::wire::http::head::RequestLimits;
 
 /// What the connection code asks of the gateway: the road of an exchange lies behind it.
@@ -113,8 +113,8 @@ fn boxed<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
 }
 
 /// Closes behind an answer that the client may not have read: see [`Stream::linger`].
-pub(in crate::conn) async fn linger<G: Gate>(gate: &G, stream: &Stream) {
+pub(in crate::conn) async fn linger<G: Gate>(gate: &G, stream: &Stream, begun: Option<Linger>) {
     if h1::answer::flush(gate, stream).await.is_ok() {
-        stream.linger().await;
+        stream.linger(begun).await;
     }
 }

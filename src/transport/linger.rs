@@ -3,7 +3,7 @@
 use crate::limits;
 
 /// A client that is left soon, since when its answer was whole.
-#[derive(Clone, Copy)]
+#[derive(PartialEq, Eq, Debug, Clone, Copy)]
 pub struct Linger {
     until_ms: u64,
 }
@@ -12,6 +12,12 @@ impl Linger {
     /// It has got its answer at `now_ms`.
     pub fn new(now_ms: u64) -> Self {
         Linger { until_ms: now_ms + limits::LINGER_TOTAL_MS }
+    }
+
+    /// Its time is over.
+    #[cfg(test)]
+    pub fn spent() -> Self {
+        Linger { until_ms: 0 }
     }
 
     /// Up to when it is waited for now, after it sent something or at first. `None`: no more at all.

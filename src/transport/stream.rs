@@ -131,9 +131,10 @@ impl Stream {
 
     /// nginx's lingering close, behind the last byte: our side is shut, and what the peer still sends is read and dropped
     /// for a while ([`Linger`]), so that no reset destroys our answer on its way (RFC 9112 section 9.6).
-    pub async fn linger(&self) {
+    /// Its time may have begun before.
+    pub async fn linger(&self, begun: Option<Linger>) {
         self.shutdown_write();
-        let linger = Linger::new(reactor::now_ms());
+        let linger = begun.unwrap_or_else(|| Linger::new(reactor::now_ms()));
         while let Some(late_ms) = linger.next(reactor::now_ms()) {
             self.set_recv_deadline(Some(late_ms));
             match self.recv().await {

@@ -25,8 +25,8 @@ enum Next {
     KeepAlive,
     /// The client has said all: nothing that it sends can be lost.
     Close,
-    /// Say goodbye properly: the client may still be sending.
-    Linger,
+    /// Say goodbye properly: the client may still be sending. The time for it may have begun already.
+    Linger(Option<Linger>),
     /// It has switched protocols: what it carries from now on may take days.
     Switch,
     /// It is over: the client is gone, or a tunnel has ended.
@@ -60,7 +60,7 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
         match next {
             Next::KeepAlive => served += 1,
             Next::Close => return close(&*gate, &stream).await,
-            Next::Linger => return linger(&*gate, &stream).await,
+            Next::Linger(begun) => return linger(&*gate, &stream, begun).await,
             Next::Drop | Next::Switch => return,
         }
     }
@@ -139,7 +139,7 @@ async fn exchange<G: Gate>(
         Err(_) => Next::Drop,
         // as nginx: who has sent nothing behind its request needs no lingering
         Ok(answer::After::Close) if ex.req.body.is_done() && !stream.has_buffered() => Next::Close,
-        Ok(answer::After::Close) => Next::Linger,
+        Ok(answer::After::Close) => Next::Linger(None),
         Ok(answer::After::Keep) => drain_body(stream, &mut ex.req.body).await,
     }
 }
@@ -211,7 +211,7 @@ async fn refuse<G: Gate>(gate: &G, stream: &Rc<Stream>, ex: &mut Exchange, statu
     gate.refuse(ex, status);
     let sent = answer::write(gate, stream, ex, false).await;
     gate.finish(ex);
-    if sent.is_ok() { Next::Linger } else { Next::Drop }
+    if sent.is_ok() { Next::Linger(None) } else { Next::Drop }
 }
 
 /// Reads what is left of the request's body, so that the next head can be found behind it.
@@ -246,7 +246,7 @@ async fn drop_rest(body: &mut Body) -> Option<Next> {
         });
         match piece.await {
             Some(Ok(Some(piece))) if dropped < limits::DRAIN_BODY_BYTES => dropped += piece.len(),
-            Some(Ok(Some(_)) | Err(_)) => return Some(Next::Linger),
+            Some(Ok(Some(_)) | Err(_)) => return Some(Next::Linger(Some(linger))),
             Some(Ok(None)) => return None,
             None => break,
         }
@@ -261,3 +261,35 @@ async fn close<G: Gate>(gate: &G, stream: &Stream) {
 
 /// An error of a write to the client.
 pub type Sent<T> = io::Result<T>;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::conn::h1::tests::{Plain, pair};
+    use crate::transport::tests::on_both;
+
+    /// nginx's `r->lingering_time` is set once, by whichever comes first.
+    #[test]
+    fn dropping_a_body_and_lingering_behind_it_are_one_wait() {
+        on_both(|| async {
+            let (stream, mut client) = pair().await;
+            let length = limits::DRAIN_BODY_BYTES as u64 + 10;
+            let mut body =
+                Body::H1(H1Body::new(stream.clone(), Framing::Length(length), None, Side::Client, 1000));
+            let began = Linger::new(reactor::now_ms());
+            reactor::spawn(async move {
+                reactor::sleep(20).await; // the clock goes on meanwhile
+                client.write_all(&vec![b'x'; limits::DRAIN_BODY_BYTES]).unwrap();
+                reactor::sleep(20).await;
+                client.write_all(b"too much").unwrap();
+                std::mem::forget(client); // it neither speaks nor leaves
+            });
+            assert_eq!(drop_rest(&mut body).await, Some(Next::Linger(Some(began))));
+            let now_ms = reactor::now_ms();
+            linger(&Plain::new(), &stream, Some(Linger::spent())).await;
+            assert!(reactor::now_ms() - now_ms < limits::LINGER_IDLE_MS, "it was waited for again");
+        });
+    }
+}

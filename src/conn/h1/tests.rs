@@ -32,10 +32,10 @@ pub(super) fn exchange() -> Exchange {
 }
 
 /// No plugins, no draining.
-struct Plain(Settings);
+pub(super) struct Plain(Settings);
 
 impl Plain {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Plain(Settings {
             keepalive_ms: 1000,
             keepalive_requests: 1000,

@@ -41,7 +41,7 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
     drop(serving); // streams that are still open hear that their client is gone
     std::future::poll_fn(|cx| streams.poll_none(cx)).await;
     if end == End::Linger {
-        linger(&*gate, &stream).await;
+        linger(&*gate, &stream, None).await;
     }
 }
 

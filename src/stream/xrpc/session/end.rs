@@ -88,6 +88,6 @@ impl Shared<'_> {
 /// A last word, which no reset destroys.
 async fn say_goodbye(client: &Stream, word: Vec<u8>) {
     if !word.is_empty() && send(client, Chunk::from_vec(word), limits::LINGER_IDLE_MS).await.is_ok() {
-        client.linger().await;
+        client.linger(None).await;
     }
 }
