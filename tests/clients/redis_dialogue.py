@@ -10,7 +10,7 @@ port = int(sys.argv[1])
 
 
 def client(**more):
-    return redis.Redis(port=port, socket_timeout=10, decode_responses=True, **more)
+    return redis.Redis("127.0.0.1", port, socket_timeout=10, decode_responses=True, **more)
 
 
 for protocol in (2, 3):
