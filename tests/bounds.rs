@@ -1,4 +1,4 @@
-//! Bounds of src/limits.rs that a peer can reach from outside.
+//! Bounds of src/limits that a peer can reach from outside.
 
 mod common;
 

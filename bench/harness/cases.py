@@ -1,7 +1,8 @@
 """What is measured: each case starts the peers it needs, and gives rows."""
 
 from . import (
-    allocations, configuration, each_plugin, flame, http3, latency, machine, measure, memory, peers, pubsub, redis, streams, tls
+    allocations, configuration, each_plugin, flame, http3, instructions, latency, machine, measure, memory, peers, pubsub, redis,
+    streams, tls,
 )
 
 SMALL, LARGE = 100, 65536
@@ -105,6 +106,7 @@ CASES = {
     "plugins": plugins,
     "reactor": reactor,
     "latency": lambda house, options: latency.half_of_nginx(house, options, started(house, options)),
+    "caches": instructions.caches,
     "cores": cores,
     "idle": memory.idle,
     "routes": configuration.many_routes,

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use spike::exchange::{Pool, Wire, serve};
 
-#[allow(dead_code)] // the gateway's bounds; this uses the reactor's
-#[path = "../../../../src/limits.rs"]
+#[allow(dead_code, unused_imports)] // the gateway's bounds; this uses the reactor's
+#[path = "../../../../src/limits/mod.rs"]
 mod limits;
 #[allow(dead_code, unused_imports)] // the gateway uses the rest
 #[path = "../../../../src/reactor/mod.rs"]
