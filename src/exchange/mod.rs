@@ -92,7 +92,9 @@ pub enum ClientVerify {
 impl Facts {
     /// A connection without PROXY header or TLS.
     pub fn new(peer: SocketAddr, local: SocketAddr, scheme: &'static str, serial: u64) -> Self {
-        let peer_text = peer.ip().to_string().into_bytes().into();
+        let mut peer_text = Vec::with_capacity(vars::IPV4_TEXT);
+        vars::write_ip(peer.ip(), &mut peer_text);
+        let peer_text = peer_text.into();
         Facts { peer, peer_text, local, proxy_protocol: None, scheme, tls: None, serial }
     }
 }

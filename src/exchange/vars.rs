@@ -72,6 +72,9 @@ fn write_addr(addr: SocketAddr, out: &mut Vec<u8>) {
     number(out, v4.port().into());
 }
 
+/// The longest text of an address of version 4, bytes.
+pub(super) const IPV4_TEXT: usize = b"255.255.255.255".len();
+
 /// An address. Those of version 4 are in most requests and log entries, so they go without the formatter.
 pub(super) fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     let IpAddr::V4(v4) = ip else { return drop(write!(out, "{ip}")) }; // a Vec takes all
