@@ -67,7 +67,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Equal as Lua values: numbers by value, an empty array like an empty object.
-pub(super) fn deep_equal(a: &Value, b: &Value) -> bool {
+pub fn deep_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
         (Value::Array(a), Value::Array(b)) => {

@@ -16,7 +16,7 @@ mod lua;
 use pcre2::bytes::Regex;
 use serde_json::Value;
 
-pub use lua::{is_secret_ref, number_text};
+pub use lua::{deep_equal, is_secret_ref, number_text};
 
 /// A compiled schema.
 #[derive(Debug)]

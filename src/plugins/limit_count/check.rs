@@ -3,9 +3,10 @@
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use indexmap::IndexMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::limits;
+use crate::model::schema::deep_equal;
 use crate::model::schemas::insert_parts;
 use crate::plugin::SchemaType;
 use crate::plugins::kit::limit::VID;
@@ -25,18 +26,18 @@ static GROUPS: LazyLock<Mutex<Groups>> = LazyLock::new(Mutex::default);
 
 /// What was seen of each group, the oldest first; beyond [`limits::LIMIT_COUNT_GROUPS`] the oldest makes room.
 #[derive(Default)]
-struct Groups(IndexMap<String, Map<String, Value>>);
+struct Groups(IndexMap<String, Value>);
 
 impl Groups {
-    /// Is this what `group` was before, if it was?
-    fn agree(&mut self, group: &str, fields: Map<String, Value>) -> bool {
+    /// Are these the options that `group` had before, if it had any?
+    fn agree(&mut self, group: &str, options: Value) -> bool {
         if let Some(first) = self.0.get(group) {
-            return *first == fields;
+            return deep_equal(first, &options);
         }
         if self.0.len() >= limits::LIMIT_COUNT_GROUPS {
             self.0.shift_remove_index(0);
         }
-        self.0.insert(group.to_owned(), fields);
+        self.0.insert(group.to_owned(), options);
         true
     }
 }
@@ -81,9 +82,9 @@ fn check_group(conf: &Value) -> Result<(), String> {
     }
     let of_policy = properties_of(&conf["policy"]);
     let shared = |name: &str| SCHEMA["properties"].get(name).or_else(|| of_policy.get(name)).is_some();
-    let fields: Map<String, Value> =
+    let options: Value =
         fields.iter().filter(|(name, _)| shared(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
-    if GROUPS.lock().unwrap_or_else(PoisonError::into_inner).agree(group, fields) {
+    if GROUPS.lock().unwrap_or_else(PoisonError::into_inner).agree(group, options) {
         return Ok(());
     }
     log::error!("limit-count group {group} was configured differently before");
@@ -128,12 +129,14 @@ fn check_rule_keys(conf: &Value) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn of_too_many_groups_the_oldest_is_forgotten() {
         let mut groups = Groups::default();
-        let of = |count: u32| Map::from_iter([("count".to_owned(), count.into())]);
+        let of = |count: u32| json!({ "count": count });
         // the oldest is not the first by name
         for number in (0..limits::LIMIT_COUNT_GROUPS).rev() {
             assert!(groups.agree(&format!("{number:05}"), of(1)));

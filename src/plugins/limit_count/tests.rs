@@ -140,6 +140,9 @@ fn a_group_has_one_configuration() {
     assert_eq!(test::check(&SPEC, SchemaType::Plain, conf(1)), "accepted");
     assert_eq!(test::check(&SPEC, SchemaType::Plain, conf(1)), "accepted");
     assert_eq!(test::check(&SPEC, SchemaType::Plain, conf(2)), "group conf mismatched");
+    let mut written_otherwise = conf(1);
+    written_otherwise["time_window"] = json!(60.0);
+    assert_eq!(test::check(&SPEC, SchemaType::Plain, written_otherwise), "accepted");
     let mut disabled = conf(1);
     disabled["_meta"] = json!({"disable": true});
     assert_eq!(test::check(&SPEC, SchemaType::Plain, disabled), "accepted");
