@@ -14,10 +14,10 @@ impl Linger {
         Linger { until_ms: now_ms + limits::LINGER_TOTAL_MS }
     }
 
-    /// Its time is over.
+    /// Its time ends then.
     #[cfg(test)]
-    pub fn spent() -> Self {
-        Linger { until_ms: 0 }
+    pub fn until(until_ms: u64) -> Self {
+        Linger { until_ms }
     }
 
     /// Up to when it is waited for now, after it sent something or at first. `None`: no more at all.

@@ -38,7 +38,7 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
     let mut served = 0;
     loop {
         let Some(mut first) = first_bytes(&*gate, &stream, served).await else {
-            return close(&*gate, &stream).await; // the last answer may still be queued
+            return leave(&*gate, &stream, Next::Close).await; // the last answer may still be queued
         };
         if served == 0 && h2::preface::may_begin(&first) && gate.settings().http2 {
             match Box::pin(h2::preface::look(&stream, first)).await {
@@ -59,9 +59,7 @@ pub async fn serve<G: Gate>(gate: Rc<G>, stream: Rc<Stream>, facts: Rc<Facts>) {
         gate.give_back(ex);
         match next {
             Next::KeepAlive => served += 1,
-            Next::Close => return close(&*gate, &stream).await,
-            Next::Linger(begun) => return linger(&*gate, &stream, begun).await,
-            Next::Drop | Next::Switch => return,
+            end => return leave(&*gate, &stream, end).await,
         }
     }
 }
@@ -254,9 +252,13 @@ async fn drop_rest(body: &mut Body) -> Option<Next> {
     Some(Next::Close)
 }
 
-/// Sends what is queued and closes.
-async fn close<G: Gate>(gate: &G, stream: &Stream) {
-    let _ = answer::flush(gate, stream).await;
+/// Closes in this way, what is queued is sent before.
+async fn leave<G: Gate>(gate: &G, stream: &Stream, end: Next) {
+    match end {
+        Next::Close => drop(answer::flush(gate, stream).await),
+        Next::Linger(begun) => linger(gate, stream, begun).await,
+        Next::KeepAlive | Next::Drop | Next::Switch => {}
+    }
 }
 
 /// An error of a write to the client.
@@ -277,7 +279,7 @@ mod tests {
             let (stream, mut client) = pair().await;
             let length = limits::DRAIN_BODY_BYTES as u64 + 10;
             let mut body =
-                Body::H1(H1Body::new(stream.clone(), Framing::Length(length), None, Side::Client, 1000));
+                Body::H1(H1Body::new(stream.clone(), Framing::Length(length), None, Side::Client, 60_000));
             let began = Linger::new(reactor::now_ms());
             reactor::spawn(async move {
                 reactor::sleep(20).await; // the clock goes on meanwhile
@@ -288,8 +290,12 @@ mod tests {
             });
             assert_eq!(drop_rest(&mut body).await, Some(Next::Linger(Some(began))));
             let now_ms = reactor::now_ms();
-            linger(&Plain::new(), &stream, Some(Linger::spent())).await;
-            assert!(reactor::now_ms() - now_ms < limits::LINGER_IDLE_MS, "it was waited for again");
+            for left_ms in [0, 50] {
+                let linger = Linger::until(reactor::now_ms() + left_ms);
+                leave(&Plain::new(), &stream, Next::Linger(Some(linger))).await;
+            }
+            let waited_ms = reactor::now_ms() - now_ms;
+            assert!((50..limits::LINGER_IDLE_MS).contains(&waited_ms), "{waited_ms} ms");
         });
     }
 }
