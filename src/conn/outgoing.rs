@@ -132,3 +132,47 @@ pub(in crate::conn) fn fields(ex: &Exchange, length: Option<&[u8]>, mut add: imp
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::h1::tests::exchange;
+    use crate::transport::tests::on_both;
+
+    #[test]
+    fn an_answer_of_ours_has_one_date_and_no_field_of_a_connection() {
+        on_both(async || {
+            let mut ex = exchange();
+            for name in [
+                "Connection",
+                "Keep-Alive",
+                "Transfer-Encoding",
+                "Proxy-Connection",
+                "Upgrade",
+                "Content-Length",
+            ] {
+                ex.resp.head.headers.add(name.as_bytes(), b"x");
+            }
+            for (name, value) in [("X-A", "1"), ("Content-Type", "t"), ("X-A", "2")] {
+                ex.resp.head.headers.add(name.as_bytes(), value.as_bytes());
+            }
+            let written = |ex: &Exchange| {
+                let mut names = Vec::new();
+                fields(ex, Some(b"5"), |id, name, value| {
+                    assert_eq!(id, Name::of(name));
+                    let (name, value) =
+                        (name.to_ascii_lowercase(), if id == Name::Date { &b"now"[..] } else { value });
+                    names.push([&name[..], b": ", value].concat());
+                });
+                names.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect::<Vec<_>>()
+            };
+            let others = ["content-type: t", "content-length: 5", "x-a: 1", "x-a: 2"];
+            assert_eq!(written(&ex), [&["date: now"][..], &others].concat());
+            ex.resp.head.headers.add(b"Date", b"of a plugin");
+            assert_eq!(written(&ex), [&others[..], &["date: now"]].concat());
+            ex.resp.head.headers.remove(Name::Date);
+            ex.resp.source = Source::Upstream;
+            assert_eq!(written(&ex), others, "an upstream has its own date, or none");
+        });
+    }
+}

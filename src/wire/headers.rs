@@ -698,6 +698,9 @@ mod tests {
             let known = FieldName::new(name.as_bytes());
             assert!(!headers.set_known(&known, value.as_bytes()), "{name:?} {value:?}");
             assert!(FieldLine::new(name.as_bytes(), value.as_bytes()).is_none(), "{name:?} {value:?}");
+            if value == "v" {
+                headers.put_known(&known, b"v");
+            }
         }
         for bad in ["\r", "\n", "\0"] {
             let long = format!("{}{bad}{}", "a".repeat(LONG_VALUE), "b".repeat(9));
@@ -755,8 +758,26 @@ mod tests {
         early.put(Name::Date, b"now");
         fields.append(&mut early);
         assert_eq!(written(&fields), "a: 1\nX-Y: 2\nvia: 3\nDate: now\n");
-        assert!(fields.has(Name::Via) && fields.get_named(b"x-y") == Some(b"2"));
+        assert!(fields.has(Name::Via) && fields.has(Name::Date) && fields.get_named(b"x-y") == Some(b"2"));
         assert!(early.is_empty() && !early.has(Name::Via));
+    }
+
+    #[test]
+    fn known_names_are_found_as_long_as_a_field_of_theirs_is_there() {
+        let mut fields = headers(&[("via", "1"), ("a", "1"), ("via", "2"), ("Date", "now")]);
+        fields.add_line(&FieldLine::new(b"server", b"s").unwrap());
+        assert_eq!(fields.get(Name::Server), Some(&b"s"[..]));
+        assert!(fields.set_name(Name::Via, b"3") && !fields.set_name(Name::Via, b"4\n"));
+        assert_eq!(written(&fields), "Via: 3\na: 1\nDate: now\nserver: s\n");
+        fields.retain(|_, _, id| id != Name::Date);
+        assert!(fields.has(Name::Via) && !fields.has(Name::Date));
+        for name in Name::known() {
+            let mut set = NameSet::of(&[name]);
+            assert!(Name::known().all(|other| set.has(other) == (other == name)), "{name:?}");
+            set.remove(name);
+            assert_eq!(set, NameSet::default(), "{name:?}");
+        }
+        assert_eq!(NameSet::of(&[Name::Other]), NameSet::default());
     }
 
     #[test]

@@ -6,4 +6,4 @@ pub mod server;
 pub mod upload;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::conn) mod tests;

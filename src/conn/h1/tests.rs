@@ -24,7 +24,7 @@ pub(super) async fn pair() -> (Rc<Stream>, Blocking) {
 }
 
 /// A request of HTTP/1.1 that has been read.
-pub(super) fn exchange() -> Exchange {
+pub(in crate::conn) fn exchange() -> Exchange {
     let at = |port| ([127, 0, 0, 1], port).into();
     let mut ex = Exchange::new(Rc::new(Facts::new(at(40_000), at(9080), "http", 1)), Client::None, 0);
     ex.req.head.version = 11;

@@ -140,6 +140,7 @@ fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
     // the head's text has room for what is added, most of all by the names that are left out
     let mut fields = Fields::with_room(head.headers.len(), head.headers.text().len() + 128);
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
+    // a client of HTTP/1.0 may have named none, so neither do we (RFC 9113 section 8.3.1)
     if !host.is_empty() {
         parts.scheme = Some(if kind == Kind::Grpc { Scheme::HTTP } else { Scheme::HTTPS });
         parts.authority = Some(Authority::from_maybe_shared(fields.text(host)).ok()?);
@@ -171,11 +172,7 @@ fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
             _ => fields.add(id, name, value),
         }
     }
-    let mut request = Request::new(());
-    if host.is_empty() {
-        // a client of HTTP/1.0 named none, so neither do we (RFC 9113 section 8.3.1); h2 asks for one above that version
-        *request.version_mut() = http::Version::HTTP_11;
-    }
+    let mut request = Request::new(()); // of HTTP/1.1, for which the crate wants no host
     *request.method_mut() =
         Method::from_bytes(ex.out.method.as_deref().unwrap_or(head.method_text())).ok()?;
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
@@ -202,4 +199,68 @@ fn unsent(error: h2::Error) -> Missed {
 fn missed(error: h2::Error) -> Missed {
     let unseen = error.reason() == Some(Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote());
     Missed::Upstream(NoAnswer::Broken(io::Error::other(error)), unseen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::h1::tests::exchange;
+
+    #[test]
+    fn a_head_has_what_the_template_sets_and_of_the_clients_fields_those_of_no_connection() {
+        let mut ex = exchange();
+        let headers = &mut ex.req.head.headers;
+        for name in ["Host", "Expect", "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding"] {
+            headers.add(name.as_bytes(), b"x");
+        }
+        for name in ["Upgrade", "HTTP2-Settings", "TE", "X-Real-IP", "X-Forwarded-For"] {
+            headers.add(name.as_bytes(), b"1.1.1.1");
+        }
+        for (name, value) in
+            [("Content-Type", "text/plain"), ("Content-Length", "9"), ("X-A", "1"), ("X-A", "2")]
+        {
+            headers.add(name.as_bytes(), value.as_bytes());
+        }
+        ex.out.method = Some(Box::from(&b"POST"[..]));
+        ex.out.uri = Some(b"/path".to_vec());
+        ex.remote_addr = [9, 8, 7, 6].into(); // as `real_ip_header` says
+        let grpc = [
+            "content-type: application/grpc",
+            "te: trailers",
+            "x-a: 1",
+            "x-a: 2",
+            "x-forwarded-for: 1.1.1.1",
+            "x-real-ip: 1.1.1.1",
+        ];
+        let https = [
+            "content-length: 4",
+            "content-type: text/plain",
+            "x-a: 1",
+            "x-a: 2",
+            "x-forwarded-for: 1.1.1.1, 9.8.7.6",
+            "x-real-ip: 9.8.7.6",
+        ];
+        for (kind, host, uri, fields) in [
+            (Kind::Grpc, "a.test", "http://a.test/path", grpc),
+            (Kind::Grpcs, "a.test", "https://a.test/path", grpc),
+            (Kind::Https, "a.test:1", "https://a.test:1/path", https),
+            (Kind::Https, "", "/path", https),
+        ] {
+            ex.out.host = Some(host.into());
+            let request = head(&ex, kind, &Begun { bytes: b"body", ended: true, again: true }).unwrap();
+            assert_eq!(
+                (request.method(), request.uri().to_string().as_str()),
+                (&Method::POST, uri),
+                "{kind:?}"
+            );
+            let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                format!("{name}: {}", value.to_str().unwrap())
+            };
+            let mut got: Vec<String> = request.headers().iter().map(field).collect();
+            got.sort();
+            assert_eq!(got, fields, "{kind:?}");
+        }
+        ex.out.host = Some(b"no host".to_vec());
+        assert!(head(&ex, Kind::Https, &Begun { bytes: b"", ended: true, again: true }).is_none());
+    }
 }

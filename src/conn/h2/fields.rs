@@ -53,8 +53,8 @@ impl Fields {
                 Err(_) => return,
             },
         };
-        self.bytes += value.len();
         if let Ok(value) = HeaderValue::from_maybe_shared(self.text(value)) {
+            self.bytes += value.len();
             self.map.append(name, value);
         }
     }
@@ -68,5 +68,49 @@ impl Fields {
     /// All of them.
     pub fn map(self) -> HeaderMap {
         self.map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_has_every_field_that_http2_can_carry_in_order() {
+        let mut fields = Fields::with_room(1, 1);
+        assert_eq!(fields.text(b"/path"), "/path");
+        for name in Name::known() {
+            fields.add(name, b"not looked at", name.text());
+        }
+        for (name, value) in [
+            ("X-One", "1"),
+            ("x-one", ""),
+            ("no token", "2"),
+            ("X-Bad", "3\x01"),
+            ("Set-Cookie", "a"),
+            ("x-last", "\u{e9}"),
+        ] {
+            fields.add(Name::of(name.as_bytes()), name.as_bytes(), value.as_bytes());
+        }
+        let names: usize = Name::known().map(|name| name.text().len()).sum();
+        assert_eq!(fields.bytes(), names + "1a\u{e9}".len());
+        let map = fields.map();
+        for name in Name::known() {
+            assert_eq!(map.get(name.lower_case()).unwrap().as_bytes(), name.text(), "{name:?}");
+        }
+        let all = |name: &str| map.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        assert_eq!(all("x-one"), [&b"1"[..], b""]);
+        assert_eq!(all("set-cookie"), [&b"Set-Cookie"[..], b"a"]);
+        assert_eq!(all("x-last"), ["\u{e9}".as_bytes()]);
+        assert_eq!(map.len(), Name::COUNT + 4, "neither that without a token nor that with a control");
+    }
+
+    #[test]
+    fn trailers_are_a_map_too() {
+        let trailers = [(&b"grpc-status"[..], &b"0"[..]), (b"X-Sum", b"1"), (b"x-sum", b"2")];
+        let map = trailer_map(trailers.into_iter());
+        let fields: Vec<_> = map.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(fields, [("grpc-status", &b"0"[..]), ("x-sum", b"1"), ("x-sum", b"2")]);
+        assert!(trailer_map(std::iter::empty()).is_empty());
     }
 }
