@@ -428,6 +428,30 @@ mod tests {
         assert_eq!(answer(regex, None, "http://b.com", &names)[5], "http://b.com");
     }
 
+    /// As `ngx.header` has it: an empty value takes a header away, whoever set it.
+    #[test]
+    fn an_empty_value_is_no_header_and_one_that_can_be_none_changes_nothing() {
+        let names =
+            ["Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Expose-Headers"];
+        let host = test::host();
+        for (conf, expected) in [
+            (json!({ "allow_methods": "", "allow_headers": "", "expose_headers": "" }), ["-", "-", "up"]),
+            (
+                json!({ "allow_methods": "G\n", "allow_headers": "X\0", "expose_headers": "\r" }),
+                ["up", "up", "up"],
+            ),
+            (json!({ "allow_origins": "**", "allow_headers": "**" }), ["*", "-", "up"]),
+        ] {
+            let plugin = test::build(&SPEC, &host, conf.clone());
+            let mut ex = test::exchange("GET / HTTP/1.1\nHost: a\nOrigin: http://a.com");
+            assert_eq!(test::run(&plugin, Phase::Rewrite, &mut ex, &host), None);
+            test::answer(&mut ex, 200, &names.map(|name| (name, "up")));
+            plugin.header_filter(&mut ex, &host, 0);
+            let got = names.map(|name| test::values(ex.resp_headers(), name));
+            assert_eq!(got, expected, "{conf}");
+        }
+    }
+
     #[test]
     fn options_are_answered_here() {
         let host = test::host();

@@ -444,6 +444,56 @@ mod tests {
         assert!(counted("code=\"502\"", "response_source=\"upstream\"} 1"), "{text}");
     }
 
+    /// Series that are remembered from the requests before are those of no others.
+    #[test]
+    fn another_route_node_or_time_has_series_of_its_own() {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, json!({}));
+        let [mut untimed, mut timed, mut route, mut node] = [(); 4].map(|()| exchange());
+        if let Some(attempt) = untimed.upstream.current() {
+            attempt.response_ms = None;
+        }
+        let first = || untimed.matched.clone();
+        (timed.matched, node.matched) = (first(), first());
+        route.matched = Some(Rc::new(Matched { route_id: Some("2".into()), ..Matched::default() }));
+        node.upstream.begin(([10, 0, 0, 2], 80).into(), 0, 5);
+        let mut exchanges = [untimed, timed, route, node];
+        for _ in 0..2 {
+            exchanges.iter_mut().for_each(|ex| plugin.log(ex, &host));
+        }
+        let text = scraped(&host);
+        let counted = |family: &str, label: &str| {
+            let mut lines = text.lines().filter(|line| line.starts_with(family) && line.contains(label));
+            lines.next().and_then(|line| line.split(' ').next_back()?.parse::<u32>().ok())
+        };
+        let latency =
+            |of: &str| format!("type=\"{of}\",route=\"1\",service=\"s\",consumer=\"\",node=\"10.0.0.1\"");
+        for (family, label, count) in [
+            ("apisix_http_status", "route=\"2\"", 2),
+            ("apisix_http_status", "node=\"10.0.0.2\"", 2),
+            ("apisix_http_latency_count", &latency("request"), 4),
+            ("apisix_http_latency_count", &latency("upstream"), 2),
+        ] {
+            assert_eq!(counted(family, label), Some(count), "{family} {label}\n{text}");
+        }
+    }
+
+    #[test]
+    fn extra_labels_are_those_of_each_request() {
+        let mut host = test::host();
+        let metrics = json!({ "http_status": { "extra_labels": [{ "who": "$http_x_who" }] } });
+        let shape = Shape::new("apisix_", None, Some(&metrics));
+        Rc::get_mut(&mut host).unwrap().metrics = RefCell::new(Metrics::new(shape).core());
+        let plugin = test::build(&SPEC, &host, json!({}));
+        let mut ex = exchange();
+        for who in ["one", "other", "one"] {
+            ex.req.head.headers.set(b"X-Who", who.as_bytes());
+            plugin.log(&mut ex, &host);
+        }
+        let text = scraped(&host);
+        assert!(text.contains("who=\"one\"} 2") && text.contains("who=\"other\"} 1"), "{text}");
+    }
+
     #[test]
     fn names_disabled_labels_and_requests_without_a_route() {
         let host = test::host();
@@ -465,6 +515,50 @@ mod tests {
     fn codes_of_sessions_are_those_of_nginx() {
         let codes = [200, 302, 400, 403, 404, 429, 500, 502, 503, 504, 599].map(nginx_code);
         assert_eq!(codes, [200, 500, 400, 403, 400, 400, 500, 502, 503, 500, 500]);
+        let host = test::host();
+        let plugin = build_stream(
+            &json!({}),
+            &Build { host: &host, parent: "/apisix/stream_routes/1", metadata: None },
+        )
+        .unwrap();
+        let mut ex = exchange();
+        ex.resp.head.status = 429;
+        ex.session = Some(Box::default());
+        plugin.log(&mut ex, &host);
+        let text = scraped(&host);
+        assert!(text.contains("apisix_stream_status{code=\"400\""), "{text}");
+    }
+
+    /// Requests of which the upstream's time is not known share all other series.
+    #[test]
+    fn an_upstreams_time_that_expired_alone_is_counted_anew() {
+        let mut host = test::host();
+        let metrics = json!({ "http_status": { "expire": 10 }, "http_latency": { "expire": 10 }, "bandwidth": { "expire": 10 } });
+        let shape = Shape::new("apisix_", None, Some(&metrics));
+        Rc::get_mut(&mut host).unwrap().metrics = RefCell::new(Metrics::new(shape).core());
+        let plugin = test::build(&SPEC, &host, json!({}));
+        let flood = |name: &str, count: usize| {
+            for n in 0..count {
+                host.metrics.borrow_mut().count(HTTP_STATUS, &[format!("{name}{n}").as_bytes()], 1);
+            }
+        };
+        let (mut timed, mut untimed) = (exchange(), exchange());
+        if let Some(attempt) = untimed.upstream.current() {
+            attempt.response_ms = None;
+        }
+        untimed.matched = timed.matched.clone();
+        plugin.log(&mut timed, &host);
+        host.metrics.borrow_mut().tick(8_000);
+        plugin.log(&mut untimed, &host);
+        flood("a", limits::METRIC_SERIES - 6);
+        host.metrics.borrow_mut().tick(10_001);
+        flood("b", 1);
+        host.metrics.borrow_mut().tick(18_001);
+        plugin.log(&mut timed, &host);
+        let text = scraped(&host);
+        let mut lines =
+            text.lines().filter(|line| line.starts_with("apisix_http_latency_count{type=\"upstream\""));
+        assert!(lines.next().is_some_and(|line| line.ends_with("} 1")), "{text}");
     }
 
     #[test]

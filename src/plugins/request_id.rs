@@ -271,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_one_is_none() {
+        let host = test::host();
+        let plugin = test::build(&SPEC, &host, json!({}));
+        let mut ex = test::exchange("GET / HTTP/1.1\nHost: a\nX-Request-Id:");
+        test::run(&plugin, Phase::Rewrite, &mut ex, &host);
+        let made = test::values(ex.req_headers(), "X-Request-Id");
+        assert_eq!(made.len(), 36);
+        test::answer(&mut ex, 200, &[("X-Request-Id", "")]);
+        plugin.header_filter(&mut ex, &host, 0);
+        assert_eq!(test::values(ex.resp_headers(), "X-Request-Id"), made);
+    }
+
+    #[test]
     fn what_client_and_upstream_say_stays() {
         let host = test::host();
         let plugin = test::build(&SPEC, &host, json!({}));

@@ -139,9 +139,12 @@ mod tests {
             Reply::Array(vec![Reply::Bulk(host.into()), Reply::Integer(port), Reply::Bulk(b"id".to_vec())])
         };
         let range = |first, last, node| Reply::Array(vec![Reply::Integer(first), Reply::Integer(last), node]);
-        let reply =
-            Reply::Array(vec![range(0, 99, node("a", 1)), range(100, 16_383, node("", 2)), Reply::Null]);
+        let without_port = Reply::Array(vec![Reply::Bulk(b"b".to_vec()), Reply::Null]);
+        let ranges =
+            [range(0, 99, node("a", 1)), range(100, 100, without_port), range(101, 16_383, node("", 2))];
+        let reply = Reply::Array(ranges.into_iter().chain([Reply::Null]).collect());
         let mut slots = Slots::of(&reply, &address("asked", 9));
+        assert_eq!(slots.node(100), Some(&address("b", 9)));
         assert_eq!(slots.node(99), Some(&address("a", 1)));
         assert_eq!(slots.node(16_383), Some(&address("asked", 2)));
         let (moved, slot, to) = redirection("MOVED 99 ::1:7").unwrap();

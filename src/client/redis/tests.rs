@@ -345,6 +345,7 @@ fn replicas_that_are_down_or_alone_are_passed_over() {
     for (port, flags, link, found) in [
         ("7000", "slave", "ok", Some(7000)),
         ("7000", "s_down,slave,disconnected", "ok", None),
+        ("7000", "s_down,slave", "ok", None),
         ("7000", "slave,disconnected", "ok", None),
         ("7000", "slave", "err", None),
         ("70000", "slave", "ok", None),

@@ -292,12 +292,16 @@ fn equal_tables_are_found_in_a_long_list() {
         (json!([1, 2, 2, 1]), "2 and 3"),
         (json!([[0.0], [-0.0]]), "1 and 2"),
         (json!([[1], [2], 3, 3]), "3 and 4"),
+        (json!([[1e308], [-1e308], [1e308]]), "1 and 3"),
     ] {
         let expected = format!("expected unique items but items {error} are equal");
         assert_eq!(error_of(unique.clone(), list.clone()), expected, "{list}");
     }
-    for list in [json!([["1"], [1], [true], ["true"], [null]]), json!([["a", "b"], ["a\",\"b"], {"1": "a"}])]
-    {
+    for list in [
+        json!([["1"], [1], [true], ["true"], [null]]),
+        json!([["a", "b"], ["a\",\"b"], {"1": "a"}]),
+        json!([[1e308], [1.1e308], [0.5], [0.25], [9_007_199_254_740_992u64], [9_007_199_254_740_994u64]]),
+    ] {
         assert_eq!(error_of(unique.clone(), list.clone()), "accepted", "{list}");
     }
     let long: Value = (0..30_000).map(|n| json!([n])).collect();

@@ -415,7 +415,11 @@ mod tests {
 
     #[test]
     fn who_has_begun_to_answer_is_not_asked_again() {
-        for half in ["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", "HTTP/1.1 200 OK\r\nConte"] {
+        for half in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab",
+            "HTTP/1.1 200 OK\r\nConte",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+        ] {
             on_both(async || {
                 let host = test::host();
                 let whole = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -426,6 +430,35 @@ mod tests {
                 let error = client.call(&host, &post).await.err().unwrap();
                 assert_eq!(error.to_string(), "the answer broke off");
                 assert_eq!(server.join().unwrap().matches("POST").count(), 2);
+            });
+        }
+    }
+
+    /// It may have taken the request.
+    #[test]
+    fn who_falls_silent_is_not_asked_again() {
+        for half in ["", "HTTP/1.1 200 OK\r\nConte", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"] {
+            on_both(async || {
+                let host = test::host();
+                let whole = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+                let server = std::thread::spawn(move || {
+                    let (mut peer, _) = listener.accept().unwrap();
+                    for answer in [whole, half] {
+                        let _ = peer.read(&mut [0; 4096]).unwrap();
+                        peer.write_all(answer.as_bytes()).unwrap();
+                    }
+                    (listener, peer)
+                });
+                let mut client = HttpClient::new(url, true, KEEP, 10_000, &host).unwrap();
+                let post = Call { method: "POST", headers: &Headers::default(), body: Some(b"body") };
+                assert_eq!(client.call(&host, &post).await.unwrap().head.status, 200);
+                client.timeout_ms = 30;
+                assert_eq!(client.call(&host, &post).await.err().unwrap().kind(), io::ErrorKind::TimedOut);
+                let (listener, _silent) = server.join().unwrap();
+                listener.set_nonblocking(true).unwrap();
+                assert!(listener.accept().is_err(), "it was asked again");
             });
         }
     }

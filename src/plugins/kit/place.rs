@@ -108,6 +108,9 @@ mod tests {
         ] {
             assert_eq!(ex.var(name).as_deref(), value, "{name}");
         }
+        let mut ex = test::exchange("GET / HTTP/1.1\nHost: field");
+        ex.req.http_host = b"authority".to_vec();
+        assert_eq!(ex.var("http_host").as_deref(), Some(&b"authority"[..]), "as that of HTTP/2");
     }
 
     #[test]
