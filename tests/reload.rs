@@ -130,6 +130,18 @@ fn admin_keys_change_and_ports_do_not() {
     assert_eq!(status("other"), 200);
 }
 
+#[test]
+fn the_admin_api_is_in_the_access_log_of_the_new_configuration() {
+    let gateway = Setup::new("epoll", Source::Embedded).http("access_log: logs/one.log").start();
+    let asked = |path: &str, file: &str| {
+        gateway.admin("GET", path, "");
+        gateway.read(file).contains(&format!("GET /apisix/admin{path} "))
+    };
+    eventually("a line in the first log", || asked("/routes", "logs/one.log"));
+    change(&gateway, "logs/one.log", "logs/two.log");
+    eventually("a line in the second", || asked("/services", "logs/two.log"));
+}
+
 /// apisix.yaml has no list of its own here, so that of config.yaml decides which of its routes are right.
 #[test]
 fn the_list_of_plugins_judges_the_routes_of_a_file() {

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -87,6 +90,41 @@ fn usr1_opens_the_logs_anew() {
         gateway.read_until("logs/access.log", "/after");
         assert!(!gateway.read("logs/access.log.1").contains("/after"));
     });
+}
+
+/// The log is a pipe that takes nothing, until the gateway has nothing left to do but to wait for it.
+#[test]
+fn the_last_lines_are_in_the_access_log_when_the_process_has_ended() {
+    on_both_drivers(|driver| {
+        let path = std::env::temp_dir().join(format!("ringway-{}-{driver}.log", std::process::id()));
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let mut full =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        while full.write(&[b'\n'; 4096]).is_ok_and(|bytes| bytes > 0) {}
+        let upstream = Upstream::answering(ok("hi"));
+        let mut gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http(&format!("access_log: {}", path.display()))
+            .start();
+        assert_eq!(gateway.get("/last").status, 200);
+        let mut log = File::open(&path).unwrap();
+        drop(full);
+        std::fs::remove_file(&path).unwrap();
+        gateway.signal("TERM");
+        eventually("the end of all other threads", || !gateway.is_running() || waits_alone(gateway.pid()));
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        assert!(text.contains("\"GET /last HTTP/1.1\" 200 "), "{}", text.trim());
+        assert!(gateway.wait(PATIENCE).success());
+    });
+}
+
+/// Are the cores and control gone, and does the first thread sleep?
+fn waits_alone(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    let stats: Vec<String> =
+        threads.flatten().flat_map(|thread| std::fs::read_to_string(thread.path().join("stat"))).collect();
+    let sleeps = stats.iter().any(|stat| stat.starts_with(&format!("{pid} ")) && stat.contains(") S "));
+    sleeps && !stats.iter().any(|stat| stat.contains("(core-") || stat.contains("(control)"))
 }
 
 #[test]

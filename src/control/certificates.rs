@@ -409,6 +409,8 @@ mod tests {
                 };
                 certificates.settle(&key, &question, Ok((Arc::from(&b"response"[..]), None)));
                 assert!(staple.get().is_some());
+                let due_s = certificates.state().known[&key].stapling.as_ref().unwrap().due_s;
+                assert!(due_s.saturating_sub(ttl_s) >= 0, "asked again when it is over: {due_s}");
                 certificates.settle(&key, &question, Err("down".into()));
                 assert_eq!(staple.get().is_some(), is_shown, "{ttl_s}");
             }

@@ -154,23 +154,23 @@ fn batch_entries(batches: Vec<Gathered>) -> Vec<(String, String, String, usize)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::health::{ProbeType, Target, TargetAddress};
+    use crate::upstream::health::{ProbeType, Status, Target, TargetAddress};
 
     #[test]
     fn no_series_stands_twice() {
-        let target = |host: &str| {
+        let target = |host: &str, status| {
             let address = TargetAddress {
                 ip: "10.0.0.1".into(),
                 port: 80,
                 hostname: "10.0.0.1".into(),
                 host_header: host.into(),
             };
-            (address, Target::default())
+            (address, Target { status, ..Target::default() })
         };
-        let nodes = vec![target("a.test"), target("b.test")];
+        let nodes = vec![target("a.test", Status::Healthy), target("b.test", Status::Unhealthy)];
         let checker = Checker { upstream: "/apisix/upstreams/1".into(), kind: ProbeType::Http, nodes };
         let status = upstream_status(&[checker]);
-        assert_eq!(status, [("/apisix/upstreams/1".to_owned(), "10.0.0.1".to_owned(), 80, true)]);
+        assert_eq!(status, [("/apisix/upstreams/1".to_owned(), "10.0.0.1".to_owned(), 80, false)]);
         let batch = |entries| Gathered {
             name: "http logger".to_owned(),
             route_id: "1".to_owned(),

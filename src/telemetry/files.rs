@@ -76,3 +76,20 @@ pub fn flush() {
     let open: Vec<LogFile> = files().values().cloned().collect();
     open.iter().for_each(|file| file.flush(Duration::from_millis(limits::LOG_BATCHES_MS)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_open_once_and_its_lost_lines_are_those_of_its_log() {
+        let full = Path::new("/dev/full");
+        let before = Log::ALL.map(dropped);
+        let handles = [open(Log::Access, full).unwrap(), open(Log::Access, full).unwrap()];
+        for handle in &handles {
+            handle.write(b"one\ntwo\n".to_vec());
+            handle.flush(Duration::from_secs(5));
+        }
+        assert_eq!(Log::ALL.map(dropped), [before[0] + 4, before[1]]);
+    }
+}

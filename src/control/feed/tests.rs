@@ -374,3 +374,12 @@ fn a_wrong_version_of_a_secret_manager_leaves_the_last_in_use() {
     changes(&feed, vec![delete("/secrets/vault/1", 3)]);
     assert!(!feed.secrets().describes("vault/1"));
 }
+
+#[test]
+fn in_a_file_a_wrong_version_of_a_secret_manager_is_none() {
+    let feed = self::feed(Unknown::Skip, true).of_files();
+    snapshot(&feed, &[("/secrets/vault/1", r#"{"uri":"http://127.0.0.1:1","prefix":"kv","token":"t"}"#)], 1);
+    assert!(feed.secrets().describes("vault/1"));
+    snapshot(&feed, &[("/secrets/vault/1", r#"{"uri":1}"#)], 2);
+    assert!(!feed.secrets().describes("vault/1"));
+}
