@@ -209,6 +209,28 @@ fn a_short_chunked_request_is_sent_with_its_length() {
     });
 }
 
+/// As nginx: servers refuse a POST without a length (411).
+#[test]
+fn an_empty_chunked_request_is_sent_with_its_length() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let gateway = Gateway::to(driver, upstream.port);
+        let head = "POST / HTTP/1.1\r\nHost: a\r\n";
+        for (framing, length) in [
+            ("Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Some("0")),
+            ("Content-Length: 0\r\n\r\n", Some("0")),
+            ("\r\n", None),
+        ] {
+            assert_eq!(ask(gateway.port(), format!("{head}{framing}").as_bytes()).status, 200);
+            let request = upstream.last();
+            assert_eq!(
+                (request.header("content-length"), request.header("transfer-encoding")),
+                (length, None)
+            );
+        }
+    });
+}
+
 #[test]
 fn a_long_chunked_request_streams() {
     on_both_drivers(|driver| {

@@ -88,7 +88,8 @@ pub fn write_request(ex: &Exchange, websocket: bool, body: SendBody, out: &mut V
     write_forwarded_for(ex, out);
     out.extend_from_slice(b"\r\n");
     match body {
-        SendBody::Nothing if head.headers.has(Name::ContentLength) => {
+        // as nginx: an empty body is one, where the client announced it
+        SendBody::Nothing if !matches!(ex.req.body, Body::Empty) || head.headers.has(Name::ContentLength) => {
             out.extend_from_slice(b"Content-Length: 0\r\n")
         }
         SendBody::Nothing => {}
