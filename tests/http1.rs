@@ -1098,6 +1098,62 @@ fn an_upgrade_becomes_a_tunnel() {
     });
 }
 
+/// A request that asks to switch may have a body; its frames may come right behind that, before anybody has answered.
+#[test]
+fn what_comes_behind_the_body_of_an_upgrade_is_the_tunnels() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            let _ =
+                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
+            let mut frames = [0; 6];
+            if conn.stream.read_exact(&mut frames).is_ok() {
+                let _ = conn.send(frames);
+            }
+        });
+        let routes = format!(
+            "routes:\n- {{id: 1, uri: /*, enable_websocket: true, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &routes);
+        for body in
+            ["Content-Length: 4\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]
+        {
+            let mut client = gateway.connect();
+            client.send(format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: Upgrade\r\n{body}frames"
+            ));
+            assert_eq!(client.response().status, 101);
+            assert_eq!(client.bytes(6), b"frames", "{body}");
+            assert_eq!(upstream.last().body, b"body");
+        }
+    });
+}
+
+/// The rest of the body would come to it as the first bytes of the tunnel.
+#[test]
+fn an_upstream_that_switches_within_the_requests_body_is_a_502() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.head();
+            let _ =
+                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
+            conn.drain();
+        });
+        let routes = format!(
+            "routes:\n- {{id: 1, uri: /*, enable_websocket: true, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &routes);
+        let mut client = gateway.connect();
+        client.send(
+            "POST / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: Upgrade\r\nContent-Length: 200000\r\n\r\n",
+        );
+        client.send(vec![b'x'; 100_000]);
+        assert_eq!(client.response().status, 502);
+    });
+}
+
 #[test]
 fn a_silent_tunnel_ends_with_the_read_timeout() {
     on_both_drivers(|driver| {

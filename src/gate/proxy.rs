@@ -238,10 +238,12 @@ impl Ask<'_> {
         state.replayable = held.whole;
         let answered = match early {
             Err(unsent) => Err(unsent),
-            Ok(all_sent) => client::read_answer(stream, ex, head, read_ms, self.may_switch(ex))
-                .await
-                .map(|keep| keep && all_sent)
-                .map_err(Unsent::from),
+            Ok(all_sent) => {
+                // what is left of a body would be the first that the tunnel carries
+                let may_switch = all_sent && self.may_switch(ex);
+                let answered = client::read_answer(stream, ex, head, read_ms, may_switch).await;
+                answered.map(|keep| keep && all_sent).map_err(Unsent::from)
+            }
         };
         match answered {
             Ok(keep) => {

@@ -130,6 +130,7 @@ async fn exchange<G: Gate>(
     let keep_alive = keep_alive && !ex.close_client && !gate.is_draining();
     let sent = answer::write(gate, stream, ex, keep_alive).await;
     if ex.resp.upgrade && sent.is_ok() {
+        put_back_rest(stream, &mut ex.req.body);
         return Next::Switch;
     }
     gate.finish(ex);
@@ -223,13 +224,18 @@ async fn drain_body(stream: &Stream, body: &mut Body) -> Next {
     {
         return next;
     }
+    put_back_rest(stream, body);
+    *body = Body::Empty;
+    Next::KeepAlive
+}
+
+/// What came behind a body, in the same read as its end, belongs to the next reader of the connection.
+fn put_back_rest(stream: &Stream, body: &mut Body) {
     if let Body::H1(body) = body
         && let Some(rest) = body.rest()
     {
         stream.unrecv(rest);
     }
-    *body = Body::Empty;
-    Next::KeepAlive
 }
 
 /// Reads and drops a body up to its end, for as long as a lingering close would take. Else it says how the connection ends.
