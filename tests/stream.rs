@@ -486,3 +486,21 @@ fn an_empty_datagram_is_a_message_too() {
         }
     });
 }
+
+/// The kernel tells of a node where nobody listens by failing the next call on the socket, be it the send of another
+/// datagram.
+#[test]
+fn a_node_where_nobody_listens_is_heard_of_behind_two_datagrams_at_once() {
+    on_both_drivers(|driver| {
+        let udp = free_port();
+        let gateway = listening_udp(driver, udp).start();
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let nodes = json!({nobody.local_addr().unwrap().to_string(): 1});
+        drop(nobody);
+        gateway.put("/stream_routes/1", &json!({"upstream": {"type": "roundrobin", "nodes": nodes}}));
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(("127.0.0.1", udp)).unwrap();
+        gateway.at_once(|| (0..2).for_each(|_| assert_eq!(client.send(b"x").unwrap(), 1)));
+        gateway.read_until("logs/access_stream.log", " UDP 200 0 2 ");
+    });
+}

@@ -73,6 +73,19 @@ pub fn steer(socket: &StdUdpSocket, short_at: usize, long_at: usize, count: usiz
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+fn set_option(
+    socket: &StdUdpSocket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+    // SAFETY: the pointer and size describe `value`, which the call reads.
+    let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// What the drivers see of one direction of a socket.
 #[derive(Default)]
 pub(super) struct Direction {
@@ -189,6 +202,31 @@ impl UdpSocket {
             slot.write.ready.set(false);
         }
         sent
+    }
+
+    /// As [`UdpSocket::send`], and says what is wrong. On a connected socket that may be what became of an earlier
+    /// datagram: the kernel tells of it once, by failing whatever call comes next. This one has not left then.
+    ///
+    /// # Errors
+    /// What `sendmsg(2)` says.
+    pub fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let slot = self.slot();
+        slot.core.counters.syscalls.add(1);
+        slot.state.try_send(UdpSockRef::from(&slot.socket), transmit)
+    }
+
+    /// Lets the kernel cut datagrams that are longer than their way takes. Else they are refused, which QUIC needs: it
+    /// looks for the longest that pass.
+    ///
+    /// # Errors
+    /// What `setsockopt(2)` says.
+    pub fn cut_long(&self) -> io::Result<()> {
+        let socket = &self.slot().socket;
+        if socket.local_addr()?.is_ipv4() {
+            return set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT);
+        }
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)?;
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)
     }
 
     /// Ready when a send may succeed.
@@ -315,5 +353,55 @@ impl UdpBatch {
 impl Default for UdpBatch {
     fn default() -> Self {
         UdpBatch::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::{Config, Driver, block_on};
+
+    fn option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int) -> libc::c_int {
+        let (mut value, mut size) = (-1, size_of::<libc::c_int>() as libc::socklen_t);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket.slot().socket);
+        // SAFETY: the pointers and the size describe `value`, which the call writes, and `size`.
+        let result = unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut size) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        value
+    }
+
+    /// On loopback all fit, so only the options tell.
+    #[test]
+    fn long_datagrams_are_cut_where_they_may_be() {
+        let config = Config { driver: Driver::Epoll, ..Config::default() };
+        block_on(config, async |_| {
+            for (address, level, name, cut, whole) in [
+                (
+                    "127.0.0.1:0",
+                    libc::IPPROTO_IP,
+                    libc::IP_MTU_DISCOVER,
+                    libc::IP_PMTUDISC_WANT,
+                    libc::IP_PMTUDISC_PROBE,
+                ),
+                (
+                    "[::1]:0",
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MTU_DISCOVER,
+                    libc::IPV6_PMTUDISC_WANT,
+                    libc::IPV6_PMTUDISC_PROBE,
+                ),
+                ("[::1]:0", libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0, 1),
+            ] {
+                let Ok(socket) = bind_udp(address.parse().unwrap(), false) else {
+                    eprintln!("no {address} here");
+                    continue;
+                };
+                let socket = UdpSocket::from_std(socket).unwrap();
+                assert_eq!(option(&socket, level, name), whole, "{address}");
+                socket.cut_long().unwrap();
+                assert_eq!(option(&socket, level, name), cut, "{address}");
+            }
+        })
+        .unwrap();
     }
 }

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use ahash::AHashMap;
 
@@ -43,6 +43,10 @@ struct Peer {
     moved_ms: Cell<u64>,
     received: Cell<u64>,
     sent_up: Cell<u64>,
+    /// A send has told that the upstream is not there.
+    gone: Cell<Option<io::Error>>,
+    /// Who waits for answers, to hear of that.
+    waits: Cell<Option<Waker>>,
 }
 
 /// Serves these sockets, until the core drains. Sessions end with it: a datagram is nobody's promise.
@@ -50,7 +54,7 @@ pub fn serve(core: &Rc<Core>, sockets: Vec<std::net::UdpSocket>) {
     let batch = Rc::new(RefCell::new(UdpBatch::new()));
     for socket in sockets {
         let address = socket.local_addr();
-        let door = address.and_then(|address| Ok((address, UdpSocket::from_std(socket)?)));
+        let door = address.and_then(|address| Ok((address, taken_over(socket)?)));
         match door {
             Ok((address, socket)) => {
                 let (core, batch) = (core.clone(), batch.clone());
@@ -60,6 +64,13 @@ pub fn serve(core: &Rc<Core>, sockets: Vec<std::net::UdpSocket>) {
             Err(error) => log::error!("a UDP socket cannot be served: {error}"),
         }
     }
+}
+
+/// Takes over a bound socket. What a client or an upstream has to say may be longer than one packet.
+fn taken_over(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::from_std(socket)?;
+    socket.cut_long()?;
+    Ok(socket)
 }
 
 /// Hands what comes to its sessions. However much comes: after some rounds it is the turn of others.
@@ -119,10 +130,21 @@ impl Peer {
     /// What the network does not take is lost.
     fn send_up(&self, datagram: &[u8]) {
         let Some((socket, destination)) = self.upstream.borrow().clone() else { return };
-        if socket.send(&transmit(destination, None, datagram)).is_ok() {
-            self.sent_up.set(self.sent_up.get() + datagram.len() as u64);
+        match socket.try_send(&transmit(destination, None, datagram)) {
+            Ok(()) => self.sent_up.set(self.sent_up.get() + datagram.len() as u64),
+            Err(error) if tells_of_the_peer(&error) => {
+                self.gone.set(Some(error));
+                self.waits.take().into_iter().for_each(Waker::wake);
+            }
+            Err(_) => {}
         }
     }
+}
+
+/// Is it about who is spoken to, and not about one datagram?
+fn tells_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
 }
 
 fn transmit(destination: SocketAddr, src_ip: Option<IpAddr>, contents: &[u8]) -> Transmit<'_> {
@@ -203,7 +225,7 @@ async fn road(
     // connected, so that a node where nobody listens is heard of: the client's next datagram goes to another one
     let connected = bind_udp(any, false).and_then(|socket| {
         socket.connect(picked.addr)?;
-        UdpSocket::from_std(socket)
+        taken_over(socket)
     });
     let socket = connected.map(Rc::new).map_err(|error| {
         log::error!("a UDP session of {client} has no socket: {error}");
@@ -248,9 +270,13 @@ impl Answers<'_> {
                 if self.door.core.is_draining() {
                     return Poll::Ready(None);
                 }
+                if let Some(error) = self.peer.gone.take() {
+                    return Poll::Ready(Some(Err(error)));
+                }
                 if let Poll::Ready(came) = self.socket.poll_recv(cx, &mut self.door.batch.borrow_mut()) {
                     return Poll::Ready(Some(came));
                 }
+                self.peer.waits.set(Some(cx.waker().clone()));
                 while rests.as_mut().poll(cx).is_ready() {
                     let until_ms = self.peer.moved_ms.get() + self.idle_ms;
                     if until_ms <= reactor::now_ms() {
@@ -279,7 +305,7 @@ impl Answers<'_> {
         if let Some(attempt) = ex.upstream.current() {
             attempt.bytes += datagram.len() as u64;
         }
-        if self.door.socket.send(&transmit(self.client, self.to, datagram)).is_ok() {
+        if self.door.socket.try_send(&transmit(self.client, self.to, datagram)).is_ok() {
             ex.resp.bytes += datagram.len() as u64;
         }
         let (received, sent_up) = (self.peer.received.get(), self.peer.sent_up.get());

@@ -343,6 +343,23 @@ impl Gateway {
         assert!(sent.unwrap().success());
     }
 
+    /// What is sent meanwhile comes to it at once: all its threads are stopped until then (proc_pid_stat(5), the state
+    /// behind the name).
+    #[track_caller]
+    pub fn at_once(&self, send: impl FnOnce()) {
+        let tasks = format!("/proc/{}/task", self.pid());
+        self.signal("STOP");
+        eventually("the gateway stands still", || {
+            let states = std::fs::read_dir(&tasks).unwrap().map(|thread| {
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+                stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+            });
+            states.fold(true, |all, stopped| all & stopped)
+        });
+        send();
+        self.signal("CONT");
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self, patience: Duration) -> ExitStatus {
