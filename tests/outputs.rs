@@ -192,6 +192,40 @@ fn file_logger_writes_and_reopens() {
     });
 }
 
+/// A condition on a request's body is asked when the answer is known: bodies of what failed are what such logs are for.
+#[test]
+fn the_body_of_a_request_is_logged_on_condition_of_its_answer() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let status = &request.target[1..];
+                let answer = format!("HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n\r\n");
+                if conn.send(answer).is_err() {
+                    return;
+                }
+            }
+        });
+        let file =
+            std::env::temp_dir().join(format!("ringway-condition-{}-{driver}.log", std::process::id()));
+        let _ = std::fs::remove_file(&file);
+        let condition = json!([["status", ">=", 500]]);
+        let plugins = json!({ "file-logger": { "path": file, "include_req_body": true, "include_req_body_expr": condition } });
+        let gateway =
+            Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+        let mut client = gateway.connect();
+        for status in [200, 503] {
+            let head = format!("POST /{status} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nasked");
+            assert_eq!(client.send(head).response().status, status);
+        }
+        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        eventually("two lines", || lines().matches('\n').count() == 2);
+        let entry = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+        let bodies: Vec<Value> = lines().lines().map(|line| entry(line)["request"]["body"].take()).collect();
+        assert_eq!(bodies, [Value::Null, json!("asked")]);
+        let _ = std::fs::remove_file(&file);
+    });
+}
+
 /// Entries that wait for a full batch leave when the gateway ends.
 #[test]
 fn the_last_batch_leaves_with_the_gateway() {

@@ -487,6 +487,30 @@ fn an_empty_datagram_is_a_message_too() {
     });
 }
 
+#[test]
+fn a_session_of_datagrams_has_the_times_of_its_upstream() {
+    on_both_drivers(|driver| {
+        let udp = free_port();
+        let format = "$protocol $upstream_connect_time $upstream_first_byte_time";
+        let gateway = Setup::new(driver, Source::Embedded)
+            .apisix(&format!("proxy_mode: http&stream\nstream_proxy: {{udp: [\"127.0.0.1:{udp}\"]}}\n"))
+            .nginx(&format!(
+                "stream: {{enable_access_log: true, access_log_buffer: 1, access_log_format: \"{format}\"}}\n"
+            ))
+            .start();
+        let upstream = json!({"nodes": {format!("127.0.0.1:{}", mirror("")): 1}, "timeout": {"connect": 1, "send": 0.3, "read": 0.3}});
+        gateway.put("/stream_routes/1", &json!({"upstream": upstream}));
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.connect(("127.0.0.1", udp)).unwrap();
+        client.send(b"x").unwrap();
+        assert_eq!(client.recv(&mut [0; 16]).unwrap(), 1);
+        let log = gateway.read_until("logs/access_stream.log", "UDP ");
+        let times: Vec<Option<f64>> = log.split_whitespace().skip(1).map(|time| time.parse().ok()).collect();
+        assert!(matches!(*times, [Some(connect), Some(first)] if connect <= first), "{log}");
+    });
+}
+
 /// The kernel tells of a node where nobody listens by failing the next call on the socket, be it the send of another
 /// datagram.
 #[test]

@@ -387,7 +387,7 @@ pub(super) fn server_name(core: &Core, ex: &Exchange) -> Option<ServerName<'stat
 }
 
 /// Writes down when the connection was there, for `$upstream_connect_time`.
-pub(super) fn note_connected(ex: &mut Exchange) {
+pub fn note_connected(ex: &mut Exchange) {
     if let Some(attempt) = ex.upstream.current() {
         attempt.connect_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
     }

@@ -10,7 +10,7 @@ use super::xrpc::lanes::{Found, Lanes, Opening, Place};
 use super::{Listened, NO_UPSTREAM, Refused};
 use crate::config::{NextUpstream, Proxy};
 use crate::exchange::Exchange;
-use crate::gate::proxy::{announce, pick, resolved};
+use crate::gate::proxy::{announce, note_connected, pick, resolved};
 use crate::gate::{Core, passive};
 use crate::live::plan::Destination;
 use crate::live::{LiveUpstream, Picked};
@@ -145,9 +145,7 @@ async fn connected<'a>(
         };
         let error = match Box::pin(connect(&target, connect_ms)).await {
             Ok(stream) => {
-                if let Some(attempt) = ex.upstream.current() {
-                    attempt.connect_ms = Some((reactor::now_ms() - attempt.began_ms) as u32);
-                }
+                note_connected(ex);
                 return Ok(Connected::New(stream, opening));
             }
             Err(error) => error,

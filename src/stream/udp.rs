@@ -15,7 +15,7 @@ use super::meter::{Meter, Moved};
 use super::{GAVE_UP, Listened, NO_UPSTREAM, Refused, finish, match_route, preread};
 use crate::conn::Gate;
 use crate::exchange::{Client, Exchange, Facts, Session};
-use crate::gate::proxy::{announce, pick, resolved};
+use crate::gate::proxy::{announce, note_connected, pick, resolved};
 use crate::gate::{Core, passive};
 use crate::limits;
 use crate::model::Balance;
@@ -231,6 +231,7 @@ async fn road(
         log::error!("a UDP session of {client} has no socket: {error}");
         NO_UPSTREAM
     })?;
+    note_connected(ex);
     *peer.upstream.borrow_mut() = Some((socket.clone(), picked.addr));
     peer.waiting.take().iter().for_each(|datagram| peer.send_up(datagram));
     let idle_ms = upstream
@@ -302,8 +303,10 @@ impl Answers<'_> {
     }
 
     fn pass_one(&self, ex: &mut Exchange, datagram: &[u8]) {
-        if let Some(attempt) = ex.upstream.current() {
+        if let (Some(attempt), Some(session)) = (ex.upstream.current(), &mut ex.session) {
             attempt.bytes += datagram.len() as u64;
+            let began_ms = attempt.began_ms;
+            session.first_byte_ms.get_or_insert_with(|| (reactor::now_ms() - began_ms) as u32);
         }
         if self.door.socket.try_send(&transmit(self.client, self.to, datagram)).is_ok() {
             ex.resp.bytes += datagram.len() as u64;
