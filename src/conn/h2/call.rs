@@ -137,7 +137,8 @@ pub async fn answer(asked: Asked, ex: &mut Exchange, read_ms: u32) -> Result<(),
 fn head(ex: &Exchange, kind: Kind, begun: &Begun<'_>) -> Option<Request<()>> {
     let head = &ex.req.head;
     let mut parts = http::uri::Parts::default();
-    // the head's text has room for what is added, most of all by the names that are left out
+    // one buffer for all values, so long that it need not grow: the text of the client's head counts the names, too, which
+    // are not copied into it, and their bytes with 128 more are room for the fields that the gateway adds
     let mut fields = Fields::with_room(head.headers.len(), head.headers.text().len() + 128);
     let host = ex.out.host.as_deref().unwrap_or(&ex.req.http_host);
     // a client of HTTP/1.0 may have named none, so neither do we (RFC 9113 section 8.3.1)

@@ -147,9 +147,10 @@ impl LogEntry {
         Phases(phases)
     }
 
-    /// Access: keeps what the entry wants of the request's body, which then goes on its way.
+    /// Access: keeps what the entry may want of the request's body, which then goes on its way. A condition that does not
+    /// hold now may do so when the answer is known, for which nginx keeps every body but that of a gRPC call.
     pub fn access<'a>(&'a self, ex: &'a mut Exchange) -> Step<'a> {
-        let wanted = self.names_request_body || self.request.wanted(ex);
+        let wanted = self.request.wanted(ex) || !is_grpc(ex);
         if !wanted || matches!(ex.req.body, Body::Empty) {
             return Step::Next;
         }
@@ -226,6 +227,12 @@ impl LogEntry {
     pub(super) fn cut<'a>(&self, body: &'a [u8]) -> &'a [u8] {
         &body[..body.len().min(self.request.most)]
     }
+}
+
+/// Its body may go on for as long as its client hears answers.
+fn is_grpc(ex: &Exchange) -> bool {
+    let kind = ex.req.head.headers.get(Name::ContentType);
+    kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
 #[cfg(test)]
@@ -329,6 +336,25 @@ mod tests {
             check_expressions(&json!({ "include_resp_body_expr": [["a", "<>", "b"]] })),
             Err("failed to validate the 'include_resp_body_expr' expression: invalid operator '<>'".into())
         );
+    }
+
+    /// It may have no end before its client has heard the first of the answer.
+    #[test]
+    fn what_a_grpc_call_sends_is_waited_for_only_where_that_is_asked_for() {
+        let condition = json!([["arg_x", "==", "1"]]);
+        for (conf, target, waits) in [
+            (json!({ "log_format": { "body": "$request_body" } }), "/", false),
+            (json!({ "include_req_body": true, "include_req_body_expr": condition }), "/", false),
+            (json!({ "include_req_body": true, "include_req_body_expr": condition }), "/?x=1", true),
+            (json!({ "include_req_body": true }), "/", true),
+        ] {
+            let mut ex = test::exchange(&format!(
+                "POST {target} HTTP/1.1\nHost: a\nContent-Type: application/grpc+proto"
+            ));
+            ex.req.body = Body::from_static(b"message");
+            let entry = LogEntry::compile(&conf, None).unwrap();
+            assert_eq!(matches!(entry.access(&mut ex), Step::Wait(_)), waits, "{conf} {target}");
+        }
     }
 
     #[test]
