@@ -536,6 +536,59 @@ fn answers_without_a_body() {
     });
 }
 
+/// As nginx, which passes on what an upstream says of its own 204.
+#[test]
+fn a_204_of_a_plugin_describes_no_body() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let status =
+                    if request.target == "/204" { "204 Nothing" } else { "200 OK\r\nContent-Length: 0" };
+                let _ = conn
+                    .send(format!("HTTP/1.1 {status}\r\nContent-Type: a/b\r\nLast-Modified: then\r\n\r\n"));
+            }
+        });
+        let nodes = format!("upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}", upstream.port);
+        let gateway = Gateway::with_yaml(
+            driver,
+            &format!(
+                "routes:\n- {{id: 1, uri: /204, {nodes}}}\n\
+                 - {{id: 2, uri: /rewritten, plugins: {{response-rewrite: {{status_code: 204}}}}, {nodes}}}\n\
+                 - {{id: 3, uri: /mocked, plugins: {{mocking: {{response_status: 204, response_example: x}}}}}}"
+            ),
+        );
+        let mut client = gateway.connect();
+        for (target, kind, modified) in
+            [("/204", Some("a/b"), Some("then")), ("/rewritten", None, None), ("/mocked", None, None)]
+        {
+            let answer = client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).response();
+            assert_eq!((answer.status, answer.header("content-length")), (204, None), "{answer}");
+            assert_eq!(
+                (answer.header("content-type"), answer.header("last-modified")),
+                (kind, modified),
+                "{answer}"
+            );
+        }
+    });
+}
+
+/// What is wrong with it can be seen, and nobody takes it for whole.
+#[test]
+fn an_answer_longer_than_a_plugin_says_is_cut_off_behind_its_head() {
+    on_both_drivers(|driver| {
+        let mocking = "{response_example: hello, response_headers: {Content-Length: \"3\"}}";
+        let gateway = Gateway::with_yaml(
+            driver,
+            &format!("routes:\n- {{id: 1, uri: /, plugins: {{mocking: {mocking}}}}}"),
+        );
+        let answer = gateway.connect().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(answer.contains("\r\nContent-Length: 3\r\n"), "{answer}");
+        gateway.read_until("logs/error.log", "an answer is longer than its content-length");
+    });
+}
+
 #[test]
 fn head_of_our_own_pages_has_no_body() {
     on_both_drivers(|driver| {

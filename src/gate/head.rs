@@ -27,7 +27,20 @@ pub fn filter(core: &Core, ex: &mut Exchange) {
     }
     executed_plugins(ex);
     add_headers(core, ex);
+    no_content(ex);
     ex.settle_encoding();
+}
+
+/// A 204 says nothing of a body; over HTTP/1 an upstream's own, whose reason is still there, passes as it came
+/// (ngx_http_header_filter_module.c, ngx_http_v2_filter_module.c).
+fn no_content(ex: &mut Exchange) {
+    let head = &mut ex.resp.head;
+    if head.status != 204 || (ex.req.head.version < 20 && !head.reason().is_empty()) {
+        return;
+    }
+    for name in [Name::ContentType, Name::ContentLength, Name::LastModified] {
+        head.headers.remove(name);
+    }
 }
 
 /// `Apisix-Plugins`, in the basic debug mode.

@@ -71,7 +71,7 @@ pub async fn write<G: Gate>(
         let fits = send_piece(stream, ex, &mut frame, &mut pending, piece.data, piece.last);
         if !fits {
             log::error!("an answer is longer than its content-length, connection {}", ex.facts.serial);
-            return Ok(After::Close);
+            return cut_off(gate, stream, &mut pending).await;
         }
         if piece.last {
             break;
@@ -116,7 +116,7 @@ async fn next_piece(
     .await
 }
 
-/// Queues one piece behind what is pending. `false`: it is longer than the length that was announced.
+/// Queues one piece behind what is pending. `false`: it is not, for it is longer than the length that was announced.
 fn send_piece(
     stream: &Stream,
     ex: &mut Exchange,
@@ -125,16 +125,16 @@ fn send_piece(
     data: Chunk,
     last: bool,
 ) -> bool {
-    let mut out = pending.take().unwrap_or_else(reactor::take_buffer);
-    let before = out.len();
     let length = data.len() as u64;
-    ex.resp.body_bytes += length;
     if let Frame::Length(left) = frame {
         if length > *left {
             return false;
         }
         *left -= length;
     }
+    ex.resp.body_bytes += length;
+    let mut out = pending.take().unwrap_or_else(reactor::take_buffer);
+    let before = out.len();
     let in_chunks = *frame == Frame::Chunked;
     if in_chunks && !data.is_empty() {
         chunked::chunk_head(&mut out, data.len());
@@ -159,7 +159,8 @@ fn send_piece(
     true
 }
 
-/// The body broke off behind its head: the client sees an incomplete message, never a wrong one.
+/// The body broke off behind its head, or is none that the head speaks of: the client sees an incomplete message, never a
+/// wrong one.
 async fn cut_off<G: Gate>(gate: &G, stream: &Stream, pending: &mut Option<Vec<u8>>) -> io::Result<After> {
     if let Some(out) = pending.take() {
         stream.send(Out::from(out));
