@@ -242,11 +242,11 @@ fn branches_that_double_at_each_level_end() {
         assert_eq!(error_of(schema.clone(), json!(1)), too_deep, "{schema}");
     }
     let mut rules = serde_json::Map::new();
-    for n in 0..60 {
+    for n in 0..25 {
         let next = json!({"$ref": format!("#/rules/{}", n + 1)});
         rules.insert(n.to_string(), json!({"allOf": [next, next]}));
     }
-    rules.insert("60".to_owned(), json!(true));
+    rules.insert("25".to_owned(), json!(true));
     let doubling = json!({"rules": rules, "$ref": "#/rules/0"});
     assert_eq!(error_of(doubling, json!(1)), "the value takes too long to check against its schema");
     let long: Value = (0..1_000_000).collect();
