@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -323,6 +323,11 @@ fn pass_host_decides_the_host_field() {
             request(gateway.port(), "GET", "/", "Host: client.test:81\r\n");
             assert_eq!(servers[0].last().all("host"), [host.as_str()], "{rest}");
         }
+        let (nobody, node) = (free_port(), format!("127.0.0.1:{}", servers[0].port));
+        let nodes = format!("{{\"127.0.0.1:{nobody}\": 100, \"{node}\": 1}}");
+        let gateway = with(driver, &servers, &format!("{{nodes: {nodes}, pass_host: node}}"));
+        request(gateway.port(), "GET", "/", "Host: client.test:81\r\n");
+        assert_eq!(servers[0].last().all("host"), [node.as_str()], "of the node that was tried last");
     });
 }
 
@@ -421,6 +426,33 @@ fn a_kept_connection_that_died_is_replaced() {
             let answer = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
             assert_eq!(answer.status, 200, "{answer}");
         }
+    });
+}
+
+/// Not by another kept one, and the log tells of one try.
+#[test]
+fn a_kept_connection_that_ends_under_a_request_is_replaced_by_a_fresh_one() {
+    on_both_drivers(|driver| {
+        let arrived = AtomicUsize::new(0);
+        let upstream = Upstream::start(move |conn| {
+            conn.request();
+            arrived.fetch_add(1, Ordering::AcqRel);
+            eventually("two at once", || arrived.load(Ordering::Acquire) >= 2);
+            let _ = conn.send(ok("once"));
+            conn.request();
+        });
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http("access_log_format: \"$uri $upstream_addr.\"")
+            .workers(1)
+            .start();
+        let mut clients = [gateway.connect(), gateway.connect()];
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        clients.iter_mut().for_each(|client| assert_eq!(client.response().status, 200));
+        assert_eq!(gateway.get("/third").status, 200);
+        assert_eq!(upstream.requests().len(), 4, "the third was sent twice");
+        gateway.read_until("logs/access.log", &format!("/third 127.0.0.1:{}.", upstream.port));
     });
 }
 
