@@ -511,6 +511,25 @@ fn a_session_of_datagrams_has_the_times_of_its_upstream() {
     });
 }
 
+/// One socket of a client may speak to several addresses of ours; each answers for itself.
+#[test]
+fn a_datagram_is_answered_from_the_address_that_it_came_to() {
+    on_both_drivers(|driver| {
+        let udp = free_port();
+        let streams = format!("proxy_mode: http&stream\nstream_proxy: {{udp: [{udp}]}}\n");
+        let gateway = Setup::new(driver, Source::Embedded).apisix(&streams).start();
+        let nodes = json!({format!("127.0.0.1:{}", mirror("")): 1});
+        gateway.put("/stream_routes/1", &json!({"upstream": {"type": "roundrobin", "nodes": nodes}}));
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        for address in ["127.0.0.1", "127.0.0.2", "127.0.0.1"] {
+            let address = std::net::SocketAddr::new(address.parse().unwrap(), udp);
+            client.send_to(b"x", address).unwrap();
+            assert_eq!(client.recv_from(&mut [0; 16]).unwrap(), (1, address));
+        }
+    });
+}
+
 /// The kernel tells of a node where nobody listens by failing the next call on the socket, be it the send of another
 /// datagram.
 #[test]

@@ -28,10 +28,13 @@ struct Door {
     core: Rc<Core>,
     socket: UdpSocket,
     address: SocketAddr,
-    /// By the client's address.
-    sessions: RefCell<AHashMap<SocketAddr, Rc<Peer>>>,
+    sessions: RefCell<AHashMap<Ends, Rc<Peer>>>,
     batch: Rc<RefCell<UdpBatch>>,
 }
+
+/// Whose session it is: the client's address, and that of ours which it spoke to. A door on all addresses is many doors to
+/// those who come: an answer has to come from where it was asked for (nginx keys them so, too).
+type Ends = (SocketAddr, Option<IpAddr>);
 
 /// A client, as the door and its session's task know it.
 #[derive(Default)]
@@ -102,7 +105,8 @@ async fn watch(door: Rc<Door>) {
 
 /// To the session of a client, which may begin with it.
 fn deliver(door: &Rc<Door>, from: SocketAddr, to: Option<IpAddr>, datagram: &[u8]) {
-    let known = door.sessions.borrow().get(&from).cloned();
+    let ends = (from, to);
+    let known = door.sessions.borrow().get(&ends).cloned();
     let peer = match known {
         Some(peer) => peer,
         None if door.sessions.borrow().len() >= limits::UDP_SESSIONS => {
@@ -110,8 +114,8 @@ fn deliver(door: &Rc<Door>, from: SocketAddr, to: Option<IpAddr>, datagram: &[u8
         }
         None => {
             let peer = Rc::new(Peer::default());
-            door.sessions.borrow_mut().insert(from, peer.clone());
-            reactor::spawn(session(door.clone(), peer.clone(), from, to));
+            door.sessions.borrow_mut().insert(ends, peer.clone());
+            reactor::spawn(session(door.clone(), peer.clone(), ends));
             peer
         }
     };
@@ -155,17 +159,18 @@ fn transmit(destination: SocketAddr, src_ip: Option<IpAddr>, contents: &[u8]) ->
 /// begins another one.
 struct Taken<'a> {
     door: &'a Door,
-    client: SocketAddr,
+    ends: Ends,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.door.sessions.borrow_mut().remove(&self.client);
+        self.door.sessions.borrow_mut().remove(&self.ends);
     }
 }
 
 /// One session, to its end.
-async fn session(door: Rc<Door>, peer: Rc<Peer>, client: SocketAddr, to: Option<IpAddr>) {
+async fn session(door: Rc<Door>, peer: Rc<Peer>, ends: Ends) {
+    let (client, to) = ends;
     let core = door.core.clone();
     let local = SocketAddr::new(to.unwrap_or(door.address.ip()), door.address.port());
     let facts = Rc::new(Facts::new(client, local, "udp", 0));
@@ -174,8 +179,8 @@ async fn session(door: Rc<Door>, peer: Rc<Peer>, client: SocketAddr, to: Option<
     ex.session = Some(Box::new(session));
     let listened = Listened { address: door.address, proxy_protocol_to_upstream: false };
     let meter = Meter::new(&core, listened);
-    let place = Taken { door: &door, client };
-    let outcome = Box::pin(road(&door, &peer, &mut ex, &meter, client, to)).await;
+    let place = Taken { door: &door, ends };
+    let outcome = Box::pin(road(&door, &peer, &mut ex, &meter, ends)).await;
     drop(place);
     ex.resp.head.status = outcome.err().map_or(200, |Refused(status)| status);
     if let Some(session) = &mut ex.session {
@@ -192,8 +197,7 @@ async fn road(
     peer: &Peer,
     ex: &mut Exchange,
     meter: &Meter,
-    client: SocketAddr,
-    to: Option<IpAddr>,
+    (client, to): Ends,
 ) -> Result<(), Refused> {
     let core = &door.core;
     let plan = match_route(core, ex)?;
