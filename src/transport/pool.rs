@@ -180,8 +180,8 @@ impl Pool {
     }
 
     /// Keeps a connection whose request and answer both came to their framed end. It is closed instead if
-    /// it has carried its number of requests, if bytes that nobody asked for wait in it, or, the oldest
-    /// first, where there are too many.
+    /// it has carried its number of requests, if bytes that nobody asked for wait in it, if not all of the request has
+    /// left it, or, the oldest first, where there are too many.
     pub fn put(&self, connection: Connection, rules: &KeepalivePool, now_ms: u64) {
         let Connection { stream, requests, .. } = connection;
         let most = match self.target.tls {
@@ -190,7 +190,8 @@ impl Pool {
         };
         let full = self.total.get() >= most;
         stream.set_recv_deadline(None);
-        if requests >= rules.requests || rules.size == 0 || full || !silent(&stream) {
+        let is_clear = stream.queued_bytes() == 0 && silent(&stream);
+        if requests >= rules.requests || rules.size == 0 || full || !is_clear {
             return;
         }
         stream.set_send_deadline(None);
@@ -319,6 +320,20 @@ mod tests {
             let (last, _far_end) = bench.connection().await;
             bench.pool.put(last, &RULES, 0);
             assert!(bench.pool.take(0).is_some());
+        });
+    }
+
+    /// An upstream may have answered without reading: the next request would stand behind what it does not take.
+    #[test]
+    fn who_has_not_taken_its_request_gets_no_other() {
+        on_both(async || {
+            let bench = Bench::new();
+            let (connection, _far_end) = bench.connection().await;
+            connection.stream.send(vec![b'x'; 64 << 20]); // more than the kernel holds
+            sleep(1).await;
+            assert!(connection.stream.queued_bytes() > 0);
+            bench.pool.put(connection, &RULES, 0);
+            assert!(bench.pool.take(0).is_none(), "it was closed");
         });
     }
 
