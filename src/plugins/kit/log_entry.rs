@@ -22,6 +22,8 @@ pub(super) enum Format {
     Constant(Value),
     /// A table in the table.
     Table(Vec<(String, Format)>),
+    /// A list in it, of any of these.
+    List(Vec<Format>),
 }
 
 impl Format {
@@ -36,6 +38,9 @@ impl Format {
                 Format::Table(Vec::new())
             }
             Value::Object(fields) => Format::Table(Format::table(fields, depth + 1)),
+            Value::Array(items) => {
+                Format::List(items.iter().map(|item| Format::of(item, depth + 1)).collect())
+            }
             Value::String(text) => match text.strip_prefix('$') {
                 Some(name) => Format::Variable(name.into()),
                 None => Format::Constant(value.clone()),
@@ -49,6 +54,7 @@ impl Format {
             Format::Variable(name) => **name == *variable,
             Format::Constant(_) => false,
             Format::Table(fields) => fields.iter().any(|(_, field)| field.names(variable)),
+            Format::List(items) => items.iter().any(|item| item.names(variable)),
         }
     }
 }
@@ -320,6 +326,19 @@ mod tests {
         let entry = LogEntry::compile(&deep, None).unwrap();
         let entry = written(&entry, &exchange());
         assert_eq!(entry["1"]["2"]["3"]["4"]["5"], json!({}), "deeper tables are emptied");
+    }
+
+    #[test]
+    fn a_list_in_a_format_has_the_values_of_its_variables() {
+        let conf = json!({ "log_format": {
+            "list": ["$host", "plain", { "x": "$arg_x", "none": "$arg_none" }, "$arg_none", 7, "$arg_none"],
+            "none": ["$arg_none"], "body": [["$request_body"]] } });
+        let entry = LogEntry::compile(&conf, None).unwrap();
+        let mut ex = exchange();
+        with_request_body(&entry, &mut ex, "asked");
+        let expected = json!({ "list": ["a.com", "plain", { "x": "1" }, null, 7], "none": {}, "body": [["asked"]],
+            "route_id": "r1" });
+        assert_eq!(written(&entry, &ex), expected);
     }
 
     #[test]

@@ -56,24 +56,54 @@ impl LogEntry {
         wanted: &dyn Fn(&str) -> bool,
     ) {
         for (name, field) in fields.iter().filter(|(name, _)| wanted(name)) {
-            let name = name.as_bytes();
             match field {
-                Format::Constant(value) => json::value(value, to.named(name)),
-                Format::Table(fields) => {
-                    let mut inner = Object::begin(to.named(name));
-                    self.write_fields(ex, fields, &mut inner, &|_| true);
-                    inner.end();
-                }
-                Format::Variable(variable) => match ex.var(variable) {
-                    Some(body) if **variable == *REQUEST_BODY => json::text(self.cut(&body), to.named(name)),
-                    // the status is a number in Lua, too
-                    Some(_) if &**variable == "status" => number(to.named(name), ex.status().into()),
-                    Some(value) => json::text(&value, to.named(name)),
-                    None if **variable == *RESPONSE_BODY => json::text(b"", to.named(name)),
-                    None => {}
-                },
+                Format::Variable(variable) => self.write_variable(ex, variable, || to.named(name.as_bytes())),
+                field => self.write_field(ex, field, to.named(name.as_bytes())),
             }
         }
+    }
+
+    /// The value of a field; nothing for a variable that is not there.
+    fn write_field(&self, ex: &Exchange, field: &Format, out: &mut Vec<u8>) {
+        match field {
+            Format::Variable(variable) => self.write_variable(ex, variable, || out),
+            Format::Constant(value) => json::value(value, out),
+            Format::Table(fields) => {
+                let mut inner = Object::begin(out);
+                self.write_fields(ex, fields, &mut inner, &|_| true);
+                inner.end();
+            }
+            Format::List(items) => self.write_items(ex, items, out),
+        }
+    }
+
+    /// The value of a variable that is there, where `out` says.
+    fn write_variable<'o>(&self, ex: &Exchange, variable: &str, out: impl FnOnce() -> &'o mut Vec<u8>) {
+        match ex.var(variable) {
+            Some(body) if *variable == *REQUEST_BODY => json::text(self.cut(&body), out()),
+            // the status is a number in Lua, too
+            Some(_) if variable == "status" => number(out(), ex.status().into()),
+            Some(value) => json::text(&value, out()),
+            None if *variable == *RESPONSE_BODY => json::text(b"", out()),
+            None => {}
+        }
+    }
+
+    /// A list as Lua has it: with gaps, but for those at its end, and an empty one is a table.
+    fn write_items(&self, ex: &Exchange, items: &[Format], out: &mut Vec<u8>) {
+        let begin = out.len();
+        let mut end = begin;
+        for item in items {
+            out.push(if out.len() == begin { b'[' } else { b',' });
+            let from = out.len();
+            self.write_field(ex, item, out);
+            match out.len() > from {
+                true => end = out.len(),
+                false => out.extend_from_slice(b"null"),
+            }
+        }
+        out.truncate(end);
+        out.extend_from_slice(if end == begin { b"{}" } else { b"]" });
     }
 
     /// Everything that APISIX logs where no format is given (log-util.lua `get_full_log`).
