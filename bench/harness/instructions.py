@@ -12,7 +12,7 @@ import tempfile
 from . import fixed, machine, measure
 
 WARM_UP = 200
-REQUESTS = 500
+REQUESTS = 300
 # The caches of the model: 32 KiB for data, 1 MiB behind it and behind callgrind's 32 KiB for instructions.
 MODEL = ["--cache-sim=yes", "--D1=32768,8,64", "--LL=1048576,16,64"]
 MISSES = {"instructions": "Ir", "code_misses": "I1mr", "data_misses": "D1mr", "far_reads": "DLmr", "far_writes": "DLmw"}
@@ -49,14 +49,17 @@ def dumped(gateway):
 
 
 def each_request(gateway, path, headers=()):
-    """Instructions of one request on a warm connection."""
+    """Instructions of one request on a warm connection: the lower of two counts, for timers and other threads may fall into one."""
     client = fixed.Client(gateway, path, headers)
     client.send(WARM_UP)
-    control(gateway, "--instr=on")
-    client.send(REQUESTS)
-    control(gateway, "--instr=off")
+    counts = []
+    for _ in range(2):
+        control(gateway, "--instr=on")
+        client.send(REQUESTS)
+        control(gateway, "--instr=off")
+        counts.append(dumped(gateway)["Ir"])
     client.close()
-    return dumped(gateway)["Ir"] / REQUESTS
+    return min(counts) / REQUESTS
 
 
 def caches(house, options):
