@@ -4,7 +4,6 @@
 //! lives in a box that is made when the first byte of a head has come. A future is as large as the largest
 //! wait in it, and is moved whole into its box: waits that are rare on this road have boxes of their own.
 
-use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -266,9 +265,6 @@ async fn leave<G: Gate>(gate: &G, stream: &Stream, end: Next) {
         Next::KeepAlive | Next::Drop | Next::Switch => {}
     }
 }
-
-/// An error of a write to the client.
-pub type Sent<T> = io::Result<T>;
 
 #[cfg(test)]
 mod tests {
