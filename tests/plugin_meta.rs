@@ -227,3 +227,19 @@ fn a_body_is_read_for_a_variable_behind_authentication_and_within_its_bound() {
         }
     });
 }
+
+/// workflow.lua: what it has run of a plugin stands in the place of the route's own.
+#[test]
+fn a_plugin_that_a_workflow_has_run_does_not_run_again() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok("served"));
+        let limit =
+            |count| json!({ "count": count, "time_window": 60, "key": "remote_addr", "rejected_code": 429 });
+        let rule = json!({ "case": [["uri", "==", "/"]], "actions": [["limit-count", limit(3)]] });
+        let plugins = json!({ "workflow": { "rules": [rule] }, "limit-count": limit(1) });
+        let gateway = gateway(driver, &upstream, &[("/*", plugins)]);
+        let statuses = |target: &str| [(); 4].map(|()| gateway.get(target).status);
+        assert_eq!(statuses("/"), [200, 200, 200, 429]);
+        assert_eq!(statuses("/own"), [200, 429, 429, 429], "nothing was taken of it before");
+    });
+}

@@ -413,7 +413,21 @@ fn joined<'a>(name: &[u8], first: &'a [u8], mut others: impl Iterator<Item = &'a
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::exchange::{Client, Facts};
+
+    #[test]
+    fn a_variable_that_is_set_again_has_its_last_value() {
+        let at = |port| ([127, 0, 0, 1], port).into();
+        let mut ex = Exchange::new(Rc::new(Facts::new(at(40_000), at(9080), "http", 1)), Client::None, 0);
+        ex.set_var("a", "first");
+        ex.set_var("b", "other");
+        ex.set_var("a".to_owned(), "last");
+        let values = ["a", "b", "c"].map(|name| ex.var(name).map(Cow::into_owned));
+        assert_eq!(values, [Some(b"last".to_vec()), Some(b"other".to_vec()), None]);
+    }
 
     #[test]
     fn addresses_are_written_as_the_formatter_writes_them() {
