@@ -228,8 +228,12 @@ async fn probes_beyond_the_bound_of_the_process_are_late_not_lost() {
         while let Ok((mut stream, _)) = listener.accept().await {
             most_open.fetch_max(now_open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
             met.lock().unwrap().insert(stream.local_addr().unwrap());
-            let now_open = Arc::clone(&now_open);
+            let (now_open, most_open) = (Arc::clone(&now_open), Arc::clone(&most_open));
             tokio::spawn(async move {
+                // none is let go before as many are here as may come; then there is time for one too many
+                while most_open.load(Ordering::Relaxed) < limits::PROBES_IN_FLIGHT {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 now_open.fetch_sub(1, Ordering::Relaxed);
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
