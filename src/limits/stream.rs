@@ -19,7 +19,7 @@ pub const RPC_CALLS: usize = 16 << 10;
 
 /// Connections that the sessions of a core share towards one node: one suffices for a server with one thread, the second
 /// serves while a slow client holds up the first.
-/// Not reached by a test: which connection carries a command shows in nothing but speed.
+/// Reached by: tests/multiplex.rs many_clients_share_few_connections.
 pub const LANES: usize = 2;
 
 /// The same while all of them are held up.
@@ -32,11 +32,11 @@ pub const LANE_QUEUE_BYTES: usize = 256 << 10;
 
 /// Answers of a shared connection that wait for one client, bytes: about what a piece in flight takes. When a client has
 /// more to come, its connection waits, and others on it.
-/// Not reached by a test: how far an upstream runs ahead of a client shows in nothing but memory.
+/// Reached by: tests/multiplex.rs big_values_pass_and_slow_clients_are_cut_off.
 pub const LANE_INBOX_BYTES: usize = 64 << 10;
 
 /// A client that takes nothing for so long while others on its connection wait is cut off, ms.
-/// Not reached by a test: sessions that share connections are new, and none of their tests stops reading.
+/// Reached by: tests/multiplex.rs big_values_pass_and_slow_clients_are_cut_off.
 pub const LANE_HELD_UP_MS: u64 = 1_000;
 
 /// A shared connection that no session uses is closed after this time, ms.

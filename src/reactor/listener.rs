@@ -24,17 +24,11 @@ pub struct ListenOptions {
     pub backlog: i32,
     /// Several sockets share the port, one per core.
     pub reuseport: bool,
-    /// An IPv6 socket takes no IPv4 connections.
-    pub ipv6_only: bool,
-    /// Accepted sockets send at once (they inherit it).
-    pub nodelay: bool,
-    /// Seconds for which the kernel keeps a connection that has sent nothing to itself; 0: none.
-    pub defer_accept_s: u32,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        ListenOptions { backlog: 4096, reuseport: true, ipv6_only: true, nodelay: true, defer_accept_s: 0 }
+        ListenOptions { backlog: 4096, reuseport: true }
     }
 }
 
@@ -63,27 +57,11 @@ fn bound(address: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
-        socket.set_only_v6(options.ipv6_only)?;
+        socket.set_only_v6(true)?;
     }
-    if options.nodelay {
-        socket.set_tcp_nodelay(true)?;
-    }
-    if options.defer_accept_s > 0 {
-        set_defer_accept(&socket, options.defer_accept_s)?;
-    }
+    socket.set_tcp_nodelay(true)?; // accepted sockets inherit it
     socket.bind(&address.into())?;
     Ok(socket)
-}
-
-fn set_defer_accept(socket: &Socket, seconds: u32) -> io::Result<()> {
-    let fd = socket.as_raw_fd();
-    let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
-    let size = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the pointer and size describe `seconds`, which the call only reads.
-    let result = unsafe {
-        libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, (&raw const seconds).cast(), size)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A connection that no core has taken up yet: it may be sent to another one, where
