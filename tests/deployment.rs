@@ -212,6 +212,31 @@ fn the_status_api_stays_green_while_etcd_is_away() {
     drop(gateway);
 }
 
+/// docs/en/latest/deployment-modes.md: API-driven, an empty configuration is used until there is another.
+#[test]
+fn an_api_driven_gateway_serves_an_empty_configuration_until_it_is_given_one() {
+    let (upstream, port) = (Upstream::answering(ok("served")), free_port());
+    let gateway = Setup::new("epoll", Source::Embedded)
+        .apisix(&format!("status: {{ip: 127.0.0.1, port: {port}}}\n"))
+        .deployment(&format!(
+            "role: traditional\nrole_traditional: {{config_provider: yaml}}\nadmin:\n  admin_key: [{{name: a, key: \
+             {KEY}, role: admin}}]\n  admin_listen: {{ip: 127.0.0.1, port: $ADMIN}}"
+        ))
+        .start();
+    assert_eq!(gateway.get("/hello").status, 404);
+    assert_eq!(common::get(port, "/status/ready").status, 503, "it has received nothing yet");
+    let document = format!(r#"{{"routes": [{}]}}"#, route("1", "/hello", &upstream));
+    let mut admin = Client::connect(gateway.ports.admin);
+    admin.send(&format!(
+        "PUT /apisix/admin/configs HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\nX-Digest: 1\r\n\
+         Content-Length: {}\r\n\r\n{document}",
+        document.len()
+    ));
+    assert_eq!(admin.response().status, 202);
+    eventually("the document", || gateway.get("/hello").text() == "served");
+    assert_eq!(common::get(port, "/status/ready").status, 200);
+}
+
 /// t/cli/test_etcd_healthcheck.sh and test_status_api.sh
 #[test]
 fn one_etcd_of_three_may_be_away_and_all_may_come_back() {

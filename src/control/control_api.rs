@@ -2,6 +2,7 @@
 //! (apisix/init.lua `status`, `status_ready`).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -160,12 +161,15 @@ fn shown_object(state: &ControlState, kind: Kind, entry: Entry) -> Option<Value>
     for pointer in ["/nodes", "/upstream/nodes"] {
         value.pointer_mut(pointer).into_iter().for_each(list_nodes);
     }
+    let has_domain =
+        ["/nodes", "/upstream/nodes"].into_iter().filter_map(|at| value.pointer(at)).any(has_name);
     Some(json!({
         "key": format!("{}{}", state.store.prefix(), entry.key),
         "value": value,
         "createdIndex": entry.create_revision,
         "modifiedIndex": entry.mod_revision,
         "orig_modifiedIndex": entry.mod_revision,
+        "has_domain": has_domain,
         "clean_handlers": {},
     }))
 }
@@ -182,6 +186,12 @@ fn list_nodes(nodes: &mut Value) {
         node
     });
     *nodes = list.collect();
+}
+
+/// Does any of the nodes go by a name?
+fn has_name(nodes: &Value) -> bool {
+    let mut hosts = nodes.as_array().into_iter().flatten().filter_map(|node| node["host"].as_str());
+    hosts.any(|host| host.trim_matches(['[', ']']).parse::<IpAddr>().is_err())
 }
 
 async fn dump(state: &ControlState, kind: Kind) -> AdminResponse {
@@ -425,6 +435,7 @@ mod tests {
             let routes = json_of(&routes);
             assert_eq!((status, routes.as_array().unwrap().len()), (200, 1));
             assert_eq!(routes[0]["key"], "/apisix/routes/1");
+            assert_eq!(routes[0]["has_domain"], false);
             let nodes = &routes[0]["value"]["upstream"]["nodes"];
             assert_eq!(*nodes, json!([{"host": "127.0.0.1", "port": 80, "weight": 1}]));
             assert_eq!(routes[0]["value"]["upstream"]["scheme"], "http");
@@ -445,6 +456,13 @@ mod tests {
             assert_eq!(get("/v1/nothing").await.0, 404);
             assert_eq!(handle(&state, request(Method::POST, "/v1/gc")).await.status, 200);
         });
+    }
+
+    #[test]
+    fn names_among_nodes_are_found() {
+        let named = |hosts: &[&str]| has_name(&hosts.iter().map(|host| json!({"host": host})).collect());
+        assert!(named(&["127.0.0.1", "foo.com"]));
+        assert!(!named(&["127.0.0.1", "::1", "[::1]"]) && !named(&[]));
     }
 
     #[test]

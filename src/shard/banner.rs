@@ -46,6 +46,9 @@ pub(super) fn banner(config: &Config, cores: usize, drivers: &[(DriverKind, Opti
         if let Some(key) = key {
             let _ = writeln!(text, "  admin key {}", key.key);
         }
+        if config.deployment.provider == Provider::StandaloneApi {
+            return text; // it has no /routes
+        }
         let header = key.map_or(String::new(), |key| format!(" -H 'X-API-KEY: {}'", key.key));
         let _ = writeln!(
             text,
@@ -100,6 +103,12 @@ mod tests {
         ] {
             assert!(admin(more).contains(url), "{more}: {}", admin(more));
         }
+    }
+
+    #[test]
+    fn without_routes_of_its_own_the_admin_api_gets_no_first_route() {
+        let text = of("deployment: {role: traditional, role_traditional: {config_provider: yaml}}");
+        assert!(text.contains("Admin API ") && !text.contains("first route"), "{text}");
     }
 
     #[test]

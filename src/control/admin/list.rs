@@ -1,5 +1,7 @@
 //! Lists: which objects, in what order, which page (apisix/admin/v3_adapter.lua).
 
+use std::collections::HashMap;
+
 use pcre2::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
 
@@ -54,7 +56,7 @@ struct Filters {
     uri: Option<Regex>,
     label: Option<String>,
     /// Fields that must have these values.
-    fields: Vec<(String, String)>,
+    fields: HashMap<String, String>,
 }
 
 impl Filters {
@@ -67,11 +69,14 @@ impl Filters {
             }
             known
         });
+        // Of a field that is named twice the last value counts.
+        let fields: HashMap<String, String> =
+            fields.map(|(f, value)| (f.to_owned(), value.to_owned())).collect();
         Ok(Filters {
             name: args.get("name").map(regex).transpose()?,
             uri: args.get("uri").map(regex).transpose()?,
             label: args.get("label").map(str::to_owned),
-            fields: fields.map(|(field, value)| (field.to_owned(), value.to_owned())).collect(),
+            fields,
         })
     }
 
@@ -135,7 +140,7 @@ mod tests {
 
     #[test]
     fn filters() {
-        let table: [(&str, &[&str]); 10] = [
+        let table: [(&str, &[&str]); 11] = [
             ("", &["0", "1", "2"]),
             ("name=a", &["0", "1"]),
             ("name=^al", &["0"]),
@@ -143,6 +148,7 @@ mod tests {
             ("label=env", &["0"]),
             ("filter=service_id%3D1", &["0", "1"]),
             ("filter=service_id%3D1%26upstream_id%3Du", &["1"]),
+            ("filter=service_id%3D2%26service_id%3D1", &["0", "1"]),
             ("filter=unknown%3D1", &["0", "1", "2"]),
             ("name=beta&label=env", &[]),
             ("page=1", &["0", "1", "2"]),

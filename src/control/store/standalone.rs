@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::document::{Keys, objects};
 use super::{Entry, Event, Listing};
+use crate::control::applied::NOTHING;
 use crate::limits;
 
 /// A handle to the document. Cheap to clone.
@@ -56,15 +57,15 @@ impl Standalone {
         self.state().keys.list(dir)
     }
 
-    /// To be called once, inside the control runtime. Nothing comes before the first document.
+    /// To be called once, inside the control runtime. Before the first document the cores are told that there is
+    /// nothing: they serve that, and are not ready.
     pub(super) fn watch(&self) -> mpsc::Receiver<Event> {
         // Writers do not wait; there is one event for each document that was accepted.
         let (watcher, mut changes) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::channel(limits::WATCH_QUEUE);
         let mut state = self.state();
-        if let Some(all) = state.keys.snapshot() {
-            let _ = watcher.send(all);
-        }
+        let nothing = || Event::Snapshot { entries: Vec::new(), revision: NOTHING };
+        let _ = watcher.send(state.keys.snapshot().unwrap_or_else(nothing)); // its receiver is held below
         state.watcher = Some(watcher);
         tokio::spawn(async move {
             while let Some(event) = changes.recv().await {
@@ -93,6 +94,8 @@ mod tests {
         block_on(async {
             let store = Standalone::default();
             let mut events = store.watch();
+            let Some(Event::Snapshot { entries, revision: NOTHING }) = events.recv().await else { panic!() };
+            assert!(entries.is_empty());
             let document = |value: Value| value.as_object().unwrap().clone();
             let first = document(json!({"routes": [{"id": 1, "uri": "/a"}], "routes_conf_version": 1}));
             assert!(store.replace(None, first.clone()));
