@@ -203,6 +203,32 @@ fn metrics_survive_reloads() {
     });
 }
 
+/// As nginx's stub_status does: one client is silent, one has sent half a head, one is waiting for its answer.
+#[test]
+fn connections_are_reading_writing_or_waiting() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.head();
+            conn.drain();
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let counted = || {
+            let page = metrics(&gateway);
+            let states = ["active", "reading", "writing", "waiting"];
+            let name = |state| format!("apisix_nginx_http_current_connections{{state=\"{state}\"}}");
+            (states.map(|state| value(&page, &name(state))), value(&page, "apisix_http_requests_total"))
+        };
+        let (_silent, mut half, mut whole) = (gateway.connect(), gateway.connect(), gateway.connect());
+        half.send("GET / HTTP/1.1\r\nHo");
+        whole.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("each of the three is counted for what it does", || counted() == ([3, 1, 1, 1], 2));
+        half.send("st: a\r\n\r\n");
+        eventually("the half head is whole", || counted() == ([3, 0, 2, 1], 2));
+        drop((half, whole));
+        eventually("both are gone", || counted() == ([1, 0, 0, 1], 2));
+    });
+}
+
 /// Without buffering the upstream has the request while the client still writes its body; with it, when that has ended.
 #[test]
 fn proxy_control_sends_at_once_or_collects() {

@@ -32,6 +32,9 @@ pub trait Gate: 'static {
     /// An exchange that has been logged.
     fn give_back(&self, ex: Box<Exchange>);
 
+    /// The head of an exchange that was taken is waited for, or not any longer.
+    fn reads(&self, waits: bool);
+
     /// Timeouts and limits of client connections.
     fn settings(&self) -> &Settings;
 

@@ -21,7 +21,6 @@ pub fn finish(core: &Core, ex: &mut Exchange) {
         plan.chain.log(ex, &core.host, None);
     }
     ex.held.clear();
-    core.host.metrics.borrow().tallies().requests.add(1);
     if let Some(access) = &core.access {
         write_access_line(&mut access.borrow_mut(), ex);
     }

@@ -28,6 +28,7 @@ use crate::pubsub::{self, System, session};
 use crate::reactor;
 use crate::telemetry::format::LogFormat;
 use crate::telemetry::lines::LogLines;
+use crate::telemetry::tallies::Tallies;
 use crate::wire::Name;
 
 /// One core's gateway: its configuration as it runs, and what its exchanges share.
@@ -172,8 +173,29 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
+impl Core {
+    /// An exchange of `client` begins or ends.
+    fn count(&self, client: &Client, begins: bool) {
+        let metrics = self.host.metrics.borrow();
+        let tallies = metrics.tallies();
+        let under_way = match client {
+            Client::None => return,
+            Client::Raw(_) => &tallies.sessions,
+            _ => &tallies.writing,
+        };
+        match begins {
+            true => under_way.add(1),
+            false => under_way.sub(1),
+        }
+        if begins && !matches!(client, Client::Raw(_)) {
+            tallies.requests.add(1);
+        }
+    }
+}
+
 impl Gate for Core {
     fn take(&self, facts: &Rc<Facts>, client: Client) -> Box<Exchange> {
+        self.count(&client, true);
         let now_ms = reactor::now_ms();
         match self.spare.borrow_mut().pop() {
             Some(mut ex) => {
@@ -188,6 +210,7 @@ impl Gate for Core {
         // a spare exchange holds nothing open: its bodies refer to the connections. Most have been finished; one that
         // panicked behind its head has not
         finish::release_upstream(&mut ex);
+        self.count(&ex.client, false);
         ex.held.clear();
         ex.client = Client::None;
         ex.req.body = Body::Empty;
@@ -198,6 +221,14 @@ impl Gate for Core {
         if spare.len() < limits::SPARE_EXCHANGES {
             spare.push(ex);
         }
+    }
+
+    fn reads(&self, waits: bool) {
+        let metrics = self.host.metrics.borrow();
+        let Tallies { reading, writing, .. } = metrics.tallies();
+        let (from, to) = if waits { (writing, reading) } else { (reading, writing) };
+        from.sub(1);
+        to.add(1);
     }
 
     fn settings(&self) -> &Settings {

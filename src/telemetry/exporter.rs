@@ -79,7 +79,7 @@ impl Exporter {
                 (["active"], metrics.sum(|t| &t.active)),
                 (["handled"], metrics.sum(|t| &t.handled)),
                 (["reading"], metrics.sum(|t| &t.reading)),
-                (["waiting"], metrics.sum(|t| &t.waiting)),
+                (["waiting"], metrics.waiting()),
                 (["writing"], metrics.sum(|t| &t.writing)),
             ],
         );

@@ -216,6 +216,11 @@ impl Metrics {
         self.pages().iter().map(|page| tally(&page.tallies).get()).sum()
     }
 
+    /// See [`Tallies::waiting`].
+    pub fn waiting(&self) -> u64 {
+        self.pages().iter().map(|page| page.tallies.waiting()).sum()
+    }
+
     /// nginx's `stub_status` text, of all cores.
     pub fn stub_status(&self) -> String {
         format!(
@@ -227,7 +232,7 @@ impl Metrics {
             self.sum(|t| &t.requests),
             self.sum(|t| &t.reading),
             self.sum(|t| &t.writing),
-            self.sum(|t| &t.waiting)
+            self.waiting()
         )
     }
 }
@@ -455,8 +460,8 @@ impl CoreMetrics {
 /// The core ends: its connections are gone, its page is free for the next.
 impl Drop for CoreMetrics {
     fn drop(&mut self) {
-        let Tallies { active, reading, writing, waiting, .. } = self.tallies();
-        for tally in [active, reading, writing, waiting] {
+        let Tallies { active, reading, writing, sessions, .. } = self.tallies();
+        for tally in [active, reading, writing, sessions] {
             tally.set(0);
         }
         self.page.taken.store(false, Release);
@@ -603,10 +608,11 @@ mod tests {
         b.tallies().active.add(2);
         b.tallies().active.sub(1);
         b.tallies().requests.add(9);
-        b.tallies().waiting.set(4);
+        a.tallies().writing.add(2);
+        b.tallies().sessions.add(5);
         assert_eq!(
             a.stub_status(),
-            "Active connections: 4 \nserver accepts handled requests\n 0 0 9 \nReading: 0 Writing: 0 Waiting: 4 \n"
+            "Active connections: 4 \nserver accepts handled requests\n 0 0 9 \nReading: 0 Writing: 2 Waiting: 1 \n"
         );
     }
 

@@ -28,6 +28,14 @@ impl Tally {
     }
 }
 
+impl Tallies {
+    /// Connections that wait for a request. One that has many at a time makes it too small.
+    pub fn waiting(&self) -> u64 {
+        let busy = [&self.reading, &self.writing, &self.sessions].map(Tally::get).iter().sum();
+        self.active.get().saturating_sub(busy)
+    }
+}
+
 /// What every core counts, with nginx's names (stub_status).
 #[derive(Debug, Default)]
 pub struct Tallies {
@@ -37,13 +45,13 @@ pub struct Tallies {
     pub handled: Tally,
     /// Open client connections.
     pub active: Tally,
-    /// Of these, reading a request.
+    /// Requests whose head has come in part.
     pub reading: Tally,
-    /// Of these, working on or writing an answer.
+    /// Requests that are worked on, or answered.
     pub writing: Tally,
-    /// Of these, idle between requests.
-    pub waiting: Tally,
-    /// Requests.
+    /// Sessions of layer 4.
+    pub sessions: Tally,
+    /// Requests, from the first byte on.
     pub requests: Tally,
     /// Exchanges, connections and other tasks that ended by a panic.
     pub panics: Tally,

@@ -149,6 +149,22 @@ enum HeadError {
     Reject(Reject),
 }
 
+/// While more of a head is waited for.
+struct Reading<'a, G: Gate>(&'a G);
+
+impl<'a, G: Gate> Reading<'a, G> {
+    fn of(gate: &'a G) -> Self {
+        gate.reads(true);
+        Reading(gate)
+    }
+}
+
+impl<G: Gate> Drop for Reading<'_, G> {
+    fn drop(&mut self) {
+        self.0.reads(false);
+    }
+}
+
 /// Reads until the head is whole; what follows it is returned.
 async fn read_head<G: Gate>(
     gate: &G,
@@ -167,6 +183,7 @@ async fn read_head<G: Gate>(
     }
     let mut gathered = first.to_vec();
     drop(first);
+    let _reading = Reading::of(gate);
     stream.set_recv_deadline(Some(reactor::now_ms() + u64::from(gate.settings().header_ms)));
     loop {
         let more = stream.recv().await.ok().filter(|chunk| !chunk.is_empty()).ok_or(HeadError::Gone)?;

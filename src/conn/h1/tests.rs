@@ -54,6 +54,7 @@ impl Gate for Plain {
         Box::new(Exchange::new(facts.clone(), client, 0))
     }
     fn give_back(&self, _: Box<Exchange>) {}
+    fn reads(&self, _: bool) {}
     fn settings(&self) -> &Settings {
         &self.0
     }
