@@ -228,6 +228,29 @@ fn a_client_that_leaves_is_a_499_and_its_request_cancelled() {
     });
 }
 
+/// What a client did not wait for is in its line: which upstream was asked, and for how long. nginx writes that, too.
+#[test]
+fn the_time_that_a_client_did_not_wait_longer_is_logged() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            conn.drain();
+        });
+        let routes = everything_to(upstream.port);
+        let format =
+            "access_log_format: '$status $upstream_addr $upstream_status $upstream_response_time.'\n";
+        let gateway = Setup::new(driver, Source::Yaml(routes)).http(format).start();
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        upstream.wait_for(1);
+        drop(client);
+        let log = gateway.read_until("logs/access.log", "\n");
+        let time = log.strip_prefix(&format!("499 127.0.0.1:{} - ", upstream.port));
+        let time = time.and_then(|rest| rest.trim().strip_suffix('.')?.parse::<f64>().ok());
+        assert!(time.is_some(), "{log}");
+    });
+}
+
 /// nginx, too, takes a client that has shut its side for one that left.
 #[test]
 fn the_connection_of_a_client_that_left_is_closed() {

@@ -77,6 +77,33 @@ fn least_conn_forgets_who_has_left() {
     });
 }
 
+/// Who has left is forgotten once, or its node would get more and more.
+#[test]
+fn least_conn_forgets_who_has_left_once() {
+    on_both_drivers(|driver| {
+        let never = || Upstream::start(|conn| while conn.request().is_some() {});
+        let (first, second) = (never(), never());
+        let nodes = "{type: least_conn, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
+        let gateway = with(driver, &[&first, &second], nodes);
+        let sent = || (first.requests().len(), second.requests().len());
+        let open = || {
+            let ((a, b), mut client) = (sent(), gateway.connect());
+            client.send(GET);
+            eventually("it is at a node", || sent() != (a, b));
+            client
+        };
+        let _stay: Vec<Client> = (0..4).map(|_| open()).collect();
+        assert_eq!(sent(), (2, 2));
+        for left in 1..=4 {
+            drop(open());
+            eventually("its line", || gateway.read("logs/access.log").matches(" 499 ").count() == left);
+        }
+        let (a, b) = sent();
+        let _more = [open(), open()];
+        assert_eq!(sent(), (a + 1, b + 1));
+    });
+}
+
 /// What is in flight counts on when the upstream is changed meanwhile.
 #[test]
 fn a_change_does_not_forget_what_is_in_flight() {
@@ -156,6 +183,48 @@ fn ewma_prefers_the_faster_node() {
         }
         let slow = slow.requests().len();
         assert!(slow <= 2, "{slow} of 40 requests went to the slow node");
+    });
+}
+
+/// How long a node lets a client wait in vain is how fast it is (APISIX's ewma.lua takes it so, too). It would else look
+/// like the fastest of all.
+#[test]
+fn ewma_turns_from_a_node_that_does_not_answer() {
+    on_both_drivers(|driver| {
+        let mute = Upstream::start(|conn| while conn.request().is_some() {});
+        let quick = Upstream::answering(ok("quick"));
+        let nodes = "{type: ewma, retries: 0, timeout: {connect: 1, send: 1, read: 0.3}, \
+                     nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
+        let gateway = with(driver, &[&mute, &quick], nodes);
+        let statuses: Vec<u16> = (0..20).map(|_| gateway.get("/").status).collect();
+        let in_vain = statuses.iter().filter(|status| **status == 504).count();
+        assert_eq!((in_vain, mute.requests().len()), (1, 1), "{statuses:?}");
+    });
+}
+
+/// The same where no timeout ends the wait, but the client.
+#[test]
+fn ewma_turns_from_a_node_that_clients_leave() {
+    on_both_drivers(|driver| {
+        let mute = Upstream::start(|conn| while conn.request().is_some() {});
+        let quick = Upstream::answering(ok("quick"));
+        let nodes = "{type: ewma, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
+        let gateway = with(driver, &[&mute, &quick], nodes);
+        let mut client = gateway.connect();
+        for sent in 1.. {
+            client.send(GET);
+            eventually("it is at a node", || mute.requests().len() + quick.requests().len() == sent);
+            if !mute.requests().is_empty() {
+                break;
+            }
+            client.response();
+        }
+        std::thread::sleep(Duration::from_millis(300)); // so long it waits
+        drop(client);
+        gateway.read_until("logs/access.log", " 499 ");
+        for _ in 0..20 {
+            assert_eq!(gateway.get("/").text(), "quick");
+        }
     });
 }
 

@@ -624,6 +624,22 @@ fn the_end_of_the_gateway_is_said() {
     });
 }
 
+/// Who has been told that it is over, and why, may take a while to close; not for ever.
+#[test]
+fn a_client_that_stays_after_the_goodbye_is_left() {
+    on_both_drivers(|driver| {
+        let gateway = gateway(driver, &[free_port()]);
+        let mut session = PubSub::open(gateway.port(), "/kafka");
+        let began = Instant::now();
+        session.client.send(b"\x82\x00"); // unmasked
+        assert_eq!(session.frame(), (0x88, 1002_u16.to_be_bytes().to_vec()));
+        session.client.closed();
+        // a session has its line when it has ended
+        gateway.read_until("logs/access.log", "\"GET /kafka HTTP/1.1\" 101 ");
+        assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
+    });
+}
+
 #[test]
 fn a_client_of_others_that_has_the_schema() {
     let kafka = Kafka::shared();

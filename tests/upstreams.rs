@@ -713,6 +713,81 @@ fn the_chosen_node_is_in_the_access_log() {
 }
 
 /// Many at once: all are answered, each with its own answer.
+/// Try by try: where, with what outcome, and how long it took until connected, until the head of an answer, until its end.
+#[test]
+fn every_try_is_in_the_access_log() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            std::thread::sleep(Duration::from_millis(30));
+            let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh");
+            std::thread::sleep(Duration::from_millis(30));
+            let _ = conn.send("i");
+        });
+        let nobody = free_port();
+        let nodes = [(nobody, 1), (upstream.port, 0)].map(
+            |(port, priority)| json!({"host": "127.0.0.1", "port": port, "weight": 1, "priority": priority}),
+        );
+        let route = json!({"uri": "/*", "upstream": {"type": "roundrobin", "nodes": nodes}});
+        let format = "access_log_format: '$upstream_addr|$upstream_status|$upstream_connect_time|\
+                      $upstream_header_time|$upstream_response_time|$upstream_bytes_received'\n";
+        let setup = Setup::new(driver, Source::Yaml(format!("routes:\n- {route}"))).http(format);
+        let gateway = setup.start();
+        assert_eq!(gateway.get("/").text(), "hi");
+        let log = gateway.read_until("logs/access.log", "\n");
+        let tries: Vec<Vec<&str>> = log.trim().split('|').map(|field| field.split(", ").collect()).collect();
+        let [addresses, statuses, connect, header, response, bytes] = &tries[..] else { panic!("{log}") };
+        assert_eq!(addresses[..], [format!("127.0.0.1:{nobody}"), format!("127.0.0.1:{}", upstream.port)]);
+        assert_eq!(statuses[..], ["502", "200"]);
+        assert_eq!((connect[0], header[0], bytes[0]), ("-", "-", "0"), "{log}");
+        let seconds = |text: &str| text.parse::<f64>().unwrap_or_else(|_| panic!("{log}"));
+        assert!(seconds(response[0]) < 0.03, "{log}");
+        assert!(seconds(connect[1]) < 0.03, "{log}");
+        assert!((0.03..0.06).contains(&seconds(header[1])) && seconds(response[1]) >= 0.06, "{log}");
+        assert!(seconds(bytes[1]) >= 40.0, "{log}");
+    });
+}
+
+#[test]
+fn a_routes_timeout_counts_before_that_of_its_upstream() {
+    on_both_drivers(|driver| {
+        let mute = Upstream::start(|conn| while conn.request().is_some() {});
+        let timeout = |read: f64| json!({"connect": 1, "send": 1, "read": read});
+        let nodes = json!({format!("127.0.0.1:{}", mute.port): 1});
+        let upstream = json!({"type": "roundrobin", "nodes": nodes, "timeout": timeout(60.0)});
+        let route = json!({"uri": "/*", "timeout": timeout(0.3), "upstream": upstream});
+        let gateway = Gateway::with_yaml(driver, &format!("routes:\n- {route}"));
+        assert_eq!(gateway.get("/").status, 504);
+    });
+}
+
+/// With `disable_upstream_healthcheck` nothing is probed, and no node is out for what requests have met there.
+#[test]
+fn checks_can_be_turned_off_for_the_whole_gateway() {
+    on_both_drivers(|driver| {
+        let broken = Upstream::answering("HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n");
+        let fit = Upstream::answering(ok("fit"));
+        let nodes = [&broken, &fit].map(|upstream| (format!("127.0.0.1:{}", upstream.port), json!(1)));
+        let checks = json!({
+            "active": {"http_path": "/probe", "healthy": {"interval": 1}, "unhealthy": {"interval": 1, "http_failures": 1}},
+            "passive": {"unhealthy": {"http_failures": 1, "http_statuses": [500]}}
+        });
+        let nodes: serde_json::Map<_, _> = nodes.into_iter().collect();
+        let route =
+            json!({"uri": "/*", "upstream": {"type": "roundrobin", "nodes": nodes, "checks": checks}});
+        let setup = Setup::new(driver, Source::Yaml(format!("routes:\n- {route}"))).workers(1);
+        let gateway = setup.apisix("disable_upstream_healthcheck: true").start();
+        let began = std::time::Instant::now();
+        let mut statuses = Vec::new();
+        while began.elapsed() < Duration::from_millis(1500) {
+            statuses.push(gateway.get("/").status);
+        }
+        let broken = statuses.iter().filter(|status| **status == 500).count();
+        assert!(broken.abs_diff(statuses.len() / 2) <= 1, "{broken} of {}", statuses.len());
+        assert!(fit.requests().iter().all(|request| request.target == "/"), "nothing is probed");
+    });
+}
+
 #[test]
 fn answers_are_not_mixed_up() {
     on_both_drivers(|driver| {

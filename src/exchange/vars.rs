@@ -228,7 +228,9 @@ impl Exchange {
                 true
             }),
             "upstream_status" => self.upstream.join(|a, out| {
-                out.extend_from_slice(a.status.to_string().as_bytes());
+                if a.status != 0 {
+                    out.extend_from_slice(a.status.to_string().as_bytes());
+                }
                 a.status != 0
             }),
             "upstream_connect_time" => self.upstream.join(|a, out| put(a.connect_ms, out)),

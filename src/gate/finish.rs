@@ -39,7 +39,7 @@ pub fn write_access_line(access: &mut Access, ex: &Exchange) {
 }
 
 /// Gives the upstream connection back if both messages ended where they said, else closes it, and tells the balancer that
-/// its node is done. An exchange does so once, however it ends.
+/// its node is done, and how long it took: whether it has answered or not. An exchange does so once, however it ends.
 pub(super) fn release_upstream(ex: &mut Exchange) {
     let (lease, call) = (ex.lease.take(), ex.call.take());
     if !std::mem::take(&mut ex.counted) {
@@ -50,11 +50,13 @@ pub(super) fn release_upstream(ex: &mut Exchange) {
         ex.req.body = body;
     }
     let now_ms = reactor::now_ms();
-    let (mut latency_ms, mut node) = (0, 0);
+    let (mut latency_ms, mut node) = (None, 0);
     if let Some(attempt) = ex.upstream.current() {
-        attempt.response_ms = Some((now_ms - attempt.began_ms) as u32);
+        let took_ms = (now_ms - attempt.began_ms) as u32;
+        attempt.response_ms = Some(took_ms);
         attempt.bytes += ex.resp.body.arrived_bytes();
-        (latency_ms, node) = ((now_ms - attempt.began_ms) as u32, attempt.node);
+        // no connection, no latency (apisix/balancer/ewma.lua adds the time to connect)
+        (latency_ms, node) = (attempt.connect_ms.map(|_| took_ms), attempt.node);
     }
     if let Some(lease) = lease
         && ex.keep_upstream
@@ -66,5 +68,5 @@ pub(super) fn release_upstream(ex: &mut Exchange) {
     let Some(upstream) = ex.live_upstream.as_ref().and_then(|up| up.downcast_ref::<LiveUpstream>()) else {
         return;
     };
-    upstream.finished(node, Some(latency_ms), now_ms);
+    upstream.finished(node, latency_ms, now_ms);
 }

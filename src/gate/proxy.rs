@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use rustls::pki_types::ServerName;
 
+use super::finish::release_upstream;
 use super::{Core, handle, passive, prepare};
 use crate::conn::h1::client::{self, AnswerHead, NoAnswer};
 use crate::conn::h1::upload::{self, Unsent};
@@ -321,22 +322,22 @@ impl Ask<'_> {
 
     /// Nobody waits for an answer.
     fn client_left(&self, ex: &mut Exchange) -> Result<(), Reply> {
-        self.forget(ex);
+        release_upstream(ex);
         ex.resp.client_gone = true;
         Ok(())
     }
 
     /// The client's body broke off; a client that left gets no answer.
     fn client_broke_off(&self, ex: &mut Exchange, error: BodyError) -> Result<(), Reply> {
-        self.forget(ex);
+        release_upstream(ex);
         let reply = prepare::client_body_error(ex, error);
         if ex.resp.client_gone { Ok(()) } else { Err(reply) }
     }
 
     /// No more tries: the client gets the page of this status.
     fn give_up(&self, ex: &mut Exchange, failed: Try, status: u16) -> Result<(), Reply> {
-        self.forget(ex);
         note_failure(ex, failed, status);
+        release_upstream(ex);
         Err(Reply::page(status))
     }
 
@@ -360,14 +361,13 @@ impl Ask<'_> {
         Ok(())
     }
 
-    /// The try is over without an answer that the client gets. Another answer may take the place of the one that
-    /// came, if one came; its connection is closed, as nginx does.
+    /// The try is over, and another follows. Another answer may take the place of the one that came, if one came; its
+    /// connection is closed, as nginx does.
     fn forget(&self, ex: &mut Exchange) {
         self.upstream.finished(self.picked.node, None, reactor::now_ms());
         ex.counted = false;
         ex.lease = None;
         ex.call = None;
-        ex.keep_upstream = false;
         ex.resp.body = Body::Empty;
         ex.resp.head.clear();
         ex.resp.source = Source::Gateway;

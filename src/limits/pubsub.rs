@@ -19,8 +19,8 @@ pub const PUBSUB_SILENCE_MS: u64 = 10 * 60_000;
 /// Reached by: src/pubsub/session.rs what_waits_for_a_client_has_a_bound_in_bytes_and_one_in_frames.
 pub const PUBSUB_QUEUED_FRAMES: usize = SEND_PIECES;
 
-/// How long a goodbye of a pub/sub session may take to leave, ms.
-/// Not reached by a test: the goodbye is seen to leave (tests/pubsub.rs); a client that does not take it, not yet.
+/// How long a goodbye of a pub/sub session may take to leave, and its client then to close, ms.
+/// Reached by: tests/pubsub.rs a_client_that_stays_after_the_goodbye_is_left.
 pub const PUBSUB_GOODBYE_MS: u32 = 5_000;
 
 /// Subscriptions of one pub/sub connection. Who wants more partitions opens a second one.

@@ -209,8 +209,8 @@ impl Balancer {
         }
     }
 
-    /// A request is done with `node`. `latency_ms` is the time to connect and answer where it was
-    /// answered, `None` where it failed.
+    /// A request is done with `node`. `latency_ms` is the time to connect and answer, or that for which an answer was
+    /// awaited in vain; `None` where there was no connection, or another node was tried next.
     pub fn finished(&self, node: usize, latency_ms: Option<u32>, now_ms: u64) {
         match &self.state {
             State::None => {}
