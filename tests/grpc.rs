@@ -452,6 +452,54 @@ fn a_request_without_a_host_has_no_authority() {
     });
 }
 
+/// What the gateway itself refuses has a status of gRPC beside that of HTTP, and no body: clients of gRPC look at no
+/// other. What an upstream says is its own word.
+#[test]
+fn a_refusal_has_a_status_of_grpc() {
+    on_both_drivers(|driver| {
+        let own = Upstream::answering("HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nown");
+        let codes = [(400, "13"), (401, "16"), (403, "7"), (404, "12"), (418, "2"), (429, "14")];
+        let codes = [&codes[..], &[(500, "2"), (502, "14"), (503, "14"), (504, "14")]].concat();
+        let mut objects =
+            format!("routes:\n- {{uri: /own, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}\n", own.port);
+        for (status, _) in &codes {
+            objects += &format!(
+                "- {{uri: /{status}, plugins: {{fault-injection: {{abort: {{http_status: {status}, body: told}}}}}}}}\n"
+            );
+        }
+        let gateway = Gateway::with_yaml(driver, &objects);
+        let head = |version: &str, kind: &str, target: &str| {
+            let url = format!("http://127.0.0.1:{}{target}", gateway.port());
+            let kind = format!("Content-Type: {kind}");
+            let args = ["-s", "-m", "10", version, "-H", &kind, "-d", "x", "-D", "-", &url];
+            let output = std::process::Command::new("curl").args(args).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).to_lowercase()
+        };
+        let h2 = "--http2-prior-knowledge";
+        for (status, code) in &codes {
+            let told = head(h2, "application/grpc+proto", &format!("/{status}"));
+            assert!(told.starts_with(&format!("http/2 {status}")), "{told}");
+            for field in [
+                format!("\r\ngrpc-status: {code}\r\n"),
+                format!("\r\ngrpc-message: http status {status}\r\n"),
+                "\r\ncontent-type: application/grpc\r\n".to_string(),
+            ] {
+                assert!(told.contains(&field), "{field:?} in {told}");
+            }
+            assert!(told.ends_with("\r\n\r\n") && !told.contains("content-length"), "no body: {told}");
+        }
+        for (version, kind, target) in [
+            ("--http1.1", "application/grpc", "/403"),
+            (h2, "application/json", "/403"),
+            (h2, "application/grpc", "/own"),
+        ] {
+            let told = head(version, kind, target);
+            assert!(!told.contains("grpc-status"), "{version} {kind} {target}: {told}");
+        }
+        assert!(head(h2, "application/grpc", "/own").ends_with("own"));
+    });
+}
+
 /// These fields.
 fn all(names: &[&'static str]) -> HeaderMap {
     names.iter().map(|name| (http::HeaderName::from_static(name), "1".parse().unwrap())).collect()

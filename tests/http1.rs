@@ -209,6 +209,31 @@ fn a_short_chunked_request_is_sent_with_its_length() {
     });
 }
 
+/// `add_header` of a snippet: without `always` it is for the statuses that nginx names; an empty value is none.
+#[test]
+fn a_snippet_adds_fields_to_answers() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let status = &request.target[1..4];
+                let _ = conn.send(format!("HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n\r\n"));
+            }
+        });
+        let snippet = "http_configuration_snippet: \"add_header X-Some 'some $status'; add_header X-All all always; \
+                       add_header X-Arg $arg_a always;\"\n";
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port))).nginx(snippet).start();
+        for (status, is_some) in
+            [(200, true), (201, true), (301, true), (308, true), (203, false), (404, false), (500, false)]
+        {
+            let answer = gateway.get(&format!("/{status}"));
+            let some = format!("some {status}");
+            assert_eq!(answer.header("x-some"), is_some.then_some(&*some), "{answer}");
+            assert_eq!((answer.header("x-all"), answer.header("x-arg")), (Some("all"), None), "{answer}");
+        }
+        assert_eq!(gateway.get("/200?a=b").header("x-arg"), Some("b"));
+    });
+}
+
 /// As nginx: servers refuse a POST without a length (411).
 #[test]
 fn an_empty_chunked_request_is_sent_with_its_length() {

@@ -458,6 +458,47 @@ fn another_client_and_what_it_is_told_over_tcp() {
     });
 }
 
+/// Who comes by TCP is told of HTTP/3 at the address that he came to, if it is served there, whatever he speaks. What an
+/// upstream says of that is left as it is.
+#[test]
+fn http_3_is_offered_where_it_is_served() {
+    let driver = drivers()[0];
+    let pki = Pki::new("h3-offered");
+    pki.make("a", "ec", "DNS:a.test", None);
+    let (some, any, none) = (free_port(), free_port(), free_port());
+    let listen = format!(
+        "ssl: {{enable: true, listen: [{{ip: 127.0.0.1, port: {some}, enable_http3: true}}, \
+         {{ip: 127.0.0.2, port: {some}}}, {{port: {any}, enable_http3: true}}, {{ip: 127.0.0.1, port: {none}}}]}}\n"
+    );
+    let gateway = Setup::new(driver, Source::Embedded).apisix(&listen).start();
+    gateway.put("/ssls/1", &pki.ssl("a", &["a.test"]));
+    let own = Upstream::answering("HTTP/1.1 200 OK\r\nAlt-Svc: own\r\nContent-Length: 0\r\n\r\n");
+    let plain = Upstream::answering(ok("served"));
+    for (id, upstream) in [("none", &plain), ("own", &own)] {
+        let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+        let upstream = json!({"type": "roundrobin", "nodes": nodes});
+        gateway.put(&format!("/routes/{id}"), &json!({"uri": format!("/{id}"), "upstream": upstream}));
+    }
+    let told = |address: &str, port: u16, version: &str, path: &str| {
+        let (instead, url) = (format!("::{address}:{port}"), format!("https://a.test{path}"));
+        let args =
+            ["-s", "-k", "-m", "10", version, "-D", "-", "-o", "/dev/null", "--connect-to", &instead, &url];
+        let output = Command::new("curl").args(args).output().unwrap();
+        let head = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        assert!(head.starts_with(if version == "--http2" { "http/2 200" } else { "http/1.1 200" }), "{head}");
+        let values = head.lines().filter_map(|line| line.strip_prefix("alt-svc: "));
+        values.map(str::to_owned).collect::<Vec<_>>().join(" and ")
+    };
+    for version in ["--http1.1", "--http2"] {
+        let offered = |address, port| told(address, port, version, "/none");
+        assert_eq!(offered("127.0.0.1", some), format!("h3=\":{some}\"; ma=86400"), "{version}");
+        assert_eq!(offered("127.0.0.1", any), format!("h3=\":{any}\"; ma=86400"), "{version}");
+        assert_eq!(offered("127.0.0.2", some), "", "{version}: another address of that port");
+        assert_eq!(offered("127.0.0.1", none), "", "{version}: another port");
+        assert_eq!(told("127.0.0.1", some, version, "/own"), "own", "{version}");
+    }
+}
+
 #[test]
 fn another_client_brings_early_data_once() {
     on_both_drivers(|driver| {

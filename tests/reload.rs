@@ -142,6 +142,24 @@ fn the_admin_api_is_in_the_access_log_of_the_new_configuration() {
     eventually("a line in the second", || asked("/services", "logs/two.log"));
 }
 
+#[test]
+fn the_access_log_of_the_new_configuration_is_rotated() {
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = Setup::new("epoll", Source::Yaml(everything_to(upstream.port)))
+        .http("access_log: logs/one.log")
+        .rest("plugins: [log-rotate]\n")
+        .start();
+    let rotated = |name: &str| {
+        gateway.get("/");
+        let files = std::fs::read_dir(gateway.path("logs")).unwrap();
+        files.flatten().any(|file| file.file_name().to_string_lossy().ends_with(&format!("__{name}")))
+    };
+    change(&gateway, "plugin_attr:\n", "plugin_attr:\n  log-rotate: {interval: 1}\n");
+    eventually("the first log is rotated", || rotated("one.log"));
+    change(&gateway, "logs/one.log", "logs/two.log");
+    eventually("the second log is rotated", || rotated("two.log"));
+}
+
 /// apisix.yaml has no list of its own here, so that of config.yaml decides which of its routes are right.
 #[test]
 fn the_list_of_plugins_judges_the_routes_of_a_file() {

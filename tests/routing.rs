@@ -72,6 +72,146 @@ fn global_rules_run_for_what_no_route_takes() {
     });
 }
 
+/// Their answer filters and loggers, too.
+#[test]
+fn global_rules_filter_and_log_what_no_route_takes() {
+    on_both_drivers(|driver| {
+        let file = std::env::temp_dir().join(format!("ringway-global-{}-{driver}.log", std::process::id()));
+        let _ = std::fs::remove_file(&file);
+        let plugins = format!(
+            "{{response-rewrite: {{headers: {{set: {{X-Rule: ran}}}}, body: filtered}}, file-logger: {{path: {}}}}}",
+            file.display()
+        );
+        let rules = format!("routes: []\nglobal_rules:\n- {{id: 1, plugins: {plugins}}}");
+        let gateway = Gateway::with_yaml(driver, &rules);
+        let answer = gateway.get("/none");
+        assert_eq!((answer.status, answer.header("x-rule")), (404, Some("ran")), "{answer}");
+        assert_eq!(answer.text(), "filtered");
+        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        eventually("a line", || lines().ends_with('\n'));
+        assert!(lines().contains("\"/none\""), "{}", lines());
+        let _ = std::fs::remove_file(&file);
+    });
+}
+
+/// In each phase what global rules have runs before the route's own, whatever the priorities, and once.
+#[test]
+fn global_rules_run_before_the_routes_plugins_and_once() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let first = "_meta: {priority: 20000}";
+        let told = |who: &str| {
+            format!(
+                "response-rewrite: {{headers: {{add: [\"X-Ran: {who}\"]}}, filters: [{{regex: \"$\", replace: \" {who}\"}}]}}"
+            )
+        };
+        let plugins = |who: &str, meta: &str| {
+            format!(
+                "{{fault-injection: {{abort: {{http_status: 418, body: {who}, vars: [[[arg_rewrite, ==, \"1\"]]]}}, {meta}}}, \
+                 ua-restriction: {{denylist: [access], message: {who}, bypass_missing: true, {meta}}}, {}}}",
+                told(who)
+            )
+        };
+        let objects = format!(
+            "global_rules:\n- {{id: 1, plugins: {}}}\nconsumers:\n- {{username: ann, plugins: {{key-auth: {{key: ann}}}}}}\n\
+             routes:\n- {{uri: /*, plugins: {}, upstream: {{nodes: {{\"127.0.0.1:{port}\": 1}}}}}}\n\
+             - {{uri: /known, plugins: {{key-auth: {{}}, {}}}, upstream: {{nodes: {{\"127.0.0.1:{port}\": 1}}}}}}",
+            plugins("global", "_meta: {}"),
+            plugins("route", first),
+            told("route"),
+            port = upstream.port
+        );
+        let gateway = Gateway::with_yaml(driver, &objects);
+        let get = |target: &str, fields: &str| {
+            request(gateway.port(), "GET", target, &format!("Host: gateway.test\r\n{fields}"))
+        };
+        assert_eq!(get("/?rewrite=1", "").text(), "global global route");
+        let refused = get("/", "User-Agent: access\r\n");
+        assert!(refused.status == 403 && refused.text().contains("\"global\""), "{refused}");
+        for (target, fields) in [("/", ""), ("/known", "apikey: ann\r\n")] {
+            let answer = get(target, fields);
+            assert_eq!(answer.all("x-ran"), ["global", "route"], "{answer}");
+            assert_eq!(answer.text(), "served global route");
+        }
+    });
+}
+
+/// `max_post_args_readable_size`, in MB; 0 is no bound.
+#[test]
+fn conditions_look_into_bodies_up_to_a_bound() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering_unseen(ok("met"));
+        let routes = format!(
+            "routes:\n- {{uri: /*, vars: [[post_arg.name, ==, json]], upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}",
+            upstream.port
+        );
+        for (bound, status) in [(1, 404), (0, 200)] {
+            let option = format!("max_post_args_readable_size: {bound}");
+            let gateway = Setup::new(driver, Source::Yaml(routes.clone())).apisix(&option).start();
+            let post = |more: usize| {
+                let body = format!("{{\"name\": \"json\", \"more\": \"{}\"}}", "x".repeat(more));
+                let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length:";
+                ask(gateway.port(), format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).status
+            };
+            assert_eq!((post(1000), post(1 << 20)), (200, status), "{bound} MB");
+        }
+    });
+}
+
+/// `delete_uri_tail_slash`: routes do not see the slash; the upstream does.
+#[test]
+fn a_slash_at_the_end_of_a_path_need_not_count() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let routes =
+            format!("routes:\n- {{uri: /foo, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}", upstream.port);
+        for (counts, status) in [("true", 200), ("false", 404)] {
+            let option = format!("delete_uri_tail_slash: {counts}");
+            let gateway = Setup::new(driver, Source::Yaml(routes.clone())).apisix(&option).start();
+            assert_eq!(gateway.get("/foo").status, 200);
+            for target in ["/foo/", "/foo//", "/foo/?a=/"] {
+                assert_eq!(gateway.get(target).status, status, "{target}");
+            }
+            assert_eq!(gateway.get("/foo/bar/").status, 404);
+        }
+        assert_eq!(upstream.last().target, "/foo");
+        assert!(upstream.requests().iter().any(|request| request.target == "/foo/?a=/"));
+    });
+}
+
+/// `normalize_uri_like_servlet`: routes see the path as a servlet does, so that nobody gets past them by parameters of its
+/// segments; the upstream gets these.
+#[test]
+fn parameters_of_segments_need_not_count() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::mirror();
+        let routes = format!(
+            "routes:\n- {{uri: /foo/bar, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}\n\
+             - {{uri: /any/*, upstream: {{nodes: {{\"127.0.0.1:{0}\": 1}}}}}}",
+            upstream.port
+        );
+        let plain = Gateway::with_yaml(driver, &routes);
+        let like =
+            Setup::new(driver, Source::Yaml(routes)).apisix("normalize_uri_like_servlet: true").start();
+        assert_eq!((plain.get("/foo;a=b/bar").status, plain.get("/any/..;/x").status), (404, 200));
+        for (target, seen) in [
+            ("/foo/bar", "/foo/bar"),
+            ("/foo;a=b/bar;c", "/foo;a=b/bar;c"),
+            ("/any/;x", "/any/;x"),
+            ("/any/a%0Db;x", "/any/a%0Db;x"),
+        ] {
+            assert_eq!(like.get(target).status, 200, "{target}");
+            assert_eq!(upstream.last().target, seen);
+        }
+        for target in
+            ["/any/.;/x", "/any/..;a/x", "/any/;/x", "/any/%252e;/x", "/any/%252E%252e;x/x", "/foo;/..;/any"]
+        {
+            assert_eq!(like.get(target).status, 400, "{target}");
+        }
+        assert_eq!(like.get("/foo/baz;").status, 404);
+    });
+}
+
 #[test]
 fn exact_paths_beat_prefixes_and_longer_prefixes_shorter() {
     on_both_drivers(|driver| {
