@@ -4,10 +4,12 @@
 //! session belongs to the policy (certificate, client verification, versions) under which it was made: it cannot
 //! be resumed under another one, nor after a change of its own.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::{aead, hmac, rand};
-use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
+use rustls::server::{ProducesTickets, StoresServerSessions};
 
 use crate::limits;
 
@@ -17,27 +19,78 @@ pub type Policy = [u8; 32];
 /// Sessions of all policies, bounded: the oldest make room.
 #[derive(Debug)]
 pub struct Sessions {
-    shards: Vec<Arc<ServerSessionMemoryCache>>,
+    shards: Vec<Mutex<Shard>>,
 }
 
 impl Sessions {
     /// Room for [`limits::TLS_SESSIONS`] of them.
     pub fn new() -> Sessions {
         let each = limits::TLS_SESSIONS / limits::TLS_SESSION_SHARDS;
-        Sessions {
-            shards: (0..limits::TLS_SESSION_SHARDS).map(|_| ServerSessionMemoryCache::new(each)).collect(),
-        }
+        Sessions { shards: (0..limits::TLS_SESSION_SHARDS).map(|_| Mutex::new(Shard::new(each))).collect() }
     }
 
-    /// Session ids are random: their first byte spreads them.
-    fn shard(&self, id: &[u8]) -> &ServerSessionMemoryCache {
-        &self.shards[usize::from(id.first().copied().unwrap_or(0)) % self.shards.len()]
+    /// Does something with the part that keeps the session of an id. Ids are random: their first byte spreads them.
+    fn with_shard<T>(&self, id: &[u8], act: impl FnOnce(&mut Shard) -> T) -> T {
+        let at = usize::from(id.first().copied().unwrap_or(0)) % self.shards.len();
+        // nothing is half done in a shard where something panics
+        act(&mut self.shards[at].lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Default for Sessions {
     fn default() -> Self {
         Sessions::new()
+    }
+}
+
+/// The policy of a session and its id.
+type Key = Box<[u8]>;
+
+/// A part of the sessions: a ring of places, each new session in the next one. Nothing is searched for: rustls's own
+/// cache looks through all its keys for each one that is taken, and a session is taken when it is resumed.
+struct Shard {
+    /// The key stands here too, for who takes the place has to know it.
+    places: Vec<Option<(Key, Vec<u8>)>>,
+    next: usize,
+    by_key: HashMap<Key, usize>,
+    most: usize,
+}
+
+impl Shard {
+    fn new(most: usize) -> Shard {
+        Shard { places: Vec::new(), next: 0, by_key: HashMap::new(), most }
+    }
+
+    fn put(&mut self, key: Key, session: Vec<u8>) {
+        self.take(&key);
+        match self.places.get_mut(self.next) {
+            Some(place) => {
+                if let Some((oldest, _)) = place.take() {
+                    self.by_key.remove(&oldest);
+                }
+                *place = Some((key.clone(), session));
+            }
+            None => self.places.push(Some((key.clone(), session))),
+        }
+        self.by_key.insert(key, self.next);
+        self.next = (self.next + 1) % self.most;
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let place = self.places[*self.by_key.get(key)?].as_ref();
+        place.map(|(_, session)| session.clone())
+    }
+
+    fn take(&mut self, key: &[u8]) -> Option<Vec<u8>> {
+        let place = self.places[self.by_key.remove(key)?].take();
+        place.map(|(_, session)| session)
+    }
+}
+
+/// Sessions are secrets: how many there are is all that is said.
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sessions", self.by_key.len())
     }
 }
 
@@ -51,22 +104,23 @@ pub struct PolicySessions {
 }
 
 impl PolicySessions {
-    fn key(&self, id: &[u8]) -> Vec<u8> {
-        [&self.policy[..], id].concat()
+    fn key(&self, id: &[u8]) -> Key {
+        [&self.policy[..], id].concat().into()
     }
 }
 
 impl StoresServerSessions for PolicySessions {
     fn put(&self, id: Vec<u8>, session: Vec<u8>) -> bool {
-        self.all.shard(&id).put(self.key(&id), session)
+        self.all.with_shard(&id, |shard| shard.put(self.key(&id), session));
+        true
     }
 
     fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.all.shard(id).get(&self.key(id))
+        self.all.with_shard(id, |shard| shard.get(&self.key(id)))
     }
 
     fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.all.shard(id).take(&self.key(id))
+        self.all.with_shard(id, |shard| shard.take(&self.key(id)))
     }
 
     fn can_cache(&self) -> bool {
@@ -168,8 +222,26 @@ mod tests {
         for id in &ids {
             one.put(id.clone(), vec![0]);
         }
-        let kept = ids.iter().filter(|id| one.get(id).is_some()).count();
-        assert!(kept <= limits::TLS_SESSIONS && kept > 0, "{kept}");
+        // the last bytes of a number are spread evenly, so each shard is full
+        let (old, new) = ids.split_at(limits::TLS_SESSIONS);
+        assert_eq!(old.iter().filter(|id| one.get(id).is_some()).count(), 0, "the oldest make room");
+        assert_eq!(new.iter().filter(|id| one.get(id).is_none()).count(), 0, "the others stay");
+    }
+
+    #[test]
+    fn a_session_that_was_taken_or_put_again_leaves_the_others_alone() {
+        let mut shard = Shard::new(3);
+        let key = |n: u8| -> Key { Box::new([n]) };
+        for (n, session) in [(1, 10), (2, 20), (2, 21), (3, 30)] {
+            shard.put(key(n), vec![session]);
+        }
+        assert_eq!(shard.take(&[3]), Some(vec![30]));
+        assert_eq!(shard.take(&[3]), None);
+        shard.put(key(4), vec![40]); // in the place of 2 as it was first, which is free
+        assert_eq!([1, 2, 4].map(|n| shard.get(&[n])), [None, Some(vec![21]), Some(vec![40])]);
+        (5..100).for_each(|n| shard.put(key(n), vec![n]));
+        assert_eq!((shard.by_key.len(), shard.places.len()), (3, 3));
+        assert_eq!([96, 97, 98, 99].map(|n| shard.get(&[n]).is_some()), [false, true, true, true]);
     }
 
     fn at<const S: u64>() -> u64 {
