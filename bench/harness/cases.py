@@ -79,16 +79,27 @@ def reactor(house, options):
 
 def cores(house, options):
     """CPU a request with two workers on two cores against one on one. The load shares the second core: a third row is one
-    worker there, which has to wait for it and so finds more to do at a time."""
-    targets = {}
-    for label, workers, pinned in (("ringway-1", 1, "0"), ("ringway-1-beside-load", 1, "1"), ("ringway-2", 2, "0,1")):
+    worker there, which has to wait for it and so finds more to do at a time. In the fourth two workers have as many
+    connections each as the one has."""
+    targets, wide = {}, set()
+    for label, workers, pinned in (
+        ("ringway-1", 1, "0"),
+        ("ringway-1-beside-load", 1, "1"),
+        ("ringway-2", 2, "0,1"),
+        ("ringway-2-twice-the-load", 2, "0,1"),
+    ):
         gateway = house.ringway(workers, pinned, label)
         house.route(gateway)
         gateway.wait_answers("/")
         targets[label] = (gateway, "/")
-    rows = measure.interleave("cores", targets, 64, SMALL, options)
+        if label.endswith("twice-the-load"):
+            wide.add(gateway.url("/"))
+    load = lambda url, conns, *more: measure.wrk(url, conns * 2 if url in wide else conns, *more)  # noqa: E731
+    rows = measure.interleave("cores", targets, 64, SMALL, options, load=load)
     for row in rows:
         row["ratio_one_core"] = round(row["cpu_us"] / rows[0]["cpu_us"], 3)
+        if row["peer"].endswith("twice-the-load"):
+            row["conns"] *= 2
     return rows
 
 

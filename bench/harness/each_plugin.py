@@ -71,15 +71,21 @@ def prepared(house, gateway, wanted):
 
 
 def cpu(gateway, entry, options):
-    """CPU of the entry's route beside the plain route's, in interleaved rounds."""
-    targets = {"plain": (gateway, PLAIN), "own": (gateway, path(entry))}
-    extra = {"own": headers(entry)}
-    rows = measure.interleave(f"each_plugin {entry['name']}", targets, CONNECTIONS, 100, options, extra, base="plain")
-    plain, own = rows
+    """CPU of the entry's route beside the plain route's, in interleaved rounds; where its request has fields of its own, also
+    beside the plain route's with the same request, which tells the plugin's share from that of a longer request."""
+    fields = headers(entry)
+    same = "same" if fields else "plain"
+    targets = {"plain": (gateway, PLAIN), same: (gateway, PLAIN), "own": (gateway, path(entry))}
+    sent = {same: fields, "own": fields}
+    rows = measure.interleave(
+        f"each_plugin {entry['name']}", targets, CONNECTIONS, 100, options, sent, base=("plain", same)
+    )
+    plain, own = rows[0], rows[-1]
     return {
         "cpu_us": own["cpu_us"],
         "added_us": round(plain["cpu_us"] * (own["ratio_plain"] - 1), 3),
         "ratio_plain": own["ratio_plain"],
+        "ratio_same": own[f"ratio_{same}"],
         "goal": entry.get("goal", GOAL),
         "added_syscalls": None if own["syscalls"] is None else round(own["syscalls"] - plain["syscalls"], 3),
         "spread": own["spread"],
@@ -99,11 +105,15 @@ def heap(house, gateway, wanted):
 
 
 def counted(house, wanted):
-    """Instructions of a request, by path."""
+    """Instructions of a request by the entry's name: more than a plain one, and more than the same request on a plain route."""
     gateway = instructions.started(house)
     served = prepared(house, gateway, wanted)
-    found = {path(entry): instructions.each_request(gateway, path(entry), headers(entry)) for entry in served}
-    found[PLAIN] = instructions.each_request(gateway, PLAIN)
+    plain, found = instructions.each_request(gateway, PLAIN), {}
+    for entry in served:
+        fields = headers(entry)
+        own = instructions.each_request(gateway, path(entry), fields)
+        same = instructions.each_request(gateway, PLAIN, fields) if fields else plain
+        found[entry["name"]] = {"added_instructions": round(own - plain), "plugin_instructions": round(own - same)}
     house.stop(gateway)
     return found
 
@@ -124,7 +134,7 @@ def each_plugin(house, options):
                 row["added_allocations"], row["added_bytes"] = (
                     round(own - plain, 2) for own, plain in zip(costs[path(entry)], costs[PLAIN])
                 )
-                row["added_instructions"] = round(steps[path(entry)] - steps[PLAIN])
+                row.update(steps[entry["name"]])
             row["rounds"] = options.rounds
             rows.append(row)
         house.stop(gateway)

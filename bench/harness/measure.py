@@ -73,8 +73,8 @@ def interleave(case, targets, conns, body, options, headers=None, base=None, loa
     """Rounds over `targets` (name → (peer, path)) in random order; gives one row for each.
 
     `headers` is a list for all or a map from name to list. Ratios are medians of the ratios within each round, so
-    that what slows the machine for a while slows both sides of a pair. `base` names one more target to compare with,
-    `load` is what sends the requests.
+    that what slows the machine for a while slows both sides of a pair. `base` names one more target to compare with, or
+    several; `load` is what sends the requests.
     """
     wanted = lambda name: (headers or {}).get(name, ()) if isinstance(headers, dict) else headers or ()
     samples = {name: [] for name in targets}
@@ -115,8 +115,8 @@ def row(case, name, conns, body, samples, calls, base):
         "rounds": len(own),
         "spread": round((max(costs) - min(costs)) / cpu, 3),
     }
-    if base:
-        found[f"ratio_{base}"] = rounded(ratio(base))
+    for other in [base] if isinstance(base, str) else base or ():
+        found[f"ratio_{other}"] = rounded(ratio(other))
     return found
 
 

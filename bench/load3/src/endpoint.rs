@@ -12,14 +12,9 @@ use mio::{Events, Interest, Poll, Token};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, EndpointConfig, TransportConfig, VarInt};
 use quinn_udp::RecvMeta;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring;
-use rustls::crypto::ring::cipher_suite::{
-    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
-};
 
 use crate::connection::Connection;
-use crate::trusting::Trusting;
+use crate::trusting::{self, Trusting};
 
 /// The name asked for, in SNI and `:authority`.
 pub const NAME: &str = "bench.test";
@@ -209,11 +204,7 @@ impl Drop for Endpoint {
 }
 
 fn client_config() -> io::Result<ClientConfig> {
-    // As browsers ask for them, AES-128 first: some servers follow their client's wish and others do not, and all are to do
-    // the same work.
-    let cipher_suites =
-        vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
-    let provider = Arc::new(CryptoProvider { cipher_suites, ..ring::default_provider() });
+    let provider = trusting::provider();
     let mut tls = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
-use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 
@@ -39,7 +38,9 @@ fn options() -> Option<Options> {
         match name.as_str() {
             "--full" => options.full = true,
             "--connections" => options.connections = arguments.next()?.parse().ok().filter(|n| *n > 0)?,
-            "--seconds" => options.length = Duration::try_from_secs_f64(arguments.next()?.parse().ok()?).ok()?,
+            "--seconds" => {
+                options.length = Duration::try_from_secs_f64(arguments.next()?.parse().ok()?).ok()?
+            }
             _ => return None,
         }
     }
@@ -55,7 +56,7 @@ struct Counted {
 }
 
 fn config(full: bool) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = trusting::provider();
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -111,10 +112,12 @@ fn main() {
     let all = std::thread::scope(|scope| {
         let threads: Vec<_> =
             (0..options.connections).map(|_| scope.spawn(|| run(&options, until))).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).fold(Counted::default(), |sum, one| Counted {
-            full: sum.full + one.full,
-            resumed: sum.resumed + one.resumed,
-            failed: sum.failed + one.failed,
+        threads.into_iter().filter_map(|thread| thread.join().ok()).fold(Counted::default(), |sum, one| {
+            Counted {
+                full: sum.full + one.full,
+                resumed: sum.resumed + one.resumed,
+                failed: sum.failed + one.failed,
+            }
         })
     });
     let Counted { full, resumed, failed } = all;
