@@ -252,3 +252,42 @@ fn the_last_batch_leaves_with_the_gateway() {
         assert_eq!(paths, ["/a", "/b"]);
     });
 }
+
+#[test]
+fn a_format_may_have_nginx_s_chain_of_addresses() {
+    let (upstream, file) =
+        (Upstream::mirror(), std::env::temp_dir().join(format!("chain-{}", std::process::id())));
+    let format = json!({"chain": "$proxy_add_x_forwarded_for", "pipe": "$pipe"});
+    let plugins = json!({"file-logger": {"path": file, "log_format": format}});
+    let gateway = Gateway::with_yaml("epoll", &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+    gateway.get("/a");
+    let entries = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    eventually("the first entry", || entries().len() == 1);
+    common::request(gateway.port(), "GET", "/b", "Host: a\r\nX-Forwarded-For: 192.0.2.7\r\n");
+    eventually("the second entry", || entries().len() == 2);
+    let found = entries();
+    let _ = std::fs::remove_file(&file);
+    for (entry, chain) in found.iter().zip(["127.0.0.1", "192.0.2.7, 127.0.0.1"]) {
+        assert_eq!((&entry["chain"], &entry["pipe"]), (&json!(chain), &json!(".")));
+    }
+}
+
+/// docs/en/latest/batch-processor.md
+#[test]
+fn entries_that_find_no_room_are_told_of_with_numbers() {
+    let upstream = Upstream::mirror();
+    let uri = format!("http://127.0.0.1:{}/nobody", free_port());
+    let stuck = json!({"uri": uri, "batch_max_size": 1, "max_retry_count": 1000, "retry_delay": 60});
+    let routes = route("/*", upstream.port, json!({ "http-logger": stuck }));
+    let metadata = "plugin_metadata:\n  - {id: http-logger, max_pending_entries: 1}";
+    let gateway = Gateway::with_yaml("epoll", &format!("routes:\n{routes}\n{metadata}"));
+    let line = "max pending entries limit exceeded. discarding entry. total_pushed_entries: 1 \
+                total_processed_entries: 0 max_pending_entries: 1 discarded_entries: 1";
+    eventually("an entry without room", || {
+        gateway.get("/a");
+        gateway.read("logs/error.log").contains(line)
+    });
+}

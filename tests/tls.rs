@@ -316,6 +316,32 @@ fn openssl_shows_its_certificate_or_is_refused() {
     }
 }
 
+/// docs/en/latest/tutorials/client-to-apisix-mtls.md and http3.md make theirs with `openssl x509 -req`.
+#[test]
+fn certificates_of_version_1_are_served_and_believed() {
+    let pki = Pki::new("version-1");
+    pki.make_version_1("ca", None).make_version_1("own", Some("ca")).make_version_1("client", Some("ca"));
+    pki.make_version_1("other", None).make("self", "ec", "DNS:self", None);
+    pki.make_with("authority", "ec", "DNS:b", None, &["-addext", "keyUsage=critical,keyCertSign"]);
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway("io_uring", "", upstream.port);
+    let mut asking = pki.ssl("own", &["a.x.test"]);
+    gateway.put("/ssls/1", &asking);
+    assert!(s_client(&gateway, &["-servername", "a.x.test"], GET).contains("200 OK"));
+    let believed = ["ca.pem", "self.pem", "authority.pem"].map(|file| pki.read(file)).concat();
+    asking["client"] = json!({ "ca": believed });
+    gateway.put("/ssls/1", &asking);
+    for version in ["-tls1_2", "-tls1_3"] {
+        // one that signs itself, as `openssl req -x509` makes it, is an authority's
+        for (shown, served) in [("client", true), ("self", true), ("other", false), ("authority", false)] {
+            let (cert, key) = (pki.path(&format!("{shown}.pem")), pki.path(&format!("{shown}.key")));
+            let args = ["-servername", "a.x.test", version, "-cert", &cert, "-key", &key];
+            let said = s_client(&gateway, &args, GET);
+            assert_eq!(said.contains("200 OK"), served, "{shown} {version} {said}");
+        }
+    }
+}
+
 #[test]
 fn a_session_goes_on_only_under_its_policy() {
     for tickets in ["", ", ssl_session_tickets: true"] {

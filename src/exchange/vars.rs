@@ -128,6 +128,14 @@ impl Exchange {
             "remote_user" => Cow::Owned(self.basic_user()?),
             // where the gate took it from the request, it has set the variable
             "original_x_forwarded_for" => return self.header(b"x-forwarded-for"),
+            "proxy_add_x_forwarded_for" => {
+                let mut chain = self.header(b"x-forwarded-for").map_or_else(Vec::new, Cow::into_owned);
+                if !chain.is_empty() {
+                    chain.extend_from_slice(b", ");
+                }
+                write_ip(self.remote_addr, &mut chain);
+                Cow::Owned(chain)
+            }
             "var_x_forwarded_proto" => Cow::Borrowed(self.facts.scheme.as_bytes()),
             _ => return None,
         })
@@ -158,6 +166,7 @@ impl Exchange {
             "server_name" => Some(Cow::Borrowed(b"_")),
             "hostname" => Some(Cow::Borrowed(crate::telemetry::hostname().as_bytes())),
             "connection" => text(self.facts.serial),
+            "pipe" => Some(Cow::Borrowed(b".")),
             "pid" => text(std::process::id()),
             "nginx_version" => Some(Cow::Borrowed(b"1.27.1")),
             _ => None,

@@ -47,6 +47,10 @@ pub const LOG_ENTRY_BYTES: usize = 1024;
 /// Reached by: src/plugins/kit/batch.rs a_backlog_is_bounded_where_nobody_says_how.
 pub const PENDING_LOG_ENTRIES: u64 = 8192;
 
+/// Between two lines that tell of entries that found no room, ms: APISIX's.
+/// Not reached by a test: an interval.
+pub const DISCARD_LINE_MS: u64 = 1000;
+
 /// Pieces of lines waiting for the thread of a file of `file-logger`: one a turn of each core.
 /// Reached by: src/telemetry/file.rs a_full_queue_drops_and_counts, with a queue of one.
 pub const FILE_LOGGER_QUEUE: usize = 4096;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -12,10 +12,14 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
 
+use super::unlike::{self, Kind};
+
 /// Believes certificates that lead to `client.ca` over at most `client.depth` others.
 #[derive(Debug)]
 pub struct ClientAuth {
     chain: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
+    known: WebPkiSupportedAlgorithms,
     depth: usize,
     /// Who shows none, or a wrong one, is let in so far, and judged when the request is known
     /// (`skip_mtls_uri_regex`).
@@ -38,11 +42,12 @@ impl ClientAuth {
             let added = certificate.map_err(|error| error.to_string())?;
             roots.add(added).map_err(|error| format!("client.ca: {error}"))?;
         }
-        let chain = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        let (roots, known) = (Arc::new(roots), provider.signature_verification_algorithms);
+        let chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider)
             .allow_unauthenticated()
             .build()
             .map_err(|error| format!("client.ca: {error}"))?;
-        Ok(ClientAuth { chain, depth, lenient })
+        Ok(ClientAuth { chain, roots, known, depth, lenient })
     }
 
     /// Is this certificate, with what came behind it, believed now? What a lenient handshake leaves open.
@@ -61,7 +66,13 @@ impl ClientAuth {
         if others.len() > self.depth {
             return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
         }
-        self.chain.verify_client_cert(own, others, now)
+        let verdict = self.chain.verify_client_cert(own, others, now);
+        match verdict {
+            Err(_) if unlike::kind(own).is_some() => {
+                unlike::check(own, &self.roots.roots, now).map(|()| ClientCertVerified::assertion())
+            }
+            verdict => verdict,
+        }
     }
 }
 
@@ -96,7 +107,10 @@ impl ClientCertVerifier for ClientAuth {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        match unlike::kind(certificate) {
+            Some(Kind::Version1) => unlike::verify_tls12(message, certificate, signature, &self.known),
+            _ => self.chain.verify_tls12_signature(message, certificate, signature),
+        }
     }
 
     fn verify_tls13_signature(
@@ -105,7 +119,10 @@ impl ClientCertVerifier for ClientAuth {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        match unlike::kind(certificate) {
+            Some(Kind::Version1) => unlike::verify_tls13(message, certificate, signature, &self.known),
+            _ => self.chain.verify_tls13_signature(message, certificate, signature),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

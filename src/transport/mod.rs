@@ -8,6 +8,7 @@ pub mod connect;
 pub mod der;
 pub mod linger;
 pub mod ocsp;
+pub mod pair;
 pub mod pieces;
 pub mod pool;
 pub mod quic;
@@ -16,6 +17,7 @@ pub mod site;
 pub mod stream;
 pub mod tls;
 pub mod trust;
+mod unlike;
 pub mod x509;
 
 pub use connect::{Secure, Target, connect};

@@ -159,7 +159,7 @@ fn basic(response: &[u8]) -> Result<&[u8], String> {
 }
 
 /// What an authority has signed: a certificate, or a basic response. Both begin alike.
-struct Signed<'a> {
+pub(super) struct Signed<'a> {
     /// What is signed, tag and length included.
     whole: &'a [u8],
     /// The same without them.
@@ -171,7 +171,8 @@ struct Signed<'a> {
 }
 
 impl<'a> Signed<'a> {
-    fn read(from: &mut Reader<'a>) -> Option<Self> {
+    /// Reads one, and leaves what follows.
+    pub(super) fn read(from: &mut Reader<'a>) -> Option<Self> {
         let mut parts = Reader(from.take(der::SEQUENCE)?);
         let before = parts.0;
         let content = parts.take(der::SEQUENCE)?;
@@ -183,7 +184,7 @@ impl<'a> Signed<'a> {
     }
 
     /// Is it signed with the key of this SubjectPublicKeyInfo?
-    fn is_by(&self, key: &[u8]) -> bool {
+    pub(super) fn is_by(&self, key: &[u8]) -> bool {
         let Some(mut parts) = Reader(key).take(der::SEQUENCE).map(Reader) else { return false };
         let (Some(kind), Some(bits)) = (parts.take(der::SEQUENCE), parts.take(der::BITS)) else {
             return false;

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::client_auth::ClientAuth;
 use super::ocsp::{Staple, Staples};
+use super::pair;
 use super::sessions::{Policy, PolicySessions, Sessions, Tickets};
 use crate::config::{Ssl, TlsVersions};
 use crate::telemetry::clock;
@@ -228,7 +229,7 @@ fn certified_key(cert: &str, key: &str, provider: &CryptoProvider) -> Result<Arc
         return Err("cert: no certificate in it".to_owned());
     }
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| format!("key: {error}"))?;
-    let certified = CertifiedKey::from_der(chain, key, provider);
+    let certified = pair::certified(chain, key, provider);
     certified.map(Arc::new).map_err(|error| format!("cert and key: {error}"))
 }
 

@@ -7,10 +7,12 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::AdminTls;
+use crate::transport::pair;
 
 /// How connections become TLS.
 #[derive(Clone)]
@@ -37,14 +39,15 @@ pub fn acceptor(files: &AdminTls) -> Result<AdminAcceptor, String> {
                 roots.add(certificate).map_err(|error| named(path, &error))?;
             }
             // A client without a certificate is let in so far that it can be told what it lacks.
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
                 .allow_unauthenticated()
                 .build()
                 .map_err(|error| named(path, &error))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let config = builder.with_single_cert(chain, key).map_err(|error| named(&files.cert, &error))?;
+    let own = pair::certified(chain, key, &provider).map_err(|error| named(&files.cert, &error))?;
+    let config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     Ok(AdminAcceptor { acceptor: Arc::new(config).into(), needs_certificate: files.client_ca.is_some() })
 }
 

@@ -77,7 +77,36 @@ struct State {
 struct Kind {
     /// Entries gathered or under way, of all configurations.
     pending: AtomicU64,
+    /// Entries ever taken.
+    pushed: AtomicU64,
     dropped: AtomicU64,
+    /// Those of them that no line has told of yet.
+    untold: AtomicU64,
+    /// When the last line did, ms of the process; 0: never.
+    told_ms: AtomicU64,
+}
+
+impl Kind {
+    /// An entry finds `most` others before it. One line a second says so.
+    fn discard(&self, most: u64) {
+        static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.untold.fetch_add(1, Ordering::Relaxed);
+        let now_ms = START.elapsed().as_millis() as u64 + limits::DISCARD_LINE_MS;
+        let told_ms = self.told_ms.load(Ordering::Relaxed);
+        let tells = now_ms >= told_ms + limits::DISCARD_LINE_MS
+            && self.told_ms.compare_exchange(told_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if !tells {
+            return; // too early, or another core does
+        }
+        let pushed = self.pushed.load(Ordering::Relaxed);
+        log::error!(
+            "max pending entries limit exceeded. discarding entry. total_pushed_entries: {pushed} \
+             total_processed_entries: {} max_pending_entries: {most} discarded_entries: {}",
+            pushed.saturating_sub(self.pending.load(Ordering::Relaxed)),
+            self.untold.swap(0, Ordering::Relaxed),
+        );
+    }
 }
 
 /// One sample of `batch_process_entries`.
@@ -158,13 +187,9 @@ impl Batches {
         let State { kind, gathered, labels, .. } = &*self.state;
         if kind.pending.fetch_add(1, Ordering::Relaxed) >= most {
             kind.pending.fetch_sub(1, Ordering::Relaxed);
-            if kind.dropped.fetch_add(1, Ordering::Relaxed) % 1000 == 0 {
-                log::error!(
-                    "max pending entries limit exceeded. discarding entry. max_pending_entries: {most}"
-                );
-            }
-            return;
+            return kind.discard(most);
         }
+        kind.pushed.fetch_add(1, Ordering::Relaxed);
         labels.get_or_init(|| {
             let text = |name| ex.var(name).map(|value| String::from_utf8_lossy(&value).into_owned());
             (text("route_id").unwrap_or_default(), text("server_addr").unwrap_or_default())

@@ -1,0 +1,120 @@
+//! Clients' own certificates that webpki takes from nobody: those of X.509 version 1, which is what
+//! `openssl x509 -req` makes without a file of extensions, and those of authorities, as one that signs itself often is.
+//! OpenSSL, and so nginx, takes both. Here they have to be signed by a root itself.
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, Error};
+use x509_parser::asn1_rs::FromDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::x509::X509Version;
+
+use super::der::{self, Reader, tlv};
+use super::ocsp::Signed;
+
+/// Is it one of those? If so, is it one of version 1?
+pub fn kind(own: &CertificateDer<'_>) -> Option<Kind> {
+    let (_, read) = X509Certificate::from_der(own).ok()?;
+    match (read.version(), read.is_ca()) {
+        (X509Version::V1, _) => Some(Kind::Version1),
+        (_, true) => Some(Kind::Authority),
+        _ => None,
+    }
+}
+
+/// Why webpki does not take a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It cannot be read at all.
+    Version1,
+    /// It is read, and taken from nobody.
+    Authority,
+}
+
+/// Is it a client's, signed by one of the roots, and does it hold now?
+///
+/// # Errors
+/// It is not.
+pub fn check(own: &CertificateDer<'_>, roots: &[TrustAnchor<'_>], now: UnixTime) -> Result<(), Error> {
+    let refused = |why| Err(Error::InvalidCertificate(why));
+    let Ok(([], read)) = X509Certificate::from_der(own) else {
+        return refused(CertificateError::BadEncoding);
+    };
+    let valid = read.validity();
+    let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now_s < valid.not_before.timestamp() {
+        return refused(CertificateError::NotValidYet);
+    }
+    if now_s > valid.not_after.timestamp() {
+        return refused(CertificateError::Expired);
+    }
+    if !is_for_clients(&read) {
+        return refused(CertificateError::InvalidPurpose);
+    }
+    let Some(signed) = Signed::read(&mut Reader(own)) else { return refused(CertificateError::BadEncoding) };
+    let issuer = Reader(read.issuer().as_raw()).take(der::SEQUENCE);
+    let mut issuers = roots
+        .iter()
+        // what a root constrains is webpki's to judge
+        .filter(|root| root.name_constraints.is_none() && issuer == Some(root.subject.as_ref()));
+    match issuers.any(|root| signed.is_by(&tlv(der::SEQUENCE, root.subject_public_key_info.as_ref()))) {
+        true => Ok(()),
+        false => refused(CertificateError::UnknownIssuer),
+    }
+}
+
+/// May its key be used as OpenSSL wants it of a client's? An authority that may only sign certificates is none.
+fn is_for_clients(read: &X509Certificate<'_>) -> bool {
+    let (Ok(extended), Ok(usage)) = (read.extended_key_usage(), read.key_usage()) else { return false };
+    extended.is_none_or(|usage| usage.value.any || usage.value.client_auth)
+        && usage.is_none_or(|usage| usage.value.digital_signature() || usage.value.key_agreement())
+}
+
+/// The signature of a handshake of TLS 1.3 by a certificate of version 1.
+///
+/// # Errors
+/// It is none of its key's.
+pub fn verify_tls13(
+    message: &[u8],
+    own: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+    known: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let key = SubjectPublicKeyInfoDer::from(public_key(own)?);
+    verify_tls13_signature_with_raw_key(message, &key, signature, known)
+}
+
+/// The same of TLS 1.2, where the scheme does not name the curve.
+///
+/// # Errors
+/// It is none of its key's.
+pub fn verify_tls12(
+    message: &[u8],
+    own: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+    known: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let bad = Error::InvalidCertificate(CertificateError::BadSignature);
+    let key = public_key(own)?;
+    let Some((kind, key)) = key_of(key) else { return Err(bad) };
+    let of_scheme = known.mapping.iter().find(|(scheme, _)| *scheme == signature.scheme);
+    let mut candidates = of_scheme.into_iter().flat_map(|(_, candidates)| candidates.iter());
+    let is_by = candidates.any(|algorithm| {
+        algorithm.public_key_alg_id().as_ref() == kind
+            && algorithm.verify_signature(key, message, signature.signature()).is_ok()
+    });
+    if is_by { Ok(HandshakeSignatureValid::assertion()) } else { Err(bad) }
+}
+
+fn public_key<'a>(own: &'a CertificateDer<'_>) -> Result<&'a [u8], Error> {
+    let read = X509Certificate::from_der(own);
+    let (_, read) = read.map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    Ok(read.tbs_certificate.subject_pki.raw)
+}
+
+/// The algorithm of a SubjectPublicKeyInfo and the key in it.
+fn key_of(info: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut info = Reader(Reader(info).take(der::SEQUENCE)?);
+    Some((info.take(der::SEQUENCE)?, info.take(der::BITS)?.strip_prefix(&[0])?))
+}
