@@ -74,6 +74,33 @@ fn with_an_authority_clients_need_a_certificate() {
     assert_eq!(routes(gateway.ports.admin, false).unwrap(), "HTTP/1.1 400 Bad Request");
 }
 
+/// What `openssl x509 -req` makes without extensions serves on either side, and towards an upstream.
+#[test]
+fn certificates_of_version_1_protect_the_admin_api() {
+    let pki = Pki::new("admin-version-1");
+    pki.make_version_1("ca", None).make_version_1("own", Some("ca")).make_version_1("client", Some("ca"));
+    pki.make_version_1("other", None);
+    let lines = format!(
+        "    https_admin: true\n    admin_api_mtls: {{admin_ssl_cert: {}, admin_ssl_cert_key: {}, \
+         admin_ssl_ca_cert: {}}}\n",
+        pki.path("own.pem"),
+        pki.path("own.key"),
+        pki.path("ca.pem"),
+    );
+    let protected = Setup::new("epoll", Source::Embedded).rest(&lines).start();
+    let gateway = Setup::new("epoll", Source::Embedded).start();
+    let node = format!("127.0.0.1:{}", protected.ports.admin);
+    let key = format!("Host: a\r\nX-API-KEY: {KEY}\r\n");
+    for (shown, status) in [("client", 200), ("other", 502)] {
+        let (cert, private) = (pki.read(&format!("{shown}.pem")), pki.read(&format!("{shown}.key")));
+        let tls = json!({"client_cert": cert, "client_key": private});
+        let upstream = json!({"scheme": "https", "type": "roundrobin", "nodes": {&node: 1}, "tls": tls});
+        gateway.put("/routes/1", &json!({"uri": "/*", "upstream": upstream}));
+        let found = request(gateway.port(), "GET", "/apisix/admin/routes", &key).status;
+        assert_eq!(found, status, "{shown}");
+    }
+}
+
 /// The upstream is an Admin API that wants a certificate: what it answers tells which one it was shown.
 #[test]
 fn an_upstream_is_shown_the_certificate_of_an_ssl_object() {

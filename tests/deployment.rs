@@ -227,7 +227,7 @@ fn an_api_driven_gateway_serves_an_empty_configuration_until_it_is_given_one() {
     assert_eq!(common::get(port, "/status/ready").status, 503, "it has received nothing yet");
     let document = format!(r#"{{"routes": [{}]}}"#, route("1", "/hello", &upstream));
     let mut admin = Client::connect(gateway.ports.admin);
-    admin.send(&format!(
+    admin.send(format!(
         "PUT /apisix/admin/configs HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\nX-Digest: 1\r\n\
          Content-Length: {}\r\n\r\n{document}",
         document.len()

@@ -24,6 +24,7 @@ pub struct ClientAuth {
     /// Who shows none, or a wrong one, is let in so far, and judged when the request is known
     /// (`skip_mtls_uri_regex`).
     lenient: bool,
+    mandatory: bool,
 }
 
 impl ClientAuth {
@@ -42,12 +43,21 @@ impl ClientAuth {
             let added = certificate.map_err(|error| error.to_string())?;
             roots.add(added).map_err(|error| format!("client.ca: {error}"))?;
         }
+        let auth = ClientAuth::of_roots(roots, provider).map_err(|error| format!("client.ca: {error}"))?;
+        Ok(ClientAuth { depth, lenient, mandatory: !lenient, ..auth })
+    }
+
+    /// Who shows a certificate must have it of these; who shows none is let in.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn of_roots(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<ClientAuth, String> {
         let (roots, known) = (Arc::new(roots), provider.signature_verification_algorithms);
         let chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider)
             .allow_unauthenticated()
             .build()
-            .map_err(|error| format!("client.ca: {error}"))?;
-        Ok(ClientAuth { chain, roots, known, depth, lenient })
+            .map_err(|error| error.to_string())?;
+        Ok(ClientAuth { chain, roots, known, depth: usize::MAX, lenient: false, mandatory: false })
     }
 
     /// Is this certificate, with what came behind it, believed now? What a lenient handshake leaves open.
@@ -82,7 +92,7 @@ impl ClientCertVerifier for ClientAuth {
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        !self.lenient
+        self.mandatory
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

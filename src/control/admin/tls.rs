@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::AdminTls;
+use crate::transport::client_auth::ClientAuth;
 use crate::transport::pair;
 
 /// How connections become TLS.
@@ -39,11 +39,9 @@ pub fn acceptor(files: &AdminTls) -> Result<AdminAcceptor, String> {
                 roots.add(certificate).map_err(|error| named(path, &error))?;
             }
             // A client without a certificate is let in so far that it can be told what it lacks.
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| named(path, &error))?;
-            builder.with_client_cert_verifier(verifier)
+            let verifier =
+                ClientAuth::of_roots(roots, provider.clone()).map_err(|error| named(path, &error))?;
+            builder.with_client_cert_verifier(Arc::new(verifier))
         }
     };
     let own = pair::certified(chain, key, &provider).map_err(|error| named(&files.cert, &error))?;
