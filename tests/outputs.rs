@@ -192,6 +192,39 @@ fn file_logger_writes_and_reopens() {
     });
 }
 
+/// `ngx.resp.get_headers` has `connection` and `transfer-encoding`, which were never headers of the upstream's.
+#[test]
+fn a_log_says_how_an_answer_was_framed_and_whether_its_connection_ends() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            if conn.head().is_some() {
+                let _ = conn.send("HTTP/1.1 200 OK\r\nConnection: close\r\nX-A: 1\r\n\r\nto the end");
+            }
+        });
+        let file = std::env::temp_dir().join(format!("ringway-framing-{}-{driver}.log", std::process::id()));
+        let _ = std::fs::remove_file(&file);
+        let plugins = json!({ "file-logger": { "path": file } });
+        let gateway =
+            Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+        let mut client = gateway.connect();
+        for fields in ["", "Connection: close\r\n"] {
+            assert_eq!(
+                client.send(format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n")).response().status,
+                200
+            );
+        }
+        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        eventually("two lines", || lines().matches('\n').count() == 2);
+        let said = |line: &str| {
+            let headers = serde_json::from_str::<Value>(line).unwrap()["response"]["headers"].take();
+            ["connection", "transfer-encoding"].map(|name| headers[name].clone())
+        };
+        let framing: Vec<_> = lines().lines().map(said).collect();
+        assert_eq!(framing, [["keep-alive", "chunked"], ["close", "chunked"]]);
+        let _ = std::fs::remove_file(&file);
+    });
+}
+
 /// A condition on a request's body is asked when the answer is known: bodies of what failed are what such logs are for.
 #[test]
 fn the_body_of_a_request_is_logged_on_condition_of_its_answer() {

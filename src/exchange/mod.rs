@@ -152,6 +152,10 @@ pub struct Response {
     pub client_gone: bool,
     /// The connection becomes a tunnel after this head (101).
     pub upgrade: bool,
+    /// It ends with the answer.
+    pub closes: bool,
+    /// The body goes in chunks.
+    pub chunked: bool,
 }
 
 impl Response {
@@ -165,6 +169,22 @@ impl Response {
         self.bytes = 0;
         self.client_gone = false;
         self.upgrade = false;
+        self.closes = false;
+        self.chunked = false;
+    }
+
+    /// What the head says of the connection, as nginx has it, of a stream of HTTP/2 or HTTP/3, too.
+    pub fn connection(&self) -> &'static str {
+        match (self.upgrade, self.closes) {
+            (true, _) => "upgrade",
+            (false, true) => "close",
+            (false, false) => "keep-alive",
+        }
+    }
+
+    /// The same of its framing.
+    pub fn transfer_encoding(&self) -> Option<&'static str> {
+        self.chunked.then_some("chunked")
     }
 }
 

@@ -298,8 +298,7 @@ impl Exchange {
             return Some(Cow::Borrowed(value));
         }
         if let Some(key) = name.strip_prefix("sent_http_") {
-            let key = key.replace('_', "-");
-            return self.resp.head.headers.get_named(key.as_bytes()).map(Cow::Borrowed);
+            return self.sent_var(key);
         }
         if let Some(key) = name.strip_prefix("upstream_http_") {
             let from_upstream = self.resp.source == Source::Upstream;
@@ -313,6 +312,19 @@ impl Exchange {
                 .map(Cow::Borrowed);
         }
         None
+    }
+
+    /// `sent_http_KEY`. What the head says of the connection and of framing was never a header that one gave it.
+    fn sent_var(&self, key: &str) -> Value<'_> {
+        match key {
+            "connection" => Some(Cow::Borrowed(self.resp.connection().as_bytes())),
+            "transfer_encoding" => self.resp.transfer_encoding().map(|coding| coding.as_bytes().into()),
+            "keep_alive" => None,
+            key => {
+                let key = key.replace('_', "-");
+                self.resp.head.headers.get_named(key.as_bytes()).map(Cow::Borrowed)
+            }
+        }
     }
 
     /// `http_KEY`, the variables that are asked for most. As in nginx, `_` stands for `-` and for itself.

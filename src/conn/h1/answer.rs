@@ -47,8 +47,9 @@ pub async fn write<G: Gate>(
     let filtered = gate.filters_body(ex);
     let mut frame = choose_frame(ex, filtered);
     let keep_alive = keep_alive && frame != Frame::Close;
+    (ex.resp.closes, ex.resp.chunked) = (!keep_alive, frame == Frame::Chunked);
     let mut out = reactor::take_buffer();
-    write_head(ex, frame, keep_alive, &mut out);
+    write_head(ex, frame, &mut out);
     ex.resp.bytes += out.len() as u64;
     if stream.queued_bytes() > limits::QUEUED_BYTES {
         flush(gate, stream).await?;
@@ -204,7 +205,7 @@ const WRITTEN: NameSet = NameSet::of(&[
 
 /// The head in nginx's order: date, type, framing, connection, then all others as they were given. Hop-by-hop
 /// fields are ours (RFC 9110 section 7.6.1).
-fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) {
+fn write_head(ex: &Exchange, frame: Frame, out: &mut Vec<u8>) {
     let head = &ex.resp.head;
     match head.reason() {
         b"" => write::status_line(out, head.status),
@@ -223,10 +224,10 @@ fn write_head(ex: &Exchange, frame: Frame, keep_alive: bool, out: &mut Vec<u8>) 
         (Frame::Chunked, _) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         (Frame::NoBody | Frame::Close, _) => {}
     }
-    out.extend_from_slice(match (ex.resp.upgrade, keep_alive) {
+    out.extend_from_slice(match (ex.resp.upgrade, ex.resp.closes) {
         (true, _) => b"Connection: upgrade\r\n",
-        (false, true) => b"Connection: keep-alive\r\n",
-        (false, false) => b"Connection: close\r\n".as_slice(),
+        (false, true) => b"Connection: close\r\n".as_slice(),
+        (false, false) => b"Connection: keep-alive\r\n",
     });
     let mut written = WRITTEN;
     if !ex.resp.upgrade {

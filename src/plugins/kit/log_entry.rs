@@ -302,7 +302,7 @@ mod tests {
         );
         assert_eq!(
             entry["response"],
-            json!({ "status": 201, "headers": { "x-up": "u" }, "size": 0, "body": "answ" })
+            json!({ "status": 201, "headers": { "x-up": "u", "connection": "keep-alive" }, "size": 0, "body": "answ" })
         );
         assert_eq!((&entry["route_id"], &entry["service_id"]), (&json!("r1"), &json!("")));
         assert_eq!((&entry["client_ip"], &entry["mine"]), (&json!("127.0.0.1"), &json!("1")));

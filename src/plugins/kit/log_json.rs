@@ -10,9 +10,12 @@ use super::log_entry::{Format, LogEntry, REQUEST_BODY, RESPONSE_BODY};
 use super::log_session;
 use crate::exchange::{Exchange, Vars};
 use crate::limits;
-use crate::wire::headers::Headers;
+use crate::wire::Name;
 use crate::wire::http::write::number;
 use crate::wire::uri;
+
+/// A header's name, value and id.
+type Field<'a> = (&'a [u8], &'a [u8], Name);
 
 impl LogEntry {
     /// Appends the entry of an exchange whose answer has left: one JSON object.
@@ -171,7 +174,7 @@ impl LogEntry {
         url.push(b'"');
         json::text(&uri, request.field("uri"));
         json::text(ex.req.head.method_text(), request.field("method"));
-        write_headers(&ex.req.head.headers, request.field("headers"));
+        write_headers(ex.req.head.headers.iter(), &[], request.field("headers"));
         write_arguments(ex.req.args.as_deref().unwrap_or_default(), request.field("querystring"));
         number(request.field("size"), ex.request_length());
         if self.wants_request(ex)
@@ -185,7 +188,11 @@ impl LogEntry {
     fn write_response(&self, ex: &Exchange, out: &mut Vec<u8>) {
         let mut response = Object::begin(out);
         number(response.field("status"), ex.status().into());
-        write_headers(&ex.resp.head.headers, response.field("headers"));
+        // what is said to the client is not what the upstream said to the gateway (`ngx.resp.get_headers`)
+        let headers = ex.resp.head.headers.iter().filter(|(_, _, id)| !is_hop_by_hop(*id));
+        let own =
+            [("connection", Some(ex.resp.connection())), ("transfer-encoding", ex.resp.transfer_encoding())];
+        write_headers(headers, &own, response.field("headers"));
         number(response.field("size"), ex.resp.bytes);
         if self.keeps_responses()
             && let Some(body) = ex.var(RESPONSE_BODY)
@@ -209,9 +216,18 @@ fn write_client_ip(ex: &Exchange, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// nginx passes none of these on.
+fn is_hop_by_hop(name: Name) -> bool {
+    matches!(name, Name::Connection | Name::KeepAlive | Name::TransferEncoding)
+}
+
 /// Names in lower case, as nginx's Lua gives them; a name that comes again has a list.
-fn write_headers(headers: &Headers, out: &mut Vec<u8>) {
-    let fields: SmallVec<[_; 16]> = headers.iter().take(limits::LOGGED_FIELDS).collect();
+fn write_headers<'a>(
+    headers: impl Iterator<Item = Field<'a>>,
+    own: &[(&str, Option<&str>)],
+    out: &mut Vec<u8>,
+) {
+    let fields: SmallVec<[_; 16]> = headers.take(limits::LOGGED_FIELDS).collect();
     let same = |a: usize, b: usize| {
         let ((name, _, id), (other, _, other_id)) = (fields[a], fields[b]);
         id == other_id && name.len() == other.len() && name.eq_ignore_ascii_case(other)
@@ -227,6 +243,11 @@ fn write_headers(headers: &Headers, out: &mut Vec<u8>) {
             write_list(values, out, json::text);
         } else {
             json::text(value, out);
+        }
+    }
+    for (name, value) in own {
+        if let Some(value) = value {
+            json::text(value.as_bytes(), table.named(name.as_bytes()));
         }
     }
     table.end();
@@ -295,6 +316,35 @@ mod tests {
         assert_eq!(entry["request"]["querystring"], json!({ "b c": "\"", "d": ["\u{fffd}", true] }));
         assert_eq!(entry["request"]["headers"]["x-quote"], "\"\\\"");
         assert_eq!(entry["route_id"], "none");
+    }
+
+    #[test]
+    fn headers_of_the_answer_say_what_the_client_was_told_of_connection_and_framing() {
+        let mut ex = test::exchange("GET / HTTP/1.1\nHost: a.com");
+        let upstream = [
+            ("Connection", "X-Up"),
+            ("Keep-Alive", "timeout=5"),
+            ("Transfer-Encoding", "gzip"),
+            ("X-Up", "1"),
+        ];
+        test::answer(&mut ex, 200, &upstream);
+        let seen = |ex: &Exchange| {
+            let mut out = Vec::new();
+            LogEntry::compile(&json!({}), None).unwrap().write(ex, &mut out);
+            let entry: Value = serde_json::from_slice(&out).unwrap();
+            let variables = ["sent_http_connection", "sent_http_transfer_encoding", "sent_http_keep_alive"];
+            let variables =
+                variables.map(|name| ex.var(name).map(|v| String::from_utf8_lossy(&v).into_owned()));
+            (entry["response"]["headers"].clone(), variables)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let kept = json!({ "x-up": "1", "connection": "keep-alive" });
+        assert_eq!(seen(&ex), (kept, [some("keep-alive"), None, None]));
+        (ex.resp.closes, ex.resp.chunked) = (true, true);
+        let closed = json!({ "x-up": "1", "connection": "close", "transfer-encoding": "chunked" });
+        assert_eq!(seen(&ex), (closed, [some("close"), some("chunked"), None]));
+        ex.resp.upgrade = true;
+        assert_eq!(seen(&ex).0["connection"], "upgrade");
     }
 
     #[test]
