@@ -225,6 +225,38 @@ fn a_log_says_how_an_answer_was_framed_and_whether_its_connection_ends() {
     });
 }
 
+/// Variables of nginx that operators' formats name.
+#[test]
+fn a_log_format_may_count_requests_of_a_connection_and_bytes_of_the_upstreams_body() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("answer"));
+        let file = std::env::temp_dir().join(format!("ringway-counts-{}-{driver}.log", std::process::id()));
+        let _ = std::fs::remove_file(&file);
+        let names = ["connection_requests", "request_completion", "upstream_response_length", "http2"];
+        let names = names.into_iter().chain(["http3", "proxy_add_x_forwarded_for"]);
+        let format: Value = names
+            .map(|name| (name.to_owned(), format!("${name}").into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        let plugins = json!({ "file-logger": { "path": file, "log_format": format } });
+        let gateway =
+            Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
+        let mut client = gateway.connect();
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").response();
+        }
+        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        eventually("two lines", || lines().matches('\n').count() == 2);
+        for (line, nth) in lines().lines().zip(["1", "2"]) {
+            let entry: Value = serde_json::from_str(line).unwrap();
+            let expected = json!({ "connection_requests": nth, "request_completion": "OK", "route_id": "arr_1",
+                "upstream_response_length": "6", "http2": "", "http3": "", "proxy_add_x_forwarded_for": "127.0.0.1" });
+            assert_eq!(entry, expected);
+        }
+        let _ = std::fs::remove_file(&file);
+    });
+}
+
 /// A condition on a request's body is asked when the answer is known: bodies of what failed are what such logs are for.
 #[test]
 fn the_body_of_a_request_is_logged_on_condition_of_its_answer() {

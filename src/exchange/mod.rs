@@ -22,6 +22,7 @@ pub mod verdicts;
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub struct Facts {
     pub tls: Option<Box<TlsFacts>>,
     /// `$connection`: counts the connections of this core.
     pub serial: u64,
+    /// Requests that came on it so far.
+    pub requests: Cell<u32>,
 }
 
 /// What the TLS handshake of a connection gave.
@@ -95,7 +98,16 @@ impl Facts {
         let mut peer_text = Vec::with_capacity(vars::IPV4_TEXT);
         vars::write_ip(peer.ip(), &mut peer_text);
         let peer_text = peer_text.into();
-        Facts { peer, peer_text, local, proxy_protocol: None, scheme, tls: None, serial }
+        Facts {
+            peer,
+            peer_text,
+            local,
+            proxy_protocol: None,
+            scheme,
+            tls: None,
+            serial,
+            requests: Cell::new(0),
+        }
     }
 }
 
@@ -276,7 +288,7 @@ pub struct Exchange {
     /// The request's body, if it was read ahead.
     pub body_read: Option<Box<ReadBody>>,
     /// A variable was asked for that looks into the body, which has not been read.
-    pub wants_body: std::cell::Cell<bool>,
+    pub wants_body: Cell<bool>,
     /// The plugins that ran, in the basic debug mode.
     pub trace: Option<Box<Trace>>,
     /// The upstream request was handed to the kernel at least once.
@@ -289,6 +301,8 @@ pub struct Exchange {
     pub counted: bool,
     /// Both messages will have ended where they said: the connection may be kept.
     pub keep_upstream: bool,
+    /// Which request of its connection it is, from 1 on: `$connection_requests`.
+    pub nth: u32,
     /// The client's connection cannot be used again, whatever its request said.
     pub close_client: bool,
     /// The plan that the exchange began with (`live::Plan`, which this room does not know).
@@ -320,6 +334,7 @@ impl Exchange {
             consumer: None,
             upstream: UpstreamRecord::default(),
             rate_limit: RateLimit::default(),
+            nth: 0,
             started_ms: now_ms,
             ended_ms: now_ms,
             slots: SmallVec::new(),
@@ -330,7 +345,7 @@ impl Exchange {
             set_vars: SmallVec::new(),
             request_id: std::cell::OnceCell::new(),
             body_read: None,
-            wants_body: std::cell::Cell::new(false),
+            wants_body: Cell::new(false),
             trace: None,
             proxied: false,
             lease: None,
@@ -379,6 +394,7 @@ impl Exchange {
             call: _,
             counted: _,
             keep_upstream: _,
+            nth: _,
             close_client: _,
             plan: _,
             global: _,
@@ -422,6 +438,7 @@ impl Exchange {
         self.call = None;
         self.counted = false;
         self.keep_upstream = false;
+        self.nth = 0;
         self.close_client = false;
         self.plan = None;
         self.global = None;

@@ -21,6 +21,8 @@ pub struct Attempt {
     pub response_ms: Option<u32>,
     /// Bytes read from it.
     pub bytes: u64,
+    /// Of these, the body's.
+    pub body_bytes: u64,
     /// When it began, ms of this core's clock.
     pub began_ms: u64,
 }
@@ -43,6 +45,7 @@ impl UpstreamRecord {
             header_ms: None,
             response_ms: None,
             bytes: 0,
+            body_bytes: 0,
             began_ms: now_ms,
         });
     }

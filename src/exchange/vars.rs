@@ -109,6 +109,13 @@ impl Exchange {
             "scheme" => Cow::Borrowed(self.facts.scheme.as_bytes()),
             "https" => Cow::Borrowed(if self.facts.scheme == "https" { b"on" } else { b"" }),
             "server_protocol" => Cow::Borrowed(self.protocol()),
+            "http2" => Cow::Borrowed(match (head.version, self.facts.scheme) {
+                (20, "https") => b"h2",
+                (20, _) => b"h2c",
+                _ => b"".as_slice(),
+            }),
+            "http3" => Cow::Borrowed(if head.version == 30 { b"h3" } else { b"" }),
+            "connection_requests" => return text(self.nth),
             "request" | "request_line" => Cow::Borrowed(head.line()),
             "request_length" => return text(self.request_length()),
             "content_length" => return self.header(b"content-length"),
@@ -221,6 +228,10 @@ impl Exchange {
             "status" => text(self.status()),
             "body_bytes_sent" => text(self.resp.body_bytes),
             "bytes_sent" => text(self.resp.bytes),
+            "request_completion" => {
+                let whole = !self.resp.client_gone && self.resp.answered && self.resp.body.is_done();
+                Some(Cow::Borrowed(if whole { b"OK" } else { b"" }))
+            }
             "rate_limiting_info" => Some(Cow::Owned(self.rate_limit.info())),
             _ => None,
         }
@@ -249,6 +260,10 @@ impl Exchange {
             }
             "upstream_bytes_received" => self.upstream.join(|a, out| {
                 out.extend_from_slice(a.bytes.to_string().as_bytes());
+                true
+            }),
+            "upstream_response_length" => self.upstream.join(|a, out| {
+                number(out, a.body_bytes);
                 true
             }),
             "balancer_ip" => return attempts.last().and_then(|a| text(a.addr.ip())),

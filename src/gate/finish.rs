@@ -54,7 +54,8 @@ pub(super) fn release_upstream(ex: &mut Exchange) {
     if let Some(attempt) = ex.upstream.current() {
         let took_ms = (now_ms - attempt.began_ms) as u32;
         attempt.response_ms = Some(took_ms);
-        attempt.bytes += ex.resp.body.arrived_bytes();
+        attempt.body_bytes = ex.resp.body.arrived_bytes();
+        attempt.bytes += attempt.body_bytes;
         // no connection, no latency (apisix/balancer/ewma.lua adds the time to connect)
         (latency_ms, node) = (attempt.connect_ms.map(|_| took_ms), attempt.node);
     }

@@ -197,13 +197,16 @@ impl Gate for Core {
     fn take(&self, facts: &Rc<Facts>, client: Client) -> Box<Exchange> {
         self.count(&client, true);
         let now_ms = reactor::now_ms();
-        match self.spare.borrow_mut().pop() {
+        let mut ex = match self.spare.borrow_mut().pop() {
             Some(mut ex) => {
                 ex.reset(facts.clone(), client, now_ms);
                 ex
             }
             None => Box::new(Exchange::new(facts.clone(), client, now_ms)),
-        }
+        };
+        ex.nth = facts.requests.get().saturating_add(1);
+        facts.requests.set(ex.nth);
+        ex
     }
 
     fn give_back(&self, mut ex: Box<Exchange>) {
