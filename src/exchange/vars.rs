@@ -158,6 +158,8 @@ impl Exchange {
                 write_ip(self.remote_addr, &mut text);
                 Some(Cow::Owned(text))
             }
+            // nginx has none for an address that came without one
+            "remote_port" if self.remote_port == 0 => Some(Cow::Borrowed(b"")),
             "remote_port" => text(self.remote_port),
             "realip_remote_addr" => text(self.facts.peer.ip()),
             "realip_remote_port" => text(self.facts.peer.port()),
