@@ -15,7 +15,7 @@
 //!
 //! Phases: none.
 //!
-//! Known differences: none.
+//! Known differences: `waiting` is too small while connections of HTTP/2 or HTTP/3 have several requests at a time.
 
 use serde_json::{Map, Value, json};
 
