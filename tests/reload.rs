@@ -142,6 +142,19 @@ fn the_admin_api_is_in_the_access_log_of_the_new_configuration() {
     eventually("a line in the second", || asked("/services", "logs/two.log"));
 }
 
+/// A reload says so in the error log, where that has lines of its level.
+#[test]
+fn the_level_of_the_error_log_changes() {
+    let gateway =
+        Setup::new("epoll", Source::Yaml("routes: []".into())).apisix("enable_server_tokens: true\n").start();
+    change(&gateway, "error_log_level: info", "error_log_level: error");
+    change(&gateway, "enable_server_tokens: true", "enable_server_tokens: false");
+    eventually("the new configuration", || gateway.get("/").header("server") == Some("APISIX"));
+    change(&gateway, "error_log_level: error", "error_log_level: info");
+    let log = gateway.read_until("logs/error.log", "the configuration is reloaded");
+    assert_eq!(log.matches("the configuration is reloaded").count(), 1, "{log}");
+}
+
 #[test]
 fn the_access_log_of_the_new_configuration_is_rotated() {
     let upstream = Upstream::answering_unseen(ok("hi"));

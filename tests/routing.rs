@@ -199,6 +199,9 @@ fn parameters_of_segments_need_not_count() {
             ("/foo;a=b/bar;c", "/foo;a=b/bar;c"),
             ("/any/;x", "/any/;x"),
             ("/any/a%0Db;x", "/any/a%0Db;x"),
+            ("/foo%2Fbar;x", "/foo/bar;x"),
+            ("/any/%3Fprobe;x", "/any/%3Fprobe;x"),
+            ("/any/a%20HTTP/1.1%0d%0a;%25", "/any/a%20HTTP/1.1%0D%0A;%25"),
         ] {
             assert_eq!(like.get(target).status, 200, "{target}");
             assert_eq!(upstream.last().target, seen);

@@ -10,7 +10,7 @@ use crate::exchange::{BodyError, Exchange, ReadBody, Reply, ReplyBody};
 use crate::limits;
 use crate::mail::{AdminAnswer, AdminCall, ToControl};
 use crate::wire::Name;
-use crate::wire::uri::Uri;
+use crate::wire::uri::{self, Uri};
 
 /// Normalizes path and host, finds the client's address, and sets the forwarding headers.
 pub fn request(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
@@ -39,10 +39,10 @@ fn set_host(ex: &mut Exchange) {
 fn set_path(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
     let req = &mut ex.req;
     let target = req.head.path();
-    let uri = Uri::parse(target, &mut req.path).map_err(|reject| Reply::page(reject.status))?;
-    req.args = uri.args(target).map(<[u8]>::to_vec);
-    if uri.is_clean() {
-        req.path.extend_from_slice(uri.path(target, &[]));
+    let parsed = Uri::parse(target, &mut req.path).map_err(|reject| Reply::page(reject.status))?;
+    req.args = parsed.args(target).map(<[u8]>::to_vec);
+    if parsed.is_clean() {
+        req.path.extend_from_slice(parsed.path(target, &[]));
     }
     if core.config.delete_uri_tail_slash && req.path.ends_with(b"/") {
         req.path.pop();
@@ -52,22 +52,11 @@ fn set_path(core: &Core, ex: &mut Exchange) -> Result<(), Reply> {
             log::error!("failed to normalize: {reason}");
             Reply::page(400)
         })?;
-        ex.out.uri = Some(escape_control(&req.path));
+        // a decoded `?` or blank would end the path for the upstream, and what routes and plugins have judged were another
+        ex.out.uri = Some(uri::encode(&req.path).into_owned());
         req.path = servlet;
     }
     Ok(())
-}
-
-/// Control characters must not reach the request line (APISIX core/utils.lua).
-fn escape_control(path: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    for &b in path {
-        match b.is_ascii_control() {
-            true => out.extend_from_slice(format!("%{b:02X}").as_bytes()),
-            false => out.push(b),
-        }
-    }
-    out
 }
 
 /// Cuts the parameters behind `;` from each segment, and refuses what would become a dot segment by it.
