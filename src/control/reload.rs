@@ -164,5 +164,7 @@ mod tests {
         assert_eq!((new.http.keepalive_timeout_ms, &*new.error_log.level), (5_000, "info"));
         assert_eq!(new.listen.http[0].port(), 9081);
         assert_eq!(new.admin.unwrap().keys.unwrap()[0].key, "b");
+        let mut without = config("apisix: {enable_admin: false}");
+        assert_eq!((keep(&old, &mut without), without.admin.is_some()), (vec!["enable_admin"], true));
     }
 }
