@@ -624,6 +624,33 @@ fn idle_connections_and_open_header_blocks_end_in_time() {
     });
 }
 
+/// A stream under way keeps its connection for as long as it takes, and the time for the next begins with its end.
+#[test]
+fn a_connection_with_a_stream_under_way_is_not_idle() {
+    on_both_drivers(|driver| {
+        let (upstream, gate) = Upstream::held("late");
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http("keepalive_timeout: 1s\nclient_header_timeout: 1s")
+            .start();
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&frame(HEADERS, 5, 1, GET));
+        upstream.wait_for(1);
+        std::thread::sleep(Duration::from_millis(1500)); // longer than an idle one may stay
+        gate.open();
+        let mut answered = |raw: &mut Raw, stream| {
+            while let (kind, of, _) = raw.next().expect("it is answered")
+                && (kind, of) != (HEADERS, stream)
+            {
+                assert_ne!(kind, GOAWAY);
+            }
+        };
+        answered(&mut raw, 1);
+        std::thread::sleep(Duration::from_millis(300));
+        raw.send(&frame(HEADERS, 5, 3, GET));
+        answered(&mut raw, 3);
+    });
+}
+
 /// The conformance suite of others. Its one case that fails sends no preface on a port where HTTP/1.1 is spoken, too:
 /// there that is a bad request of HTTP/1.1, and answered so before the connection ends (RFC 9113 section 3.4 allows to
 /// leave out GOAWAY).

@@ -264,6 +264,49 @@ fn another_protocol_routes_its_calls() {
     });
 }
 
+/// Each session has its line, and what was under way when it ended is told to the loggers.
+#[test]
+fn how_a_session_ended_is_logged() {
+    on_both_drivers(|driver| {
+        let format = "stream: {enable_access_log: true, access_log_buffer: 1, access_log_format: \
+                      '$status $bytes_received $bytes_sent $upstream_bytes_sent $upstream_bytes_received.'}\n";
+        let rest = "xrpc: {protocols: [{name: redis}]}\nstream_plugins: [syslog]\n";
+        let (gateway, redis) = (listening(driver).nginx(format).rest(rest).start(), Redis::start());
+        let log = UdpSocket::bind("127.0.0.1:0").unwrap();
+        log.set_read_timeout(Some(PATIENCE)).unwrap();
+        let sink = json!({"host": "127.0.0.1", "port": log.local_addr().unwrap().port(), "sock_type": "udp",
+            "batch_max_size": 1, "flush_limit": 1});
+        let logger =
+            json!([{"name": "syslog", "filter": [["redis_cmd_line", "==", "get never"]], "conf": sink}]);
+        let to = |upstream: Value| {
+            let protocol = json!({"name": "redis", "logger": logger});
+            gateway.put("/stream_routes/1", &json!({"upstream": upstream, "protocol": protocol}));
+        };
+        let port = gateway.ports.proxied;
+        to(redis.upstream());
+        let mut good = connect(port);
+        assert_eq!(ask_for(&mut good, b"PING\r\n", 7), b"+PONG\r\n");
+        drop(good);
+        gateway.read_until("logs/access_stream.log", "200 6 7 6 7.\n");
+        let mut bad = connect(port);
+        ask_for(&mut bad, b"*1\r\n*1\r\n", 1000);
+        drop(bad);
+        gateway.read_until("logs/access_stream.log", "400 8 ");
+        // an upstream that takes a call, and breaks off
+        let broken = Upstream::start(|conn| {
+            let _ = conn.stream.read(&mut [0; 100]);
+            socket2::SockRef::from(&conn.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        });
+        to(json!({"type": "none", "nodes": {format!("127.0.0.1:{}", broken.port): 1}}));
+        let mut asks = connect(port);
+        assert_eq!(ask_for(&mut asks, b"GET never\r\n", 1), b"");
+        gateway.read_until("logs/access_stream.log", "200 11 0 11 0.\n");
+        let mut message = [0; 4096];
+        let length = log.recv(&mut message).unwrap();
+        assert!(String::from_utf8_lossy(&message[..length]).contains("get never"));
+    });
+}
+
 #[test]
 fn a_client_that_never_says_anything_is_given_up() {
     on_both_drivers(|driver| {

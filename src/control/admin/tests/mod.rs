@@ -38,7 +38,7 @@ static KEY_AUTH: Spec = Spec {
     consumer_key: Some("key"),
     ..spec("key-auth", 2500)
 };
-static LIMIT_COUNT: Spec = spec("limit-count", 1002);
+static LIMIT_COUNT: Spec = Spec { encrypt_fields: &["secret"], ..spec("limit-count", 1002) };
 static PROMETHEUS: Spec = spec("prometheus", 500);
 
 const ADMIN: &str = "edd1c9f034335f136f87ad84b625c8f1";
@@ -570,6 +570,50 @@ fn secrets_are_encrypted_in_the_store() {
     });
 }
 
+/// PEM, as JSON has it.
+fn pem(text: &str) -> Value {
+    Value::from(text)
+}
+
+#[test]
+fn private_keys_are_encrypted_in_the_store_and_never_shown() {
+    let (cert, key) = (
+        pem(include_str!("../../../transport/tests/server.pem")),
+        pem(include_str!("../../../transport/tests/server.key.pem")),
+    );
+    let (other_cert, other_key) = (
+        pem(include_str!("../../../transport/tests/client.pem")),
+        pem(include_str!("../../../transport/tests/client.key.pem")),
+    );
+    let tls = json!({"client_cert": cert, "client_key": key});
+    let upstream = json!({"type": "roundrobin", "nodes": {"127.0.0.1:80": 1}, "scheme": "https", "tls": tls});
+    let ssl =
+        json!({"snis": ["a.test"], "cert": cert, "key": key, "certs": [other_cert], "keys": [other_key]});
+    on_embedded(|state| async move {
+        let secret = |value: &Value| value.as_str().is_some_and(|text| !text.contains("PRIVATE KEY"));
+        for (path, object, keys) in [
+            ("/ssls/1", ssl, &["/key", "/keys/0"][..]),
+            ("/upstreams/1", upstream.clone(), &["/tls/client_key"]),
+            ("/routes/1", json!({"uri": "/", "upstream": upstream}), &["/upstream/tls/client_key"]),
+        ] {
+            let put =
+                handle(&state, request("PUT", &format!("/apisix/admin{path}"), &object.to_string())).await;
+            assert_eq!(put.status, 201, "{path}: {}", body_of(&put));
+            let stored = state.store.get(path).await.unwrap().unwrap();
+            let stored: Value = serde_json::from_slice(&stored.value).unwrap();
+            for key in keys {
+                assert!(stored.pointer(key).is_some_and(secret), "{path}{key}: {stored}");
+            }
+        }
+        for path in ["/ssls/1", "/ssls"] {
+            let shown = body_of(&handle(&state, request("GET", &format!("/apisix/admin{path}"), "")).await);
+            let value = shown.get("value").unwrap_or(&shown["list"][0]["value"]);
+            assert_eq!(value["snis"], json!(["a.test"]), "{shown}");
+            assert!(value.get("key").is_none() && value.get("keys").is_none(), "{shown}");
+        }
+    });
+}
+
 #[test]
 fn times_survive_and_move_on() {
     on_embedded(|state| async move {
@@ -578,6 +622,68 @@ fn times_survive_and_move_on() {
         let second = body_of(&handle(&state, request("PUT", "/apisix/admin/routes/1", ROUTE)).await);
         assert_eq!(second["value"]["create_time"], created);
         assert!(second["value"]["update_time"].as_i64().unwrap() >= created);
+        let old = json!({"uri": "/", "upstream": {"nodes": {"127.0.0.1:80": 1}}, "create_time": 1, "update_time": 2});
+        state.store.put("/routes/2", old.to_string().into(), None, None).await.unwrap();
+        let times = async |method: &str, body: &str| {
+            let value = body_of(&handle(&state, request(method, "/apisix/admin/routes/2", body)).await);
+            let time = |name: &str| value["value"][name].as_i64().unwrap();
+            (time("create_time"), time("update_time"))
+        };
+        assert_eq!(times("PATCH", r#"{"update_time": 5}"#).await, (1, 5), "as the operator says");
+        let (created, updated) = times("PATCH", r#"{"desc": "new"}"#).await;
+        assert!(created == 1 && updated > 5);
+        let (created, updated) = times("PUT", ROUTE).await;
+        assert!(created == 1 && updated > 5);
+    });
+}
+
+/// What a PATCH does not touch stays as it is, secrets too.
+#[test]
+fn a_patch_leaves_secrets_alone() {
+    on_embedded(|state| async move {
+        let route = json!({"uri": "/", "upstream": {"nodes": {"127.0.0.1:80": 1}},
+            "plugins": {"limit-count": {"secret": "bar"}}});
+        handle(&state, request("PUT", "/apisix/admin/routes/1", &route.to_string())).await;
+        let secret = async || {
+            let stored = state.store.get("/routes/1").await.unwrap().unwrap();
+            serde_json::from_slice::<Value>(&stored.value).unwrap()["plugins"]["limit-count"]["secret"]
+                .clone()
+        };
+        assert_eq!(secret().await, "+kOEVUuRc5rC5ZwvvAMLwg==");
+        let patched = handle(&state, request("PATCH", "/apisix/admin/routes/1", r#"{"desc":"x"}"#)).await;
+        assert_eq!((patched.status, secret().await), (200, json!("+kOEVUuRc5rC5ZwvvAMLwg==")));
+    });
+}
+
+#[test]
+fn a_write_is_answered_without_revisions_and_a_page_has_at_most_500() {
+    on_embedded(|state| async move {
+        let put = body_of(&handle(&state, request("PUT", "/apisix/admin/routes/1", ROUTE)).await);
+        assert!(put.get("createdIndex").is_none() && put.get("modifiedIndex").is_none(), "{put}");
+        let page = async |size: u32| {
+            let target = format!("/apisix/admin/routes?page=1&page_size={size}");
+            handle(&state, request("GET", &target, "")).await.status
+        };
+        assert_eq!((page(9).await, page(10).await, page(500).await, page(501).await), (400, 200, 200, 400));
+        let version_2 = Admin { version_2: true, ..(*state.options()).clone() };
+        state.set_options(version_2);
+        assert_eq!(page(501).await, 200, "the older shape has no pages");
+    });
+}
+
+#[test]
+fn other_origins_are_let_in_where_the_operator_says_so() {
+    on_embedded(|state| async move {
+        let origin = async |method: &str| {
+            let answer = handle(&state, request(method, "/apisix/admin/routes", "")).await;
+            assert!(method != "GET" || answer.header("Content-Type") == Some("application/json"));
+            (answer.status, answer.header("Access-Control-Allow-Origin").map(str::to_owned))
+        };
+        let any = Some("*".to_owned());
+        assert_eq!((origin("GET").await, origin("OPTIONS").await), ((200, any.clone()), (200, any)));
+        let own = Admin { cors: false, ..(*state.options()).clone() };
+        state.set_options(own);
+        assert_eq!((origin("GET").await, origin("OPTIONS").await), ((200, None), (404, None)));
     });
 }
 

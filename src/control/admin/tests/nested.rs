@@ -39,7 +39,15 @@ fn decorations_belong_to_their_service() {
                     400,
                     json!({"error_msg": "field_path Query.a is already decorated on this service by [d]"}),
                 ),
+                (
+                    "PUT",
+                    "/services/s/graphql_cost_decorations/d",
+                    r#"{"field_path":"Query.a"}"#,
+                    200,
+                    json!({"value": {"id": "d"}}),
+                ),
                 ("POST", AT, r#"{"field_path":"Query.b"}"#, 201, json!({})),
+                ("PUT", "/services/s", r#"{"upstream":{"nodes":{"127.0.0.1:80":2}}}"#, 200, json!({})),
                 ("GET", AT, "", 200, json!({"total": 2})),
                 ("GET", "/services", "", 200, json!({"total": 1})),
                 (
