@@ -637,7 +637,7 @@ fn a_connection_with_a_stream_under_way_is_not_idle() {
         upstream.wait_for(1);
         std::thread::sleep(Duration::from_millis(1500)); // longer than an idle one may stay
         gate.open();
-        let mut answered = |raw: &mut Raw, stream| {
+        let answered = |raw: &mut Raw, stream| {
             while let (kind, of, _) = raw.next().expect("it is answered")
                 && (kind, of) != (HEADERS, stream)
             {
