@@ -8,20 +8,21 @@ use x509_parser::asn1_rs::FromDer;
 use x509_parser::certificate::X509Certificate;
 
 /// Puts them together. `CertifiedKey::from_der` reads the certificate as webpki does, which knows none of X.509
-/// version 1; it is the other side that has to like it.
+/// version 1; it is the other side that has to like it. What cannot be read here is left to it.
 ///
 /// # Errors
-/// There is no certificate, or the key is of a kind that nobody knows or another certificate's.
+/// There is no certificate that can be read, or the key is of a kind that nobody knows or another certificate's.
 pub fn certified(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, Error> {
     let own = chain.first().ok_or(Error::NoCertificatesPresented)?;
+    let Ok((_, own)) = X509Certificate::from_der(own) else {
+        return CertifiedKey::from_der(chain, key, provider);
+    };
     let key = provider.key_provider.load_private_key(key)?;
-    if let (Some(key), Ok((_, own))) = (key.public_key(), X509Certificate::from_der(own))
-        && own.public_key().raw != key.as_ref()
-    {
+    if key.public_key().is_some_and(|key| own.public_key().raw != key.as_ref()) {
         return Err(InconsistentKeys::KeyMismatch.into());
     }
     Ok(CertifiedKey::new(chain, key))

@@ -49,6 +49,9 @@ pub fn check(own: &CertificateDer<'_>, roots: &[TrustAnchor<'_>], now: UnixTime)
     if now_s > valid.not_after.timestamp() {
         return refused(CertificateError::Expired);
     }
+    if has_unknown_demands(&read) {
+        return refused(CertificateError::UnhandledCriticalExtension);
+    }
     if !is_for_clients(&read) {
         return refused(CertificateError::InvalidPurpose);
     }
@@ -62,6 +65,15 @@ pub fn check(own: &CertificateDer<'_>, roots: &[TrustAnchor<'_>], now: UnixTime)
         true => Ok(()),
         false => refused(CertificateError::UnknownIssuer),
     }
+}
+
+/// Is there a critical extension that is not understood (RFC 5280, section 4.2)?
+fn has_unknown_demands(read: &X509Certificate<'_>) -> bool {
+    let mut critical = read.extensions().iter().filter(|extension| extension.critical);
+    critical.any(|extension| {
+        let parsed = extension.parsed_extension();
+        parsed.unsupported() || parsed.error().is_some()
+    })
 }
 
 /// May its key be used as OpenSSL wants it of a client's? An authority that may only sign certificates is none.
