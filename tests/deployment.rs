@@ -237,6 +237,24 @@ fn an_api_driven_gateway_serves_an_empty_configuration_until_it_is_given_one() {
     assert_eq!(common::get(port, "/status/ready").status, 200);
 }
 
+/// apisix/core/config_yaml.lua: a file that is still written has no end flag; requests find no route until then.
+#[test]
+fn a_file_of_objects_without_its_end_is_served_once_it_has_it() {
+    let (upstream, port) = (Upstream::answering(ok("served")), free_port());
+    let mut gateway = Setup::new("epoll", Source::Yaml("routes: []".to_owned()))
+        .apisix(&format!("status: {{ip: 127.0.0.1, port: {port}}}\n"))
+        .start();
+    gateway.kill();
+    std::fs::write(gateway.path("conf/apisix.yaml"), "routes: []\n").unwrap();
+    gateway.start_again();
+    assert_eq!(gateway.get("/hello").status, 404);
+    assert_eq!(common::get(port, "/status/ready").status, 503, "it has read nothing yet");
+    gateway.read_until("logs/error.log", "missing valid end flag");
+    gateway.rewrite_yaml(&format!("routes:\n- {}", route("1", "/hello", &upstream)));
+    eventually("the file", || gateway.get("/hello").text() == "served");
+    assert_eq!(common::get(port, "/status/ready").status, 200);
+}
+
 /// t/cli/test_etcd_healthcheck.sh and test_status_api.sh
 #[test]
 fn one_etcd_of_three_may_be_away_and_all_may_come_back() {

@@ -103,6 +103,8 @@ async fn serve(parts: Parts) -> Result<(), String> {
         false => Feed::new(plugins.clone(), Unknown::RefuseDisabled, follow).of_files(),
     });
     let store = open_store(&config).await?;
+    // what has no objects yet cannot say when every core has them
+    let waits = store.brings_objects();
     let events = store.watch().await.map_err(|error| error.to_string())?;
     let switchboard = Switchboard::start(&config, outbox.clone(), &trust)?;
     let plugin_lists = Arc::new(PluginLists::new(&config));
@@ -149,8 +151,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let heard = Heard { mail: from_cores, batches, reloads: new_cores };
     let ended = tokio::spawn(switchboard.run(admin, feed.clone(), scrape, heard, cores.count()));
     tokio::spawn(async move { feed.run(events, publish).await });
-    // Standalone, there is nothing to run with before the first document comes.
-    let waits = config.deployment.provider != Provider::StandaloneApi;
     tokio::spawn(announce(banner, waits.then_some(applied)));
     obey_signals(reload, &outbox, &logs, ended).await
 }

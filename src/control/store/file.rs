@@ -30,7 +30,7 @@ struct State {
 
 impl File {
     /// Reads the file. One that cannot be read is reported and tried again every second, as in APISIX:
-    /// until it can be, there is no configuration.
+    /// until it can be, there is no object.
     pub fn open(path: PathBuf) -> File {
         let file = File { path: path.into(), state: Arc::default() };
         if let Err(failure) = file.read(&|name| std::env::var(name).ok()) {
@@ -52,6 +52,11 @@ impl File {
         let (events, receiver) = mpsc::channel(limits::WATCH_QUEUE);
         tokio::spawn(follow(self.clone(), events));
         receiver
+    }
+
+    /// Has it been read once?
+    pub(super) fn is_read(&self) -> bool {
+        self.snapshot().is_some()
     }
 
     /// All there is, once the file has been read.
@@ -87,10 +92,9 @@ impl File {
 }
 
 async fn follow(file: File, events: mpsc::Sender<Event>) {
-    let mut told = match file.snapshot() {
-        Some(event) => events.send(event).await.is_ok(),
-        None => false,
-    };
+    let first = file.snapshot();
+    let mut told = first.is_some();
+    let _ = events.send(first.unwrap_or_else(Event::nothing)).await; // who does not listen any more is seen below
     let mut last_failure = String::new();
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

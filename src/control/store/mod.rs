@@ -21,6 +21,8 @@ use std::fmt;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::control::applied::NOTHING;
+
 pub use embedded::Embedded;
 pub use etcd::Etcd;
 pub use file::{File, has_end};
@@ -91,6 +93,13 @@ pub enum Event {
         /// The store's revision after them.
         revision: i64,
     },
+}
+
+impl Event {
+    /// Before the first document of who has none yet: cores serve that there is nothing, and are not ready.
+    fn nothing() -> Event {
+        Event::Snapshot { entries: Vec::new(), revision: NOTHING }
+    }
 }
 
 /// Keys below a directory.
@@ -168,6 +177,15 @@ impl Store {
             Store::Embedded(store) => store.prefix(),
             Store::Etcd(store) => store.prefix(),
             Store::File(_) | Store::Standalone(_) => "",
+        }
+    }
+
+    /// Does it bring objects by itself? Not before somebody has written them.
+    pub fn brings_objects(&self) -> bool {
+        match self {
+            Store::Embedded(_) | Store::Etcd(_) => true,
+            Store::File(file) => file.is_read(),
+            Store::Standalone(_) => false,
         }
     }
 

@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 
 use super::document::{Keys, objects};
 use super::{Entry, Event, Listing};
-use crate::control::applied::NOTHING;
 use crate::limits;
 
 /// A handle to the document. Cheap to clone.
@@ -64,8 +63,7 @@ impl Standalone {
         let (watcher, mut changes) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::channel(limits::WATCH_QUEUE);
         let mut state = self.state();
-        let nothing = || Event::Snapshot { entries: Vec::new(), revision: NOTHING };
-        let _ = watcher.send(state.keys.snapshot().unwrap_or_else(nothing)); // its receiver is held below
+        let _ = watcher.send(state.keys.snapshot().unwrap_or_else(Event::nothing)); // its receiver is held below
         state.watcher = Some(watcher);
         tokio::spawn(async move {
             while let Some(event) = changes.recv().await {
@@ -94,8 +92,7 @@ mod tests {
         block_on(async {
             let store = Standalone::default();
             let mut events = store.watch();
-            let Some(Event::Snapshot { entries, revision: NOTHING }) = events.recv().await else { panic!() };
-            assert!(entries.is_empty());
+            assert_eq!(events.recv().await, Some(Event::nothing()));
             let document = |value: Value| value.as_object().unwrap().clone();
             let first = document(json!({"routes": [{"id": 1, "uri": "/a"}], "routes_conf_version": 1}));
             assert!(store.replace(None, first.clone()));
