@@ -49,14 +49,18 @@ fn least_conn_leaves_a_busy_node_alone() {
     });
 }
 
+/// Two nodes that take requests and never answer.
+fn least_conn_to_silence(driver: &'static str) -> (Gateway, Upstream, Upstream) {
+    let (first, second) = (Upstream::silent(), Upstream::silent());
+    let nodes = "{type: least_conn, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
+    (with(driver, &[&first, &second], nodes), first, second)
+}
+
 /// A client that leaves frees its place, or its node would get less and less.
 #[test]
 fn least_conn_forgets_who_has_left() {
     on_both_drivers(|driver| {
-        let never = || Upstream::start(|conn| while conn.request().is_some() {});
-        let (first, second) = (never(), never());
-        let nodes = "{type: least_conn, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
-        let gateway = with(driver, &[&first, &second], nodes);
+        let (gateway, first, second) = least_conn_to_silence(driver);
         let sent = || first.requests().len() + second.requests().len();
         let leave = || {
             let (before, mut client) = (sent(), gateway.connect());
@@ -81,10 +85,7 @@ fn least_conn_forgets_who_has_left() {
 #[test]
 fn least_conn_forgets_who_has_left_once() {
     on_both_drivers(|driver| {
-        let never = || Upstream::start(|conn| while conn.request().is_some() {});
-        let (first, second) = (never(), never());
-        let nodes = "{type: least_conn, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
-        let gateway = with(driver, &[&first, &second], nodes);
+        let (gateway, first, second) = least_conn_to_silence(driver);
         let sent = || (first.requests().len(), second.requests().len());
         let open = || {
             let ((a, b), mut client) = (sent(), gateway.connect());
@@ -191,7 +192,7 @@ fn ewma_prefers_the_faster_node() {
 #[test]
 fn ewma_turns_from_a_node_that_does_not_answer() {
     on_both_drivers(|driver| {
-        let mute = Upstream::start(|conn| while conn.request().is_some() {});
+        let mute = Upstream::silent();
         let quick = Upstream::answering(ok("quick"));
         let nodes = "{type: ewma, retries: 0, timeout: {connect: 1, send: 1, read: 0.3}, \
                      nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
@@ -206,7 +207,7 @@ fn ewma_turns_from_a_node_that_does_not_answer() {
 #[test]
 fn ewma_turns_from_a_node_that_clients_leave() {
     on_both_drivers(|driver| {
-        let mute = Upstream::start(|conn| while conn.request().is_some() {});
+        let mute = Upstream::silent();
         let quick = Upstream::answering(ok("quick"));
         let nodes = "{type: ewma, nodes: {\"127.0.0.1:$0\": 1, \"127.0.0.1:$1\": 1}}";
         let gateway = with(driver, &[&mute, &quick], nodes);

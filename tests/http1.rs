@@ -74,7 +74,7 @@ fn an_http_1_0_client_never_gets_chunks() {
 fn a_request_leaves_nothing_for_the_next() {
     on_both_drivers(|driver| {
         let (upstream, other) = (Upstream::mirror(), Upstream::mirror());
-        let silent = Upstream::start(|conn| while conn.request().is_some() {});
+        let silent = Upstream::silent();
         let to = |upstream: &Upstream| format!("{{nodes: {{\"127.0.0.1:{}\": 1}}}}", upstream.port);
         let limit = "limit-count: {count: 9, time_window: 60, key: remote_addr}";
         let rich = format!(
@@ -213,12 +213,7 @@ fn a_short_chunked_request_is_sent_with_its_length() {
 #[test]
 fn a_snippet_adds_fields_to_answers() {
     on_both_drivers(|driver| {
-        let upstream = Upstream::start(|conn| {
-            while let Some(request) = conn.request() {
-                let status = &request.target[1..4];
-                let _ = conn.send(format!("HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n\r\n"));
-            }
-        });
+        let upstream = Upstream::with_statuses();
         let snippet = "http_configuration_snippet: \"add_header X-Some 'some $status'; add_header X-All all always; \
                        add_header X-Arg $arg_a always;\"\n";
         let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port))).nginx(snippet).start();
@@ -961,12 +956,7 @@ fn the_server_field_is_ours() {
 #[test]
 fn the_status_of_the_upstream_is_told_for_server_errors() {
     on_both_drivers(|driver| {
-        let upstream = Upstream::start(|conn| {
-            while let Some(request) = conn.request() {
-                let status = &request.target[1..];
-                let _ = conn.send(format!("HTTP/1.1 {status} Some\r\nContent-Length: 0\r\n\r\n"));
-            }
-        });
+        let upstream = Upstream::with_statuses();
         let gateway = Gateway::to(driver, upstream.port);
         assert_eq!(gateway.get("/200").header("x-apisix-upstream-status"), None);
         assert_eq!(gateway.get("/404").header("x-apisix-upstream-status"), None);

@@ -160,18 +160,19 @@ fn public_endpoints() {
     });
 }
 
+/// The file of `file-logger`, in the gateway's folder.
+const TOLD: &str = "logs/told.log";
+
 /// What was asked and answered stands in the file, and a rotated file is left alone.
 #[test]
 fn file_logger_writes_and_reopens() {
     on_both_drivers(|driver| {
         let upstream = Upstream::answering(ok("answer"));
-        let file = std::env::temp_dir().join(format!("ringway-outputs-{}-{driver}.log", std::process::id()));
-        let _ = std::fs::remove_file(&file);
         let plugins =
-            json!({ "file-logger": { "path": file, "include_req_body": true, "include_resp_body": true } });
+            json!({ "file-logger": { "path": TOLD, "include_req_body": true, "include_resp_body": true } });
         let gateway =
             Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
-        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        let lines = || gateway.read(TOLD);
         let mut client = gateway.connect();
         client.send("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nasked").response();
         assert_eq!(upstream.requests().len(), 1);
@@ -182,13 +183,12 @@ fn file_logger_writes_and_reopens() {
             (&json!("asked"), &json!("answer"))
         );
         assert_eq!(entry["upstream"], format!("127.0.0.1:{}", upstream.port));
-        std::fs::remove_file(&file).unwrap();
+        std::fs::remove_file(gateway.path(TOLD)).unwrap();
         gateway.signal("USR1");
         eventually("the file anew", || {
             gateway.get("/b");
             lines().contains("\"/b\"")
         });
-        let _ = std::fs::remove_file(&file);
     });
 }
 
@@ -201,9 +201,7 @@ fn a_log_says_how_an_answer_was_framed_and_whether_its_connection_ends() {
                 let _ = conn.send("HTTP/1.1 200 OK\r\nConnection: close\r\nX-A: 1\r\n\r\nto the end");
             }
         });
-        let file = std::env::temp_dir().join(format!("ringway-framing-{}-{driver}.log", std::process::id()));
-        let _ = std::fs::remove_file(&file);
-        let plugins = json!({ "file-logger": { "path": file } });
+        let plugins = json!({ "file-logger": { "path": TOLD } });
         let gateway =
             Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
         let mut client = gateway.connect();
@@ -213,7 +211,7 @@ fn a_log_says_how_an_answer_was_framed_and_whether_its_connection_ends() {
                 200
             );
         }
-        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        let lines = || gateway.read(TOLD);
         eventually("two lines", || lines().matches('\n').count() == 2);
         let said = |line: &str| {
             let headers = serde_json::from_str::<Value>(line).unwrap()["response"]["headers"].take();
@@ -221,7 +219,6 @@ fn a_log_says_how_an_answer_was_framed_and_whether_its_connection_ends() {
         };
         let framing: Vec<_> = lines().lines().map(said).collect();
         assert_eq!(framing, [["keep-alive", "chunked"], ["close", "chunked"]]);
-        let _ = std::fs::remove_file(&file);
     });
 }
 
@@ -230,22 +227,20 @@ fn a_log_says_how_an_answer_was_framed_and_whether_its_connection_ends() {
 fn a_log_format_may_count_requests_of_a_connection_and_bytes_of_the_upstreams_body() {
     on_both_drivers(|driver| {
         let upstream = Upstream::answering(ok("answer"));
-        let file = std::env::temp_dir().join(format!("ringway-counts-{}-{driver}.log", std::process::id()));
-        let _ = std::fs::remove_file(&file);
         let names = ["connection_requests", "request_completion", "upstream_response_length", "http2"];
         let names = names.into_iter().chain(["http3", "proxy_add_x_forwarded_for"]);
         let format: Value = names
             .map(|name| (name.to_owned(), format!("${name}").into()))
             .collect::<serde_json::Map<_, _>>()
             .into();
-        let plugins = json!({ "file-logger": { "path": file, "log_format": format } });
+        let plugins = json!({ "file-logger": { "path": TOLD, "log_format": format } });
         let gateway =
             Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
         let mut client = gateway.connect();
         for _ in 0..2 {
             client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").response();
         }
-        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        let lines = || gateway.read(TOLD);
         eventually("two lines", || lines().matches('\n').count() == 2);
         for (line, nth) in lines().lines().zip(["1", "2"]) {
             let entry: Value = serde_json::from_str(line).unwrap();
@@ -253,7 +248,6 @@ fn a_log_format_may_count_requests_of_a_connection_and_bytes_of_the_upstreams_bo
                 "upstream_response_length": "6", "http2": "", "http3": "", "proxy_add_x_forwarded_for": "127.0.0.1" });
             assert_eq!(entry, expected);
         }
-        let _ = std::fs::remove_file(&file);
     });
 }
 
@@ -261,20 +255,9 @@ fn a_log_format_may_count_requests_of_a_connection_and_bytes_of_the_upstreams_bo
 #[test]
 fn the_body_of_a_request_is_logged_on_condition_of_its_answer() {
     on_both_drivers(|driver| {
-        let upstream = Upstream::start(|conn| {
-            while let Some(request) = conn.request() {
-                let status = &request.target[1..];
-                let answer = format!("HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n\r\n");
-                if conn.send(answer).is_err() {
-                    return;
-                }
-            }
-        });
-        let file =
-            std::env::temp_dir().join(format!("ringway-condition-{}-{driver}.log", std::process::id()));
-        let _ = std::fs::remove_file(&file);
+        let upstream = Upstream::with_statuses();
         let condition = json!([["status", ">=", 500]]);
-        let plugins = json!({ "file-logger": { "path": file, "include_req_body": true, "include_req_body_expr": condition } });
+        let plugins = json!({ "file-logger": { "path": TOLD, "include_req_body": true, "include_req_body_expr": condition } });
         let gateway =
             Gateway::with_yaml(driver, &format!("routes:\n{}", route("/*", upstream.port, plugins)));
         let mut client = gateway.connect();
@@ -282,12 +265,11 @@ fn the_body_of_a_request_is_logged_on_condition_of_its_answer() {
             let head = format!("POST /{status} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nasked");
             assert_eq!(client.send(head).response().status, status);
         }
-        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        let lines = || gateway.read(TOLD);
         eventually("two lines", || lines().matches('\n').count() == 2);
         let entry = |line: &str| serde_json::from_str::<Value>(line).unwrap();
         let bodies: Vec<Value> = lines().lines().map(|line| entry(line)["request"]["body"].take()).collect();
         assert_eq!(bodies, [Value::Null, json!("asked")]);
-        let _ = std::fs::remove_file(&file);
     });
 }
 
@@ -320,21 +302,19 @@ fn the_last_batch_leaves_with_the_gateway() {
 
 #[test]
 fn a_format_may_have_nginx_s_chain_of_addresses() {
-    let (upstream, file) =
-        (Upstream::mirror(), std::env::temp_dir().join(format!("chain-{}", std::process::id())));
+    let upstream = Upstream::mirror();
     let format = json!({"chain": "$proxy_add_x_forwarded_for", "pipe": "$pipe"});
-    let plugins = json!({"file-logger": {"path": file, "log_format": format}});
+    let plugins = json!({"file-logger": {"path": TOLD, "log_format": format}});
     let gateway = Gateway::with_yaml("epoll", &format!("routes:\n{}", route("/*", upstream.port, plugins)));
     gateway.get("/a");
     let entries = || -> Vec<Value> {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let text = gateway.read(TOLD);
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     };
     eventually("the first entry", || entries().len() == 1);
     common::request(gateway.port(), "GET", "/b", "Host: a\r\nX-Forwarded-For: 192.0.2.7\r\n");
     eventually("the second entry", || entries().len() == 2);
     let found = entries();
-    let _ = std::fs::remove_file(&file);
     for (entry, chain) in found.iter().zip(["127.0.0.1", "192.0.2.7, 127.0.0.1"]) {
         assert_eq!((&entry["chain"], &entry["pipe"]), (&json!(chain), &json!(".")));
     }

@@ -323,6 +323,10 @@ fn certificates_of_version_1_are_served_and_believed() {
     pki.make_version_1("ca", None).make_version_1("own", Some("ca")).make_version_1("client", Some("ca"));
     pki.make_version_1("other", None).make("self", "ec", "DNS:self", None);
     pki.make_with("authority", "ec", "DNS:b", None, &["-addext", "keyUsage=critical,keyCertSign"]);
+    let (ca, ca_key) = (pki.path("self.pem"), pki.path("self.key"));
+    let unheard_of = ["-CA", &ca, "-CAkey", &ca_key, "-addext", "1.2.3.4=critical,DER:0500"];
+    pki.make_with("demanding", "ec", "DNS:c", None, &unheard_of);
+    pki.make_with("issued", "ec", "DNS:d", None, &unheard_of[..4]);
     let upstream = Upstream::answering_unseen(ok("hi"));
     let gateway = gateway("io_uring", "", upstream.port);
     let mut asking = pki.ssl("own", &["a.x.test"]);
@@ -333,7 +337,9 @@ fn certificates_of_version_1_are_served_and_believed() {
     gateway.put("/ssls/1", &asking);
     for version in ["-tls1_2", "-tls1_3"] {
         // one that signs itself, as `openssl req -x509` makes it, is an authority's
-        for (shown, served) in [("client", true), ("self", true), ("other", false), ("authority", false)] {
+        let good = ["client", "self", "issued"].map(|shown| (shown, true));
+        let bad = ["other", "authority", "demanding"].map(|shown| (shown, false));
+        for (shown, served) in [good, bad].concat() {
             let (cert, key) = (pki.path(&format!("{shown}.pem")), pki.path(&format!("{shown}.key")));
             let args = ["-servername", "a.x.test", version, "-cert", &cert, "-key", &key];
             let said = s_client(&gateway, &args, GET);

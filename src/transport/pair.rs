@@ -27,3 +27,22 @@ pub fn certified(
     }
     Ok(CertifiedKey::new(chain, key))
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+    use rustls::crypto::aws_lc_rs::default_provider;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_refused() {
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
+        for chain in [vec![], vec![CertificateDer::from(b"no certificate".to_vec())]] {
+            let key = PrivateKeyDer::Pkcs8(pkcs8.as_ref().to_vec().into());
+            assert!(certified(chain, key, &default_provider()).is_err());
+        }
+    }
+}

@@ -232,6 +232,23 @@ impl Upstream {
         })
     }
 
+    /// Answers with the status that the request's path begins with: `/404`.
+    pub fn with_statuses() -> Upstream {
+        Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let status = &request.target[1..4];
+                if conn.send(format!("HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n\r\n")).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Takes requests and never answers.
+    pub fn silent() -> Upstream {
+        Upstream::start(|conn| while conn.request().is_some() {})
+    }
+
     /// Answers when the gate lets it.
     pub fn held(body: &'static str) -> (Upstream, Gate) {
         let gate = Gate::default();
