@@ -283,6 +283,42 @@ fn clients_show_who_they_are() {
     });
 }
 
+/// As OpenSSL counts `SSL_set_verify_depth`: neither the client's own certificate nor the root.
+#[test]
+fn as_many_authorities_as_the_object_says_may_stand_between_client_and_root() {
+    let pki = Pki::new("depth");
+    pki.make("own", "ec", "DNS:a.x.test", None).make("root", "ec", "DNS:root", None);
+    pki.make_authority("first", "root").make_authority("second", "first");
+    for (client, by) in [("direct", "root"), ("near", "first"), ("far", "second")] {
+        pki.make(client, "ec", "DNS:client", Some(by));
+    }
+    let upstream = Upstream::answering_unseen(ok("hi"));
+    let gateway = gateway(drivers()[0], "", upstream.port);
+    let is_let_in = |client: &str, sent: &[&str]| {
+        let chain: String =
+            [&[client], sent].concat().iter().map(|name| pki.read(&format!("{name}.pem"))).collect();
+        std::fs::write(pki.path("chain.pem"), chain).unwrap();
+        let (cert, key) = (pki.path("chain.pem"), pki.path(&format!("{client}.key")));
+        let args = ["-k", "-o", "/dev/null", "-w", "%{http_code}", "--cert", &cert, "--key", &key];
+        body(&curl(&gateway, "https://a.x.test/", &args)) == "200"
+    };
+    for (depth, let_in) in
+        [(Some(0), [true, false, false]), (None, [true, true, false]), (Some(2), [true, true, true])]
+    {
+        let mut asking = pki.ssl("own", &["a.x.test"]);
+        asking["client"] = json!({"ca": pki.read("root.pem")});
+        if let Some(depth) = depth {
+            asking["client"]["depth"] = json!(depth);
+        }
+        gateway.put("/ssls/1", &asking);
+        for root in [&[][..], &["root"], &["own", "root"]] {
+            let chains = [("direct", vec![]), ("near", vec!["first"]), ("far", vec!["second", "first"])];
+            let got = chains.map(|(client, sent)| is_let_in(client, &[&sent, root].concat()));
+            assert_eq!(got, let_in, "depth {depth:?}, and {root:?} is sent, too");
+        }
+    }
+}
+
 #[test]
 fn openssl_shows_its_certificate_or_is_refused() {
     let pki = Pki::new("s-client-mtls");

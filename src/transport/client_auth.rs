@@ -8,9 +8,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use x509_parser::asn1_rs::FromDer;
+use x509_parser::certificate::X509Certificate;
 
 use super::unlike::{self, Kind};
 
@@ -72,11 +72,10 @@ impl ClientAuth {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // Authorities that lead from the client's own to the root, which needs not be sent.
-        if others.len() > self.depth {
-            return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
-        }
-        let verdict = self.chain.verify_client_cert(own, others, now);
+        let verdict = match others.len() > self.depth {
+            true => self.chain.verify_client_cert(own, &within(self.depth, own, others), now),
+            false => self.chain.verify_client_cert(own, others, now),
+        };
         match verdict {
             Err(_) if unlike::kind(own).is_some() => {
                 unlike::check(own, &self.roots.roots, now).map(|()| ClientCertVerified::assertion())
@@ -84,6 +83,32 @@ impl ClientAuth {
             verdict => verdict,
         }
     }
+}
+
+/// Those of `others` that lead from `own` towards a root in at most so many steps. As OpenSSL counts: the root itself and
+/// what has nothing to do with it may be sent, too.
+fn within<'a>(
+    depth: usize,
+    own: &CertificateDer<'_>,
+    others: &'a [CertificateDer<'a>],
+) -> Vec<CertificateDer<'a>> {
+    let read = |der: &'a CertificateDer<'a>| Some((der, X509Certificate::from_der(der).ok()?.1));
+    let mut others: Vec<_> = others.iter().filter_map(read).collect();
+    let Ok((_, own)) = X509Certificate::from_der(own) else { return Vec::new() };
+    let mut issuers = vec![own.issuer().as_raw().to_vec()];
+    let mut found = Vec::new();
+    for _ in 0..depth {
+        let is_one = |(_, other): &mut (_, X509Certificate<'_>)| {
+            issuers.iter().any(|issuer| issuer == other.subject().as_raw())
+        };
+        let step: Vec<_> = others.extract_if(.., is_one).collect();
+        issuers = step.iter().map(|(_, other)| other.issuer().as_raw().to_vec()).collect();
+        found.extend(step.into_iter().map(|(der, _)| der.clone()));
+        if issuers.is_empty() {
+            break;
+        }
+    }
+    found
 }
 
 impl ClientCertVerifier for ClientAuth {

@@ -55,6 +55,12 @@ impl Pki {
         self
     }
 
+    /// An authority that `by` has signed.
+    pub fn make_authority(&self, name: &str, by: &str) -> &Pki {
+        let (pem, key) = (self.path(&format!("{by}.pem")), self.path(&format!("{by}.key")));
+        self.make_with(name, "ec", &format!("DNS:{name}"), None, &["-CA", &pem, "-CAkey", &key])
+    }
+
     /// As in APISIX's tutorials: a request, signed without extensions. What comes out is of X.509 version 1.
     pub fn make_version_1(&self, name: &str, by: Option<&str>) -> &Pki {
         let [pem, key, request] = ["pem", "key", "csr"].map(|kind| self.path(&format!("{name}.{kind}")));
