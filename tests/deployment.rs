@@ -234,7 +234,16 @@ fn an_api_driven_gateway_serves_an_empty_configuration_until_it_is_given_one() {
     ));
     assert_eq!(admin.response().status, 202);
     eventually("the document", || gateway.get("/hello").text() == "served");
-    assert_eq!(common::get(port, "/status/ready").status, 200);
+    eventually("the document on each core", || common::get(port, "/status/ready").status == 200);
+    // longer than an object may be
+    let document = format!("{}{document}", " ".repeat(2 << 20));
+    admin.send(format!(
+        "PUT /apisix/admin/configs HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\nX-Digest: 2\r\n\
+         Content-Length: {}\r\n\r\n{document}",
+        document.len()
+    ));
+    let answer = admin.response();
+    assert_eq!(answer.status, 202, "{answer}");
 }
 
 /// apisix/core/config_yaml.lua: a file that is still written has no end flag; requests find no route until then.
@@ -252,7 +261,7 @@ fn a_file_of_objects_without_its_end_is_served_once_it_has_it() {
     gateway.read_until("logs/error.log", "missing valid end flag");
     gateway.rewrite_yaml(&format!("routes:\n- {}", route("1", "/hello", &upstream)));
     eventually("the file", || gateway.get("/hello").text() == "served");
-    assert_eq!(common::get(port, "/status/ready").status, 200);
+    eventually("the file on each core", || common::get(port, "/status/ready").status == 200);
 }
 
 /// t/cli/test_etcd_healthcheck.sh and test_status_api.sh
@@ -382,17 +391,22 @@ fn the_access_log_as_json_and_off() {
     assert_eq!(gateway.read("logs/access.log"), "");
 }
 
+/// A gateway whose Admin API is on the port of the proxy.
+fn with_admin_beside_the_proxy(driver: &'static str, http: &str) -> Gateway {
+    Setup::new(driver, Source::Embedded)
+        .deployment(&format!(
+            "role: traditional\nrole_traditional: {{config_provider: embedded}}\nadmin:\n  admin_key: [{{name: a, \
+             key: {KEY}, role: admin}}]\n  admin_listen: {{ip: 127.0.0.1, port: $PORT}}"
+        ))
+        .http(http)
+        .start()
+}
+
 /// A body that comes too slowly is nobody's fault but the client's, and one that is too long is the Admin API's to refuse.
 #[test]
 fn bodies_of_admin_calls_on_the_port_of_the_proxy() {
     on_both_drivers(|driver| {
-        let gateway = Setup::new(driver, Source::Embedded)
-            .deployment(&format!(
-                "role: traditional\nrole_traditional: {{config_provider: embedded}}\nadmin:\n  admin_key: [{{name: a, \
-                 key: {KEY}, role: admin}}]\n  admin_listen: {{ip: 127.0.0.1, port: $PORT}}"
-            ))
-            .http("client_body_timeout: 1s")
-            .start();
+        let gateway = with_admin_beside_the_proxy(driver, "client_body_timeout: 1s");
         let put = |length: usize, body: &str| {
             let mut client = gateway.connect();
             client.send(format!(
@@ -409,7 +423,78 @@ fn bodies_of_admin_calls_on_the_port_of_the_proxy() {
         let why = "request size 1572865 is greater than the maximum size 1572864 allowed";
         assert_eq!(refused.status, 400, "{refused}");
         assert!(refused.text().contains(why), "{refused}");
+        // too much is enough, whatever else is to come
+        let mut client = gateway.connect();
+        client.send(format!("{CHUNKED}{:x}\r\n{}", 2 * long, "x".repeat(long)));
+        let refused = client.response();
+        assert_eq!((refused.status, refused.header("connection")), (400, Some("close")), "{refused}");
+        client.closed();
     });
+}
+
+const CHUNKED: &str = concat!(
+    "PUT /apisix/admin/routes/1 HTTP/1.1\r\nHost: a\r\nX-API-KEY: edd1c9f034335f136f87ad84b625c8f1\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n"
+);
+
+#[test]
+fn a_body_without_end_is_refused_by_the_admin_api_once_it_is_too_long() {
+    let gateway = Setup::new("epoll", Source::Embedded).start();
+    let piece = format!("80000\r\n{}\r\n", "x".repeat(512 << 10));
+    let mut client = Client::connect(gateway.ports.admin);
+    client.send(CHUNKED);
+    // a client may be in the midst of twice as much
+    for _ in 0..6 {
+        client.send(&piece);
+    }
+    let _ = client.try_send(&piece);
+    let refused = client.response();
+    let why = "request size 1572865 is greater than the maximum size 1572864 allowed";
+    assert_eq!(refused.status, 400, "{refused}");
+    assert!(refused.text().contains(why), "{refused}");
+}
+
+/// apisix/init.lua, `cors_admin`
+#[test]
+fn pages_of_other_origins_are_told_once_what_they_may_do() {
+    let any = [
+        "access-control-allow-credentials: true",
+        "access-control-allow-origin: *",
+        "access-control-expose-headers: *",
+        "access-control-max-age: 3600",
+    ];
+    let before = [
+        "access-control-allow-credentials: true",
+        "access-control-allow-headers: *",
+        "access-control-allow-methods: POST, GET, PUT, OPTIONS, DELETE, PATCH",
+        "access-control-allow-origin: *",
+        "access-control-max-age: 3600",
+    ];
+    let (own, shared) =
+        (Setup::new("epoll", Source::Embedded).start(), with_admin_beside_the_proxy("epoll", ""));
+    for port in [own.ports.admin, shared.port()] {
+        for (method, path, key, status, told) in [
+            ("OPTIONS", "/apisix/admin/routes", "none", 200, &before[..]),
+            ("GET", "/apisix/admin/routes", KEY, 200, &any),
+            ("GET", "/apisix/admin/routes", "none", 401, &any),
+            ("GET", "/apisix/admin", KEY, 404, &any),
+            ("GET", "/other", KEY, 404, &[]),
+        ] {
+            let answer = request(port, method, path, &format!("Host: a\r\nX-API-KEY: {key}\r\n"));
+            assert_eq!(answer.status, status, "{method} {path} {key}");
+            let fields =
+                answer.headers.iter().map(|(name, value)| format!("{}: {value}", name.to_lowercase()));
+            let mut fields: Vec<_> = fields.filter(|field| field.starts_with("access-control")).collect();
+            fields.sort();
+            assert_eq!(fields, told, "{method} {path} {key}");
+            let kind = answer.all("content-type");
+            assert_eq!(kind.len(), 1, "{method} {path} {kind:?}");
+            assert!(
+                method != "OPTIONS" || (kind[0].starts_with("text/plain") && answer.body.is_empty()),
+                "{answer}"
+            );
+        }
+    }
 }
 
 /// t/cli/test_access_log.sh

@@ -105,7 +105,8 @@ pub async fn handle(state: &AdminState, request: AdminRequest) -> AdminResponse 
     } else {
         page(404)
     };
-    if options.cors && response.header("Access-Control-Allow-Origin").is_none() {
+    // what lies outside is nginx's own
+    if options.cors && path.starts_with(BASE) && response.header("Access-Control-Allow-Origin").is_none() {
         for (name, value) in [
             ("Access-Control-Allow-Origin", "*"),
             ("Access-Control-Allow-Credentials", "true"),

@@ -191,6 +191,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::config::AdminTls;
     use crate::control::store::tests::block_on;
 
     /// What a server that echoes method, target and body's size answers to these bytes.
@@ -251,6 +252,28 @@ mod tests {
             assert!(got.starts_with(answer), "{sent:?} got {got:?}");
             assert!(took >= patience && took < 3 * patience, "{sent:?}: {took:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_does_not_go_on_is_not_waited_for_without_end() {
+        let pem = |name: &str| format!("{}/src/transport/tests/{name}", env!("CARGO_MANIFEST_DIR")).into();
+        let files = AdminTls { cert: pem("server.pem"), key: pem("server.key.pem"), client_ca: None };
+        let tls = super::super::tls::acceptor(&files).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (service, began) = (Service::new("APISIX"), tokio::time::Instant::now());
+        let answer = |_| async { AdminResponse::empty(200) };
+        assert!(secured(stream, peer.ip(), &service, &tls, answer).await.is_err());
+        let patience = Duration::from_millis(limits::ADMIN_PATIENCE_MS);
+        assert!(began.elapsed() >= patience && began.elapsed() < 2 * patience, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_is_refused() {
+        let answer =
+            block_on(talk(b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     }
 
     #[test]

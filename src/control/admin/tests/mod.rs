@@ -519,6 +519,36 @@ fn heads_preflights_and_unknown_paths() {
     });
 }
 
+/// apisix/core/request.lua, `get_body`
+#[test]
+fn a_body_has_a_longest_length() {
+    on_embedded(|state| async move {
+        let most = limits::ADMIN_BODY_BYTES;
+        let say = async |method: &str, target: &str, object: &str, length: usize| {
+            let body = format!("{object}{}", " ".repeat(length - object.len()));
+            let answer = handle(&state, request(method, target, &body)).await;
+            (answer.status, body_of(&answer)["error_msg"].clone())
+        };
+        let why = |length: usize| {
+            let why = format!("request size {length} is greater than the maximum size {most} allowed");
+            (400, json!(format!("invalid request body: {why}")))
+        };
+        for (method, target, object, status) in [
+            ("PUT", "/apisix/admin/routes/1", ROUTE, 201),
+            ("POST", "/apisix/admin/configs/validate", "{}", 200),
+            ("POST", "/apisix/admin/schema/validate/routes", ROUTE, 200),
+        ] {
+            assert_eq!(say(method, target, object, most).await, (status, Value::Null), "{target}");
+            assert_eq!(say(method, target, object, most + 1).await, why(most + 1), "{target}");
+        }
+        // a server keeps no more than tells that it was too long; the client says how long
+        let mut long = request("PUT", "/apisix/admin/routes/1", &" ".repeat(most + 1));
+        long.headers.insert("content-length", (2 * most).into());
+        let answer = handle(&state, long).await;
+        assert_eq!((answer.status, body_of(&answer)["error_msg"].clone()), why(2 * most));
+    });
+}
+
 #[test]
 fn a_write_tells_its_revision_and_can_wait_for_the_cores() {
     on_embedded(|state| async move {
