@@ -68,6 +68,36 @@ fn no_request_is_lost() {
     });
 }
 
+/// nginx: old workers end by the configuration with which they began.
+#[test]
+fn requests_under_way_have_the_time_of_the_configuration_that_they_came_under() {
+    on_both_drivers(|driver| {
+        for (before, after, answered) in [("1s", "240s", false), ("0", "1ms", true)] {
+            let (upstream, gate) = Upstream::held("at last");
+            let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+                .nginx(&format!("worker_shutdown_timeout: {before}\n"))
+                .workers(1)
+                .start();
+            let (mut waits, mut other) = (gateway.connect(), gateway.connect());
+            waits.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            upstream.wait_for(1);
+            let timeout = |time: &str| format!("worker_shutdown_timeout: {time}");
+            change(&gateway, &timeout(before), &timeout(after));
+            if !answered {
+                waits.closed();
+                continue;
+            }
+            eventually("its core is told to end", || {
+                let answer = other.send("GET /apisix/nginx_status HTTP/1.1\r\nHost: a\r\n\r\n").response();
+                answer.header("connection") == Some("close")
+            });
+            eventually("the others have taken over", || cores(&gateway) == 2);
+            gate.open();
+            assert_eq!(waits.response().text(), "at last");
+        }
+    });
+}
+
 #[test]
 fn what_cannot_be_read_changes_nothing() {
     let upstream = Upstream::answering_unseen(ok("hi"));

@@ -153,7 +153,10 @@ pub(super) fn config(
         worker_processes: worker_processes(&mut r, env),
         worker_rlimit_nofile: if nofile <= worker_connections { worker_connections + 128 } else { nofile },
         worker_connections,
-        worker_shutdown_timeout_ms: r.ms("nginx_config.worker_shutdown_timeout", 0),
+        worker_shutdown_timeout_ms: match r.ms("nginx_config.worker_shutdown_timeout", 0) {
+            0 => u64::MAX,
+            within_ms => within_ms,
+        },
         error_log: error_log(&mut r, &place.home),
         plugins: r.at("plugins").map(|_| r.texts("plugins")),
         stream_plugins: r.at("stream_plugins").map(|_| r.texts("stream_plugins")),

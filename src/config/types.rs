@@ -76,7 +76,7 @@ pub struct Config {
     pub worker_rlimit_nofile: u64,
     /// `nginx_config.event.worker_connections`: connections per core.
     pub worker_connections: u64,
-    /// `nginx_config.worker_shutdown_timeout`
+    /// `nginx_config.worker_shutdown_timeout`; 0 there is no limit (ngx_cycle.c, `ngx_set_shutdown_timer`).
     pub worker_shutdown_timeout_ms: u64,
     /// `nginx_config.error_log`, `error_log_level`
     pub error_log: ErrorLog,

@@ -91,7 +91,8 @@ impl Reload {
         if !self.feed.list_is_of_store() {
             self.feed.enable_plugins(&self.plugin_lists.last());
         }
-        let drain_ms = new.worker_shutdown_timeout_ms;
+        // as nginx's workers, which end by the configuration with which they began (`ngx_set_shutdown_timer`)
+        let drain_ms = self.config.worker_shutdown_timeout_ms;
         let _ = self.reloads.send(NewCores { generation: self.generation, cores, drain_ms }).await;
         log::warn!("the configuration is reloaded");
         self.config = new;

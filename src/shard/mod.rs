@@ -214,7 +214,7 @@ async fn drain(
     within_ms: u64,
     gently: bool,
 ) {
-    let mut until_ms = reactor::now_ms() + within_ms;
+    let mut until_ms = reactor::now_ms().saturating_add(within_ms);
     shard.core.drain(gently);
     for tap in taps {
         if let Some(listener) = &*tap.listener.borrow() {
@@ -227,7 +227,7 @@ async fn drain(
         while let Some(message) = mail.try_recv() {
             match message {
                 ToCore::Drain { within_ms, gently } => {
-                    until_ms = until_ms.min(reactor::now_ms() + within_ms);
+                    until_ms = until_ms.min(reactor::now_ms().saturating_add(within_ms));
                     shard.core.drain(gently);
                     reactor::wake_all();
                 }
