@@ -1082,6 +1082,59 @@ fn a_large_download_streams() {
     });
 }
 
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8 ^ (n >> 12) as u8).collect()
+}
+
+#[test]
+fn bodies_of_all_sizes_pass_as_they_are_and_connections_are_kept() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                let length = request.body.len();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                if conn.send([head.as_bytes(), &request.body].concat()).is_err() {
+                    return;
+                }
+            }
+        });
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port)))
+            .http("access_log_format: \"$uri $request_length $body_bytes_sent $upstream_response_length.\"")
+            .workers(1)
+            .start();
+        let mut client = gateway.connect();
+        for len in [0, 100, 40_000, 65_536, 65_537, 1_000_000, 100, 4_096, 3_000_000, 65_536, 33_000, 100_000]
+        {
+            let head = format!("PUT /{len} HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n");
+            client.send(&head).send(pattern(len));
+            assert!(client.response().body == pattern(len), "{len}");
+            gateway.read_until("logs/access.log", &format!("/{len} {} {len} {len}.", head.len() + len));
+        }
+        assert_eq!(upstream.connections(), 1);
+    });
+}
+
+#[test]
+fn what_comes_behind_a_large_body_is_nobodys() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while conn.request().is_some() {
+                let head = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
+                if conn.send([head.as_bytes(), &pattern(100_000), b"junk"].concat()).is_err() {
+                    return;
+                }
+            }
+        });
+        let gateway = Gateway::to(driver, upstream.port);
+        let mut client = gateway.connect();
+        for _ in 0..4 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(client.response().body == pattern(100_000));
+        }
+        assert_eq!(upstream.connections(), 4, "none is used again");
+    });
+}
+
 /// A client that does not read stops its upstream: what is under way is what sockets and a few buffers hold.
 #[test]
 fn a_slow_reader_holds_its_upstream_back() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Gate, h2, h3};
 use crate::exchange::Exchange;
-use crate::reactor::{self, Chunk, Out};
+use crate::reactor::{self, Chunk, Out, TcpStream};
 use crate::transport::Stream;
 
 /// The client's bytes behind the head of an answer that switched protocols. All methods take `&self`: one task may
@@ -132,6 +132,14 @@ impl Switched {
             Switched::H1(_) => {}
             Switched::H2(channel) => channel.reset(),
             Switched::H3(channel) => channel.reset(),
+        }
+    }
+
+    /// The socket, where its bytes are those that are switched.
+    pub fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Switched::H1(stream) => stream.plain(),
+            Switched::H2(_) | Switched::H3(_) => None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use super::Switched;
 use crate::exchange::Exchange;
-use crate::reactor;
+use crate::reactor::{self, TcpStream};
 use crate::transport::pieces::Pieces;
 
 /// One direction of a tunnel.
@@ -22,6 +22,8 @@ struct Way<'a> {
     done: bool,
     bytes: u64,
     pieces: Pieces,
+    /// Where large pieces may stay in the kernel on their way.
+    plain: Option<(&'a TcpStream, &'a TcpStream)>,
 }
 
 /// Both directions.
@@ -132,7 +134,26 @@ impl<'a> Way<'a> {
             done: false,
             bytes: 0,
             pieces: Pieces::default(),
+            plain: from.plain().zip(to.plain()),
         }
+    }
+
+    /// Receives a piece and queues it; a run of large ones stays in the kernel. Returns how many bytes: none at the end.
+    fn poll_pass(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let (true, Some((from, to))) = (self.pieces.are_bulk(), self.plain) {
+            let arrived = ready!(from.poll_piped(cx, u64::MAX))?;
+            let bytes = arrived.len();
+            if bytes > 0 {
+                to.send(arrived);
+            }
+            return Poll::Ready(Ok(bytes));
+        }
+        let chunk = ready!(self.from.poll_recv(cx))?;
+        let bytes = chunk.len();
+        if bytes > 0 {
+            self.to.send(chunk);
+        }
+        Poll::Ready(Ok(bytes))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, idle_ms: Option<u64>) -> Poll<Result<(), End>> {
@@ -146,19 +167,18 @@ impl<'a> Way<'a> {
                 self.from.set_recv_deadline(Some(reactor::now_ms() + idle_ms));
             }
             self.waiting = true;
-            let chunk = ready!(self.from.poll_recv(cx)).map_err(End::From)?;
+            let bytes = ready!(self.poll_pass(cx)).map_err(End::From)?;
             self.waiting = false;
-            if chunk.is_empty() {
+            if bytes == 0 {
                 self.done = true;
                 self.to.shutdown_write();
                 break;
             }
-            self.bytes += chunk.len() as u64;
-            if let Some(bulk) = self.pieces.came(chunk.len()) {
+            self.bytes += bytes as u64;
+            if let Some(bulk) = self.pieces.came(bytes) {
                 self.from.expect_bulk(bulk);
             }
             self.to.set_send_deadline(Some(reactor::now_ms() + self.send_ms));
-            self.to.send(chunk);
             self.sending = true;
         }
         Poll::Ready(Ok(()))

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use super::h2::H2Body;
 use super::h3::H3Body;
 use crate::limits;
-use crate::reactor::Chunk;
+use crate::reactor::{Arrived, Chunk, Piped};
 use crate::transport::Stream;
 use crate::wire::headers::Headers;
 use crate::wire::http::{BodyDecoder, Framing, Sender};
@@ -34,6 +34,15 @@ pub enum BodyError {
     Malformed,
     /// Longer than `client_max_body_size`: 413.
     TooLarge,
+}
+
+impl From<io::Error> for BodyError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => BodyError::Timeout,
+            _ => BodyError::Closed,
+        }
+    }
 }
 
 /// A piece of a body on its way through body filters.
@@ -73,6 +82,8 @@ pub struct H1Body {
     timeout_ms: u32,
     /// A read is under way since the deadline was set.
     waiting: bool,
+    /// The rest comes unseen.
+    unseen: bool,
     /// The client waits for `100 Continue` before it sends.
     expects_continue: bool,
     /// Longest body accepted; 0 is any.
@@ -103,6 +114,7 @@ impl H1Body {
             side,
             timeout_ms,
             waiting: false,
+            unseen: false,
             expects_continue: false,
             max_bytes: 0,
             again: None,
@@ -184,7 +196,57 @@ impl H1Body {
         Ok(None)
     }
 
+    /// As `poll_piece`, for somebody who passes the body on as it is: where many bytes are to come, they stay in the kernel.
+    fn poll_unseen(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Arrived>, BodyError>> {
+        if self.again.is_none()
+            && self.ready.is_none()
+            && let BodyDecoder::Length(left @ 1..) = self.decoder
+            && (left >= limits::PIPED_BODY || self.unseen)
+            && self.stream.plain().is_some()
+        {
+            self.unseen = true;
+            match std::task::ready!(self.poll_piped(cx, left))? {
+                Arrived::Piped(piped) => return Poll::Ready(self.pass(piped).map(Some)),
+                Arrived::Chunk(chunk) if chunk.is_empty() => return Poll::Ready(Err(BodyError::Closed)),
+                Arrived::Chunk(chunk) => self.ready = Some(chunk),
+            }
+        }
+        self.poll_piece(cx).map_ok(|piece| piece.map(Arrived::Chunk))
+    }
+
+    fn poll_piped(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<Result<Arrived, BodyError>> {
+        self.begin_wait();
+        let Some(tcp) = self.stream.plain() else { return Poll::Ready(Err(BodyError::Closed)) };
+        let arrived = std::task::ready!(tcp.poll_piped(cx, most));
+        self.waiting = false;
+        Poll::Ready(arrived.map_err(BodyError::from))
+    }
+
+    /// Counts what comes by unseen.
+    fn pass(&mut self, piped: Piped) -> Result<Arrived, BodyError> {
+        let bytes = piped.len() as u64;
+        if let BodyDecoder::Length(left) = &mut self.decoder {
+            *left = left.saturating_sub(bytes);
+            self.done = *left == 0;
+        }
+        self.bytes += bytes;
+        match self.max_bytes != 0 && self.bytes > self.max_bytes {
+            true => Err(BodyError::TooLarge),
+            false => Ok(Arrived::Piped(piped)),
+        }
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
+        if self.begin_wait() {
+            self.stream.expect_bulk(self.is_large());
+        }
+        let result = std::task::ready!(self.stream.poll_recv(cx));
+        self.waiting = false;
+        Poll::Ready(result.map_err(BodyError::from))
+    }
+
+    /// Something is to be received now. `true`: it was not before.
+    fn begin_wait(&mut self) -> bool {
         if !self.waiting {
             self.waiting = true;
             if std::mem::take(&mut self.expects_continue) {
@@ -193,14 +255,9 @@ impl H1Body {
             let deadline =
                 (self.timeout_ms != 0).then(|| crate::reactor::now_ms() + u64::from(self.timeout_ms));
             self.stream.set_recv_deadline(deadline);
-            self.stream.expect_bulk(self.is_large());
+            return true;
         }
-        let result = std::task::ready!(self.stream.poll_recv(cx));
-        self.waiting = false;
-        Poll::Ready(result.map_err(|e| match e.kind() {
-            io::ErrorKind::TimedOut => BodyError::Timeout,
-            _ => BodyError::Closed,
-        }))
+        false
     }
 
     /// Is much more to come? Where the length is not known, what has come tells.
@@ -304,6 +361,14 @@ impl Body {
             Body::H1(body) => body.poll_piece(cx),
             Body::H2(body) => body.poll_piece(cx),
             Body::H3(body) => body.poll_piece(cx),
+        }
+    }
+
+    /// As [`Body::poll_piece`], for somebody who passes all of it on as it is, to a plain connection.
+    pub fn poll_unseen(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Arrived>, BodyError>> {
+        match self {
+            Body::H1(body) => body.poll_unseen(cx),
+            _ => self.poll_piece(cx).map_ok(|piece| piece.map(Arrived::Chunk)),
         }
     }
 

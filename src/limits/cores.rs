@@ -13,6 +13,24 @@ pub const BULK_BUFFER: usize = 60 << 10;
 /// Reached by: src/reactor/chunk.rs buffers_are_kept_for_reuse_up_to_a_bound.
 pub const BULK_POOL: usize = 64;
 
+/// A body of which so many bytes are still to come, and that nobody looks at, stays in the kernel: to move pages in place of
+/// bytes costs some system calls, about as much as copying 8 KiB twice.
+/// Not reached by a test: it chooses between two ways that carry the same bytes.
+pub const PIPED_BODY: u64 = 32 << 10;
+
+/// The most that goes through a pipe at a time, and the size that is asked for it. It has a place for each 4 KiB, and a
+/// packet takes one or two.
+/// Reached by: src/reactor/tests/pipes.rs bytes_pass_through_a_pipe_in_order.
+pub const PIPE_BYTES: usize = 256 << 10;
+
+/// Pipes that a core may have: one is in use for longer than a turn only while a client does not take what is in it.
+/// Reached by: src/reactor/tests/pipes.rs without_a_pipe_bytes_come_as_chunks.
+pub const PIPES: usize = 64;
+
+/// What is taken at first of a message whose body will stay in the kernel: most heads, and little of the body.
+/// Not reached by a test: it chooses between two ways that carry the same bytes.
+pub const PIPED_HEAD: usize = 4 << 10;
+
 /// Accepted connections that may wait in a core for its acceptor; beyond it they wait in the kernel's backlog.
 /// Reached by: src/reactor/tests/full.rs connections_wait_for_a_core_that_does_not_accept.
 pub const ACCEPT_QUEUE: usize = 1024;

@@ -17,6 +17,7 @@ use std::time::Instant;
 use super::chunk::Buffers;
 use super::epoll::Epoll;
 use super::out::Outgoing;
+use super::pipe::Pipes;
 use super::slot::Slot;
 use super::stats::Counters;
 use super::task::{BoxedTask, Remote, TaskId, Tasks};
@@ -42,6 +43,7 @@ type PanicHook = Box<dyn Fn(&(dyn Any + Send))>;
 pub(super) struct Core {
     pub backend: Backend, // dropped first: the kernel lets go of the buffers below
     pub buffers: Buffers,
+    pub pipes: Pipes,
     pub tasks: Tasks,
     pub counters: Counters,
     pub remote: &'static Remote,
@@ -159,6 +161,7 @@ impl Core {
         let core = Rc::new(Core {
             backend,
             buffers,
+            pipes: Pipes::default(),
             tasks: Tasks::new(runtime),
             counters: Counters::default(),
             remote,

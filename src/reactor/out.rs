@@ -8,6 +8,7 @@ use smallvec::{SmallVec, smallvec};
 use socket2::SockAddr;
 
 use super::chunk::{Buffers, Chunk};
+use super::pipe::{Arrived, Piped};
 use crate::limits;
 
 /// One owned run of bytes.
@@ -16,14 +17,27 @@ enum Piece {
     Vec(Vec<u8>),
     Chunk(Chunk),
     Bytes(Bytes),
+    Piped(Piped),
 }
 
 impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Piped(piped) => piped.len(),
+            _ => self.as_slice().len(),
+        }
+    }
+
+    fn is_piped(&self) -> bool {
+        matches!(self, Piece::Piped(_))
+    }
+
     fn as_slice(&self) -> &[u8] {
         match self {
             Piece::Vec(vec) => vec,
             Piece::Chunk(chunk) => chunk,
             Piece::Bytes(bytes) => bytes,
+            Piece::Piped(_) => &[],
         }
     }
 }
@@ -46,7 +60,26 @@ impl Out {
         self
     }
 
-    /// The bytes, piece by piece: what TLS encrypts.
+    /// Appends what has arrived.
+    pub fn arrived(mut self, arrived: Arrived) -> Out {
+        self.0.push(match arrived {
+            Arrived::Chunk(chunk) => Piece::Chunk(chunk),
+            Arrived::Piped(piped) => Piece::Piped(piped),
+        });
+        self
+    }
+
+    /// All of it in memory: what waits in a pipe is read out.
+    pub fn in_memory(mut self) -> Out {
+        for piece in &mut self.0 {
+            if let Piece::Piped(piped) = piece {
+                *piece = Piece::Vec(piped.read());
+            }
+        }
+        self
+    }
+
+    /// The bytes in memory, piece by piece: what TLS encrypts.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(Piece::as_slice)
     }
@@ -55,6 +88,12 @@ impl Out {
     pub fn vec(mut self, vec: Vec<u8>) -> Out {
         self.0.push(Piece::Vec(vec));
         self
+    }
+}
+
+impl From<Arrived> for Out {
+    fn from(arrived: Arrived) -> Out {
+        Out::default().arrived(arrived)
     }
 }
 
@@ -103,9 +142,10 @@ struct Vectors {
 }
 
 /// The next system call of a stream.
-pub(super) enum Gathered {
+pub(super) enum Gathered<'a> {
     One(*const u8, usize),
     Many(*const libc::msghdr),
+    Piped(&'a Piped),
 }
 
 impl Vectors {
@@ -123,7 +163,7 @@ impl Outgoing {
     /// heap memory, not their place in the queue.
     pub fn push(&mut self, out: Out, buffers: &Buffers) {
         for piece in out.0 {
-            match (piece.as_slice().len(), piece) {
+            match (piece.len(), piece) {
                 (0, Piece::Vec(vec)) => buffers.give_vec(vec),
                 (0, _) => {}
                 (len, piece) => {
@@ -134,22 +174,43 @@ impl Outgoing {
         }
     }
 
+    /// The next thing to send is in a pipe.
+    pub fn begins_piped(&self) -> bool {
+        self.pieces.front().is_some_and(Piece::is_piped)
+    }
+
+    /// The last thing to send is in a pipe.
+    pub fn ends_piped(&self) -> bool {
+        self.pieces.back().is_some_and(Piece::is_piped)
+    }
+
+    /// How to send what is gathered: a packet waits for what comes from a pipe right behind it.
+    pub fn flags(&self, flags: i32) -> i32 {
+        if self.ends_piped() && !self.begins_piped() { flags | libc::MSG_MORE } else { flags }
+    }
+
     /// Describes as much of the queue as fits one call. The pointers are good until `advance` or `clear`, and
     /// nothing else may be gathered before.
-    pub fn gather(&mut self) -> Gathered {
+    pub fn gather(&mut self) -> Gathered<'_> {
+        if let Some(Piece::Piped(piped)) = self.pieces.front() {
+            return Gathered::Piped(piped);
+        }
         if let (1, Some(piece)) = (self.pieces.len(), self.pieces.front()) {
             let bytes = &piece.as_slice()[self.sent..];
             return Gathered::One(bytes.as_ptr(), bytes.len());
         }
         let vectors = self.vectors.get_or_insert_with(Vectors::new);
         let mut skip = self.sent;
-        for (vector, piece) in vectors.pieces.iter_mut().zip(&self.pieces) {
+        let mut count = 0;
+        let unpiped = self.pieces.iter().take_while(|piece| !piece.is_piped());
+        for (vector, piece) in vectors.pieces.iter_mut().zip(unpiped) {
             let bytes = &piece.as_slice()[skip..];
             *vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
             skip = 0;
+            count += 1;
         }
         vectors.message.msg_iov = vectors.pieces.as_mut_ptr();
-        vectors.message.msg_iovlen = self.pieces.len().min(limits::SEND_PIECES);
+        vectors.message.msg_iovlen = count;
         Gathered::Many(&vectors.message)
     }
 
@@ -158,7 +219,7 @@ impl Outgoing {
         self.queued = self.queued.saturating_sub(n);
         self.sent += n;
         while let Some(piece) = self.pieces.front() {
-            let len = piece.as_slice().len();
+            let len = piece.len();
             if self.sent < len {
                 return;
             }
@@ -187,6 +248,7 @@ mod tests {
         match outgoing.gather() {
             // SAFETY: the pieces are alive and unchanged.
             Gathered::One(data, len) => unsafe { std::slice::from_raw_parts(data, len) }.to_vec(),
+            Gathered::Piped(_) => panic!("nothing was piped"),
             Gathered::Many(_) => {
                 let vectors = outgoing.vectors.as_ref().unwrap();
                 (vectors.pieces[..vectors.message.msg_iovlen].iter())

@@ -15,6 +15,7 @@ use std::task::Waker;
 use super::chunk::{self, Chunk, Header};
 use super::core::{Backend, Core, Timer};
 use super::out::{Gathered, Outgoing};
+use super::pipe::{Filled, Piped};
 use super::wheel::Key;
 use crate::limits;
 
@@ -26,7 +27,7 @@ pub(super) enum RecvOp {
     Multi,
     /// One receive into a large buffer (`Slot::landing`).
     Single,
-    /// Waits for bytes, because the ring has run out of buffers.
+    /// Waits for bytes, which are then taken by system call.
     Readable,
     /// Waits for the peer's FIN or reset only.
     Hangup,
@@ -38,6 +39,20 @@ pub(super) enum SendOp {
     None,
     Send,
     Connect,
+    /// Waits until there is room for what is in a pipe.
+    Writable,
+}
+
+/// How bytes are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Parked, into small buffers.
+    Small,
+    /// One large chunk at a time.
+    Bulk,
+    /// The kernel only says that there are some: the first few are taken by system call, all others stay in the kernel
+    /// (`pipe`).
+    Piped,
 }
 
 /// A place for one waker.
@@ -80,8 +95,9 @@ pub(super) struct Slot {
     /// A cancel of `recv_op` is under way.
     pub recv_cancelled: Cell<bool>,
     pub send_op: Cell<SendOp>,
-    /// One large chunk at a time.
-    pub bulk: Cell<bool>,
+    pub mode: Cell<Mode>,
+    /// Pipes were asked for since the connection was last put to rest.
+    pub was_piped: Cell<bool>,
     /// The ring had no buffer: wait for bytes first, then take them by system call.
     pub starved: Cell<bool>,
     pub eof: Cell<bool>,
@@ -92,8 +108,9 @@ pub(super) struct Slot {
     /// In the core's list of streams with something to send.
     pub dirty: Cell<bool>,
     pub shutdown_when_sent: Cell<bool>,
-    /// epoll: a receive (send) may be tried; cleared by EAGAIN, set by an edge.
+    /// epoll, and the mode `Piped`: a receive may be tried; cleared by EAGAIN, set by an edge.
     pub readable: Cell<bool>,
+    /// epoll: the same for a send.
     pub writable: Cell<bool>,
     pub recv_errno: Cell<i32>,
     pub send_errno: Cell<i32>,
@@ -118,7 +135,8 @@ impl Slot {
             recv_op: Cell::new(RecvOp::None),
             recv_cancelled: Cell::new(false),
             send_op: Cell::new(SendOp::None),
-            bulk: Cell::new(false),
+            mode: Cell::new(Mode::Small),
+            was_piped: Cell::new(false),
             starved: Cell::new(false),
             eof: Cell::new(false),
             hung_up: Cell::new(false),
@@ -199,10 +217,12 @@ impl Slot {
     /// Receives by system call; None: nothing there yet. Sets `eof` and `recv_errno`.
     pub fn recv_now(&self) -> Option<Chunk> {
         let buffers = &self.core.buffers;
-        let header =
-            if self.bulk.get() { Some(buffers.large(&self.core)) } else { buffers.small(&self.core) };
+        let (header, size) = match self.mode.get() {
+            Mode::Small => (buffers.small(&self.core), buffers.small_bytes() as usize),
+            Mode::Bulk => (Some(buffers.large(&self.core)), limits::BULK_BUFFER),
+            Mode::Piped => (Some(buffers.large(&self.core)), limits::PIPED_HEAD),
+        };
         let Some(header) = header else { return self.recv_to_heap() };
-        let size = if self.bulk.get() { limits::BULK_BUFFER } else { buffers.small_bytes() as usize };
         match self.recv_into(chunk::memory(header), size) {
             // SAFETY: lent just now, and the kernel wrote its first n bytes; nobody else has it.
             Some(n) if n > 0 => Some(unsafe { Chunk::from_header(header, n as u32) }),
@@ -210,6 +230,35 @@ impl Slot {
                 // SAFETY: lent just now and used by nobody.
                 unsafe { chunk::release(header) };
                 None
+            }
+        }
+    }
+
+    /// Receives into a pipe, as [`Slot::recv_now`] into memory.
+    pub fn recv_piped(&self, most: usize) -> Option<Piped> {
+        let most = most.min(limits::PIPE_BYTES);
+        match Piped::fill(&self.core, self.fd.get(), most) {
+            Filled::Some(piped) => {
+                // With epoll only EAGAIN says that the socket is drained: a pipe may be full of small packets.
+                let drained = piped.len() < limits::PIPE_BYTES && !self.hung_up.get();
+                self.readable.set(!drained || matches!(self.core.backend, Backend::Epoll(_)));
+                return Some(piped);
+            }
+            Filled::Nothing => self.readable.set(false),
+            Filled::End => self.eof.set(true),
+            Filled::NoPipe => self.mode.set(Mode::Bulk),
+            Filled::Failed(errno) => self.recv_errno.set(errno),
+        }
+        None
+    }
+
+    /// Bytes are received when they are asked for, and not by an operation in flight.
+    pub fn receives_by_call(&self) -> bool {
+        match self.core.backend {
+            Backend::Epoll(_) => true,
+            Backend::Uring(_) => {
+                self.mode.get() == Mode::Piped
+                    && !matches!(self.recv_op.get(), RecvOp::Multi | RecvOp::Single)
             }
         }
     }
@@ -280,6 +329,8 @@ impl Slot {
             Backend::Uring(uring) => {
                 if lone {
                     slot.core.counters.sends_direct.add(1);
+                }
+                if lone || slot.outgoing.borrow().as_ref().is_some_and(|outgoing| outgoing.ends_piped()) {
                     slot.send_now();
                 }
                 if slot.queued() > 0 {
@@ -290,35 +341,38 @@ impl Slot {
     }
 
     /// Sends by system call until all is sent or the socket is full.
-    fn send_now(&self) {
+    pub fn send_now(&self) {
         if !self.writable.get() {
             return;
         }
         while let Some(outgoing) = self.outgoing.borrow_mut().as_mut() {
             const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             self.core.counters.syscalls.add(1);
-            // SAFETY: gather describes memory that its pieces own; they stay until `advance`.
-            let n = match outgoing.gather() {
-                Gathered::One(data, len) => unsafe { libc::send(self.fd.get(), data.cast(), len, FLAGS) },
-                // SAFETY: as above.
-                Gathered::Many(message) => unsafe { libc::sendmsg(self.fd.get(), message, FLAGS) },
-            };
-            if n >= 0 {
-                outgoing.advance(n as usize, &self.core.buffers);
-                if outgoing.queued == 0 {
-                    break;
+            let flags = outgoing.flags(FLAGS);
+            let sent = match outgoing.gather() {
+                // SAFETY: gather describes memory that its pieces own; they stay until `advance`.
+                Gathered::One(data, len) => {
+                    counted(unsafe { libc::send(self.fd.get(), data.cast(), len, flags) })
                 }
-                continue;
-            }
-            match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(libc::EAGAIN) => {
+                // SAFETY: as above.
+                Gathered::Many(message) => counted(unsafe { libc::sendmsg(self.fd.get(), message, flags) }),
+                Gathered::Piped(piped) => piped.drain(self.fd.get()),
+            };
+            match sent {
+                Ok(n) => {
+                    outgoing.advance(n, &self.core.buffers);
+                    if outgoing.queued == 0 {
+                        break;
+                    }
+                }
+                Err(libc::EINTR) => {}
+                Err(libc::EAGAIN) => {
                     // With io_uring the ring takes over from here.
                     self.writable.set(matches!(self.core.backend, Backend::Uring(_)));
                     return;
                 }
-                error => {
-                    self.send_errno.set(error.unwrap_or(libc::EIO));
+                Err(errno) => {
+                    self.send_errno.set(errno);
                     break;
                 }
             }
@@ -403,6 +457,11 @@ impl Slot {
             }
         }
     }
+}
+
+/// The result of a system call: a number of bytes, or `errno`.
+fn counted(n: isize) -> Result<usize, i32> {
+    usize::try_from(n).map_err(|_| io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }
 
 #[cfg(test)]

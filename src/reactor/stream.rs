@@ -15,7 +15,8 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use super::chunk::Chunk;
 use super::core::{self, Backend, Core};
 use super::out::Out;
-use super::slot::{RecvOp, SendOp, Slot};
+use super::pipe::Arrived;
+use super::slot::{Mode, RecvOp, SendOp, Slot};
 
 /// A connected socket of this core. All methods take `&self`; one task may receive while another sends.
 ///
@@ -130,7 +131,7 @@ impl TcpStream {
         if let Some(chunk) = slot.pop_received() {
             return Poll::Ready(Ok(chunk));
         }
-        if let Backend::Epoll(_) = slot.core.backend
+        if slot.receives_by_call()
             && slot.readable.get()
             && !slot.recv_ended()
             && let Some(chunk) = slot.recv_now()
@@ -179,11 +180,7 @@ impl TcpStream {
     /// else, with io_uring, they still lie in the kernel.
     pub fn has_buffered(&self) -> bool {
         let slot = self.slot();
-        if let Backend::Epoll(_) = slot.core.backend
-            && slot.readable.get()
-            && !slot.has_received()
-            && !slot.recv_ended()
-        {
+        if slot.receives_by_call() && slot.readable.get() && !slot.has_received() && !slot.recv_ended() {
             slot.recv_now().into_iter().for_each(|chunk| slot.push_received(chunk));
         }
         slot.has_received()
@@ -194,7 +191,13 @@ impl TcpStream {
     pub fn is_silent(&self) -> bool {
         let slot = self.slot();
         let parked = match slot.core.backend {
-            Backend::Uring(_) => slot.recv_op.get() == RecvOp::Multi && !slot.recv_cancelled.get(),
+            Backend::Uring(_) => {
+                let parked = match slot.mode.get() {
+                    Mode::Piped => RecvOp::Readable,
+                    Mode::Small | Mode::Bulk => RecvOp::Multi,
+                };
+                slot.recv_op.get() == parked && !slot.recv_cancelled.get()
+            }
             Backend::Epoll(_) => !slot.readable.get(),
         };
         parked && !slot.has_received() && !slot.recv_ended() && !slot.hung_up.get()
@@ -203,14 +206,49 @@ impl TcpStream {
     /// True: from now on receive into 64 KiB buffers, one at a time, and only while somebody asks: that is the
     /// back-pressure of a streaming body. False: back to the parked receive into small buffers.
     pub fn expect_bulk(&self, bulk: bool) {
+        self.set_mode(if bulk { Mode::Bulk } else { Mode::Small });
+    }
+
+    /// The next message will be received like the last one was: if that one came in pipes, the parked receive takes no
+    /// more than its head.
+    pub fn expect_alike(&self) {
         let slot = self.slot();
-        slot.bulk.set(bulk);
-        if bulk
-            && slot.recv_op.get() == RecvOp::Multi
+        if !slot.was_piped.replace(false) {
+            self.set_mode(Mode::Small);
+        }
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        let slot = self.slot();
+        if slot.mode.replace(mode) != mode
+            && mode != Mode::Small
             && let Backend::Uring(uring) = &slot.core.backend
         {
-            uring.cancel_recv(slot);
+            slot.readable.set(false);
+            if slot.recv_op.get() == RecvOp::Multi {
+                uring.cancel_recv(slot);
+            }
         }
+    }
+
+    /// As [`TcpStream::poll_recv`], for at most `most` bytes that nobody looks at: where they can, they stay in the kernel.
+    /// What was under way already comes as chunks before.
+    ///
+    /// # Errors
+    /// As `poll_recv`.
+    pub fn poll_piped(&self, cx: &mut Context<'_>, most: u64) -> Poll<io::Result<Arrived>> {
+        let slot = self.slot();
+        self.set_mode(Mode::Piped);
+        slot.was_piped.set(true);
+        if slot.receives_by_call()
+            && slot.readable.get()
+            && !slot.has_received()
+            && !slot.recv_ended()
+            && let Some(piped) = slot.recv_piped(usize::try_from(most).unwrap_or(usize::MAX))
+        {
+            return Poll::Ready(Ok(Arrived::Piped(piped)));
+        }
+        self.poll_recv(cx).map_ok(Arrived::Chunk)
     }
 
     /// Ready when the peer has closed its side or reset the connection, for a time when nobody receives. Bytes that

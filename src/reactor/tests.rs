@@ -11,6 +11,7 @@ use super::*;
 use crate::limits;
 
 mod full;
+mod pipes;
 mod turns;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

@@ -21,7 +21,7 @@ use super::chunk::{self, Buffers, Chunk};
 use super::core::Core;
 use super::listener::AcceptSlot;
 use super::out::Gathered;
-use super::slot::{RecvOp, SendOp, Slot};
+use super::slot::{Mode, RecvOp, SendOp, Slot};
 use super::task::Remote;
 use super::udp::{Direction, UdpSlot};
 use crate::limits;
@@ -125,13 +125,13 @@ impl Uring {
             return;
         }
         let wanted = if slot.recv_waker.is_set() {
-            match (slot.bulk.get(), slot.starved.get()) {
-                (true, _) => RecvOp::Single,
-                (false, true) => RecvOp::Readable,
-                (false, false) => RecvOp::Multi,
+            match (slot.mode.get(), slot.starved.get()) {
+                (Mode::Bulk, _) => RecvOp::Single,
+                (Mode::Piped, _) | (Mode::Small, true) => RecvOp::Readable,
+                (Mode::Small, false) => RecvOp::Multi,
             }
         } else if slot.closed_waker.is_set() && !slot.hung_up.get() {
-            let parked = !slot.bulk.get() && !slot.starved.get() && !slot.queue_full();
+            let parked = slot.mode.get() == Mode::Small && !slot.starved.get() && !slot.queue_full();
             if parked { RecvOp::Multi } else { RecvOp::Hangup }
         } else {
             return;
@@ -198,9 +198,10 @@ impl Uring {
             }
             (_, errno) if errno > 0 => slot.recv_errno.set(errno),
             (RecvOp::Readable, _) => {
-                slot.starved.set(false);
                 slot.hung_up.set(slot.hung_up.get() || result & GONE != 0);
-                if slot.recv_waker.is_set() && !slot.detached.get() {
+                slot.readable.set(true);
+                let starved = slot.starved.replace(false) && slot.mode.get() != Mode::Piped;
+                if starved && slot.recv_waker.is_set() && !slot.detached.get() {
                     slot.recv_now().into_iter().for_each(|chunk| slot.push_received(chunk));
                 }
             }
@@ -212,7 +213,8 @@ impl Uring {
             // SAFETY: alive, and not used after this.
             return unsafe { Slot::release_if_idle(this) };
         }
-        if slot.has_received() || slot.recv_ended() || slot.hung_up.get() {
+        let is_told = slot.mode.get() == Mode::Piped && slot.readable.get();
+        if is_told || slot.has_received() || slot.recv_ended() || slot.hung_up.get() {
             slot.received_something();
         }
         if slot.queue_full() && slot.recv_op.get() == RecvOp::Multi {
@@ -232,14 +234,19 @@ impl Uring {
         let mut outgoing = slot.outgoing.borrow_mut();
         let Some(outgoing) = outgoing.as_mut() else { return };
         let fd = Fd(slot.fd.get());
-        const FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let flags = outgoing.flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL);
+        let mut op = SendOp::Send;
         let entry = match outgoing.gather() {
             Gathered::One(data, len) => {
-                opcode::Send::new(fd, data, u32::try_from(len).unwrap_or(u32::MAX)).flags(FLAGS).build()
+                opcode::Send::new(fd, data, u32::try_from(len).unwrap_or(u32::MAX)).flags(flags).build()
             }
-            Gathered::Many(message) => opcode::SendMsg::new(fd, message).flags(FLAGS as u32).build(),
+            Gathered::Many(message) => opcode::SendMsg::new(fd, message).flags(flags as u32).build(),
+            Gathered::Piped(_) => {
+                op = SendOp::Writable;
+                opcode::PollAdd::new(fd, libc::POLLOUT as u32).build()
+            }
         };
-        slot.send_op.set(SendOp::Send);
+        slot.send_op.set(op);
         self.start(entry, this, SEND);
     }
 
@@ -271,6 +278,7 @@ impl Uring {
             (SendOp::Connect, errno) => slot.send_errno.set(errno.max(0)),
             (_, libc::EINTR | libc::EAGAIN) => queued = slot.queued(),
             (_, errno) if errno > 0 => slot.send_errno.set(errno),
+            (SendOp::Writable, _) => queued = slot.queued(),
             _ => {
                 if let Some(outgoing) = slot.outgoing.borrow_mut().as_mut() {
                     outgoing.advance(result as usize, &slot.core.buffers);
@@ -283,7 +291,12 @@ impl Uring {
             // SAFETY: alive, and not used after this.
             unsafe { Slot::release_if_idle(this) };
         } else if queued > 0 && slot.core.alive.get() {
-            self.send(this);
+            if slot.outgoing.borrow().as_ref().is_some_and(|outgoing| outgoing.begins_piped()) {
+                slot.send_now();
+            }
+            if slot.queued() > 0 {
+                self.send(this);
+            }
         } else {
             slot.send_finished();
         }

@@ -195,7 +195,7 @@ impl Pool {
             return;
         }
         stream.set_send_deadline(None);
-        stream.expect_bulk(false);
+        stream.expect_alike();
         let expires_ms = match rules.idle_timeout_ms {
             0 => u64::MAX,
             timeout_ms => now_ms + u64::from(timeout_ms),

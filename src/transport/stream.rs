@@ -69,6 +69,19 @@ impl Stream {
         self.tcp().expect_bulk(bulk);
     }
 
+    /// What comes next will be received like the message before: see [`TcpStream::expect_alike`].
+    pub fn expect_alike(&self) {
+        self.tcp().expect_alike();
+    }
+
+    /// The socket, where its bytes are those of the stream.
+    pub fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Stream::Plain(tcp) => Some(tcp),
+            Stream::Tls(_) => None,
+        }
+    }
+
     /// Ready when the peer has closed its side or reset the connection. See [`TcpStream::poll_closed`].
     pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.tcp().poll_closed(cx)
@@ -78,7 +91,7 @@ impl Stream {
     pub fn send(&self, out: impl Into<Out>) {
         match self {
             Stream::Plain(tcp) => tcp.send(out),
-            Stream::Tls(tls) => tls.send(&out.into()),
+            Stream::Tls(tls) => tls.send(&out.into().in_memory()),
         }
     }
 

@@ -1,14 +1,14 @@
 //! Writing an answer to an HTTP/1.1 client: its head, the framing, the body piece by piece.
 
 use std::io;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use crate::conn::Gate;
 use crate::conn::outgoing::Cut;
 use crate::conn::trailers;
 use crate::exchange::{Body, BodyPiece, Exchange, Source};
 use crate::limits;
-use crate::reactor::{self, Chunk, Out};
+use crate::reactor::{self, Arrived, Chunk, Out};
 use crate::transport::Stream;
 use crate::wire::Name;
 use crate::wire::headers::NameSet;
@@ -59,22 +59,25 @@ pub async fn write<G: Gate>(
         return Ok(if keep_alive { After::Keep } else { After::Close });
     }
     let mut pending = Some(out);
+    let unseen = !filtered && stream.plain().is_some() && matches!(frame, Frame::Length(_));
     loop {
-        let piece = match next_piece(stream, &mut ex.resp.body, &mut pending).await {
-            Ok(piece) => piece,
+        let mut piece = match next_piece(stream, &mut ex.resp.body, &mut pending, unseen).await {
+            Ok(piece) => piece.unwrap_or(Arrived::Chunk(Chunk::empty())),
             Err(Cut::Body) => return cut_off(gate, stream, &mut pending).await,
             Err(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        let mut piece = BodyPiece { last: ex.resp.body.is_done(), data: piece.unwrap_or_else(Chunk::empty) };
-        if filtered {
-            gate.filter_body(ex, &mut piece);
+        let mut last = ex.resp.body.is_done();
+        if filtered && let Arrived::Chunk(data) = piece {
+            let mut filtered = BodyPiece { last, data };
+            gate.filter_body(ex, &mut filtered);
+            (piece, last) = (Arrived::Chunk(filtered.data), filtered.last);
         }
-        let fits = send_piece(stream, ex, &mut frame, &mut pending, piece.data, piece.last);
+        let fits = send_piece(stream, ex, &mut frame, &mut pending, piece, last);
         if !fits {
             log::error!("an answer is longer than its content-length, connection {}", ex.facts.serial);
             return cut_off(gate, stream, &mut pending).await;
         }
-        if piece.last {
+        if last {
             break;
         }
         stream.sent()?; // nothing is queued behind an error: no flush would tell
@@ -104,8 +107,13 @@ async fn next_piece(
     stream: &Stream,
     body: &mut Body,
     pending: &mut Option<Vec<u8>>,
-) -> Result<Option<Chunk>, Cut> {
-    std::future::poll_fn(|cx| match body.poll_piece(cx) {
+    unseen: bool,
+) -> Result<Option<Arrived>, Cut> {
+    let mut poll = |cx: &mut Context<'_>| match unseen {
+        true => body.poll_unseen(cx),
+        false => body.poll_piece(cx).map_ok(|piece| piece.map(Arrived::Chunk)),
+    };
+    std::future::poll_fn(|cx| match poll(cx) {
         Poll::Pending => {
             if let Some(out) = pending.take() {
                 stream.send(Out::from(out));
@@ -123,7 +131,7 @@ fn send_piece(
     ex: &mut Exchange,
     frame: &mut Frame,
     pending: &mut Option<Vec<u8>>,
-    data: Chunk,
+    data: Arrived,
     last: bool,
 ) -> bool {
     let length = data.len() as u64;
@@ -140,15 +148,16 @@ fn send_piece(
     if in_chunks && !data.is_empty() {
         chunked::chunk_head(&mut out, data.len());
     }
-    let copied = data.len() <= limits::COPY_BODY;
+    let mut behind = before;
     let mut sent = Out::default();
-    if copied {
-        out.extend_from_slice(&data);
-    } else {
-        ex.resp.bytes += (out.len() - before) as u64 + length;
-        sent = sent.vec(std::mem::replace(&mut out, reactor::take_buffer())).chunk(data);
+    match data {
+        Arrived::Chunk(data) if data.len() <= limits::COPY_BODY => out.extend_from_slice(&data),
+        data => {
+            ex.resp.bytes += (out.len() - before) as u64 + length;
+            sent = sent.vec(std::mem::replace(&mut out, reactor::take_buffer())).arrived(data);
+            behind = 0;
+        }
     }
-    let behind = if copied { before } else { 0 };
     if in_chunks && length > 0 {
         out.extend_from_slice(chunked::CHUNK_END);
     }

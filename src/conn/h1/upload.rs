@@ -5,7 +5,7 @@ use std::task::{Poll, ready};
 
 use super::client::{self, AnswerHead, NoAnswer, SendBody};
 use crate::exchange::{BodyError, Exchange, Held};
-use crate::reactor::{self, Chunk, Out};
+use crate::reactor::{self, Arrived, Chunk, Out};
 use crate::transport::Stream;
 use crate::wire::http::chunked::{CHUNK_END, chunk_head};
 
@@ -83,6 +83,7 @@ async fn stream_body(
     chunked: bool,
     send_ms: u32,
 ) -> Result<bool, Unsent> {
+    let unseen = !chunked && stream.plain().is_some();
     loop {
         stream.set_send_deadline(Some(reactor::now_ms() + u64::from(send_ms)));
         let body = &mut ex.req.body;
@@ -92,7 +93,10 @@ async fn stream_body(
                 return Poll::Ready(received.map(Err).map_err(|error| Unsent::Upstream(error.into())));
             }
             match ready!(stream.poll_flushed(cx)) {
-                Ok(()) => body.poll_piece(cx).map(|piece| piece.map(Ok).map_err(Unsent::Body)),
+                Ok(()) if unseen => body.poll_unseen(cx).map(|piece| piece.map(Ok).map_err(Unsent::Body)),
+                Ok(()) => body
+                    .poll_piece(cx)
+                    .map(|piece| piece.map(|data| Ok(data.map(Arrived::Chunk))).map_err(Unsent::Body)),
                 Err(error) => Poll::Ready(Err(Unsent::Upstream(error.into()))),
             }
         })
@@ -118,13 +122,13 @@ async fn stream_body(
 }
 
 /// A piece of the body as it goes on the wire.
-fn framed(data: Chunk, chunked: bool) -> Out {
+fn framed(data: Arrived, chunked: bool) -> Out {
     let mut out = reactor::take_buffer();
     if !chunked {
-        return Out::from(out).chunk(data);
+        return Out::from(out).arrived(data);
     }
     chunk_head(&mut out, data.len());
-    Out::from(out).chunk(data).chunk(Chunk::from_static(CHUNK_END))
+    Out::from(out).arrived(data).chunk(Chunk::from_static(CHUNK_END))
 }
 
 #[cfg(test)]

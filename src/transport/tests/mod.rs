@@ -15,7 +15,7 @@ use rustls::{ClientConnection, HandshakeKind, RootCertStore, ServerConfig, Serve
 
 use super::trust::{self, Trust};
 use super::*;
-use crate::reactor::{Config, Driver, block_on, now_ms};
+use crate::reactor::{Arrived, Config, Driver, ListenOptions, Listener, Out, TcpStream, block_on, now_ms};
 
 const CA: &str = include_str!("ca.pem");
 const SERVER: (&str, &str) = (include_str!("server.pem"), include_str!("server.key.pem"));
@@ -124,6 +124,27 @@ fn bytes_come_back_through_a_verified_connection_and_its_end_is_seen() {
         stream.shutdown_write();
         assert!(stream.recv().await.unwrap().is_empty());
         assert!(stream.recv().await.unwrap().is_empty(), "and stays");
+    });
+}
+
+#[test]
+fn what_waits_in_a_pipe_is_encrypted_too() {
+    let address = server(false, echo);
+    on_both(async || {
+        let client = clients().get(false, None, &[]).unwrap();
+        let stream = open(address, &client, "server.example").await.unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default()).unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap(), 1000).await.unwrap();
+        let near = TcpStream::from_fd(listener.accept().await.unwrap().into()).unwrap();
+        far.send(b"in a pipe".to_vec());
+        let arrived = std::future::poll_fn(|cx| near.poll_piped(cx, 9)).await.unwrap();
+        assert!(matches!(arrived, Arrived::Piped(_)), "{arrived:?}");
+        stream.send(Out::from(b"a head and ".to_vec()).arrived(arrived));
+        let mut back = Vec::new();
+        while back.len() < 20 {
+            back.extend_from_slice(&stream.recv().await.unwrap());
+        }
+        assert_eq!(back, b"a head and in a pipe");
     });
 }
 
