@@ -194,19 +194,6 @@ fn an_upstream_that_does_not_answer_is_a_504() {
     });
 }
 
-/// A server whose backlog is full: the kernel answers no further SYN.
-fn deaf() -> (socket2::Socket, u16, Vec<std::net::TcpStream>) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let mut waiting = Vec::new();
-    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
-        waiting.push(stream);
-    }
-    (socket, address.port(), waiting)
-}
-
 #[test]
 fn a_node_that_cannot_be_reached_in_time_is_a_504() {
     on_both_drivers(|driver| {

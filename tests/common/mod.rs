@@ -19,7 +19,7 @@ pub use h2_client::with_h2;
 pub use kafka::{KAFKA_4, Kafka};
 pub use pki::Pki;
 pub use servers::{Etcd, Nginx, Redis, name_server, redis_cli};
-pub use upstream::{Conn, Gate, Request, Upstream, ok};
+pub use upstream::{Conn, Gate, Request, Upstream, deaf, ok};
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
