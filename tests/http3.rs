@@ -271,6 +271,52 @@ fn counter(gateway: &Gateway, name: &str) -> u64 {
 }
 
 #[test]
+fn a_connection_has_so_many_requests_and_says_goodbye_with_the_last() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::answering(ok("served"));
+        let snippet = "http_configuration_snippet: 'keepalive_requests 3;'\n";
+        let (gateway, _pki) = with_nginx(driver, upstream.port, 1, snippet);
+        play(&gateway, "last", &["3"]);
+    });
+}
+
+/// Rapid reset (CVE-2023-44487), of requests that are there and of those that are not yet.
+#[test]
+fn a_client_that_resets_most_of_its_requests_is_left() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.head() {
+                if request.target != "/ok" {
+                    conn.drain();
+                } else if conn.send(ok("served")).is_err() {
+                    return;
+                }
+            }
+        });
+        let (gateway, _pki) = gateway(driver, upstream.port, 1);
+        play(&gateway, "resets", &[]);
+        assert!(counter(&gateway, "http3_resets_total") > 400);
+    });
+}
+
+#[test]
+fn connections_that_rest_end_and_those_with_a_request_do_not() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while conn.request().is_some() {
+                std::thread::sleep(std::time::Duration::from_millis(1500));
+                if conn.send(ok("at last")).is_err() {
+                    return;
+                }
+            }
+        });
+        let times = "http_configuration_snippet: 'keepalive_timeout 1s; client_header_timeout 1s;'\n";
+        let (gateway, _pki) = with_nginx(driver, upstream.port, 1, times);
+        play(&gateway, "idle", &[]);
+    });
+}
+
+#[test]
 fn connections_survive_a_change_of_address_on_two_cores() {
     on_both_drivers(|driver| {
         let upstream = Upstream::answering(ok("served"));

@@ -4,6 +4,7 @@ It ends with 0 if all is as the scenario expects it; what a test has to know mea
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -244,6 +245,77 @@ async def drain():
         assert slow.status == 200 and slow.body == b"at last", slow.body
         ended = await asyncio.wait_for(client.closed, PATIENCE)
         assert ended.error_code == 0x100, ended
+
+
+async def last(requests):
+    """So many requests, and the connection says goodbye with the last and ends."""
+    async with Connected() as client:
+        for n in range(int(requests)):
+            assert b"\x07\x01" not in client.data.get(3, b""), n
+            assert (await client.answer()).status == 200
+        await until(lambda: b"\x07\x01" in client.data.get(3, b""))
+        assert client.data[3].endswith(b"\x07\x01" + bytes([4 * int(requests)])), client.data[3]
+        late = client.ask("POST", "/late", end=False)
+        await until(lambda: late.reset is not None and late.stopped is not None)
+        assert late.reset == late.stopped == 0x10B, (late.reset, late.stopped)
+        ended = await asyncio.wait_for(client.closed, PATIENCE)
+        assert ended.error_code == 0x100, ended
+
+
+async def wasted(client, times, kind):
+    """So many requests that nobody wants: reset when they are there, or before."""
+    for n in range(times):
+        # not more at once than may be open
+        if n % 10 == 0:
+            await client.ping()
+        stream = client.bidi()
+        client.send(stream, HEAD if kind == "whole" else HEAD[:5])
+        if kind == "whole":
+            await asyncio.sleep(0.002)
+        client._quic.reset_stream(stream, 0x10C)
+        client._quic.stop_stream(stream, 0x10C)
+        client.transmit()
+
+
+async def wanted(client, times):
+    for _ in range(times):
+        stream = client.bidi()
+        client.send(stream, frame(1, section(*GET[:3], (":path", "/ok"))), end=True)
+        await asyncio.wait_for(client.stream(stream).ended.wait(), PATIENCE)
+        assert client.data[stream].startswith(b"\1"), client.data[stream]
+
+
+async def resets():
+    """Of what is asked for some may be unwanted, most may not."""
+    for kind in ("whole", "half"):
+        async with Connected(raw=True) as client:
+            await wasted(client, 195, kind)
+            await wanted(client, 1)
+            with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+                await asyncio.wait_for(wasted(client, 15, kind), 2)
+            ended = await asyncio.wait_for(client.closed, PATIENCE)
+            assert ended.error_code == 0x107, (kind, ended)
+    async with Connected(raw=True) as client:
+        await wanted(client, 230)
+        await wasted(client, 215, "whole")
+        await wanted(client, 1)
+
+
+async def idle():
+    """Connections of which no request is under way end, those with one do not."""
+    async with Connected() as client:
+        slow = await client.answer(path="/slow")
+        assert slow.status == 200, slow.headers
+        ended = await asyncio.wait_for(client.closed, PATIENCE - 3)
+        assert ended.error_code == 0x100, ended
+    async with Connected() as client:
+        ended = await asyncio.wait_for(client.closed, PATIENCE - 3)
+        assert ended.error_code == 0x100, "nothing was ever asked"
+    async with Connected(raw=True) as client:
+        stream = client.bidi()
+        client.send(stream, HEAD[:5])
+        await asyncio.wait_for(client.stream(stream).ended.wait(), PATIENCE - 3)
+        assert client.stream(stream).reset == 0x10D, "half a request"
 
 
 async def move(client):
@@ -736,7 +808,7 @@ async def websocket_drained(end):
 
 SCENARIOS = {
     work.__name__: work
-    for work in (requests, trailers, removed_trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, bounds, stall, half, websocket, websocket_drained, forgotten, orphaned, restarted)
+    for work in (last, resets, idle, requests, trailers, removed_trailers, many, large, drain, migrate, key_update, early, names, crowd, conformance, bounds, stall, half, websocket, websocket_drained, forgotten, orphaned, restarted)
 }
 if __name__ == "__main__":
     asyncio.run(SCENARIOS[sys.argv[2]](*([] if sys.argv[2] == "names" else sys.argv[3:])))
