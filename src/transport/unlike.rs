@@ -130,3 +130,110 @@ fn key_of(info: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut info = Reader(Reader(info).take(der::SEQUENCE)?);
     Some((info.take(der::SEQUENCE)?, info.take(der::BITS)?.strip_prefix(&[0])?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+    use super::*;
+    use crate::transport::client_auth::ClientAuth;
+
+    /// 2027-01-01: the certificates were made by OpenSSL shortly before, for a hundred years.
+    const NOW_S: u64 = 1_798_761_600;
+
+    macro_rules! made {
+        ($file:literal) => {
+            &include_bytes!(concat!("tests/", $file))[..]
+        };
+    }
+
+    fn der(pem: &[u8]) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem).unwrap()
+    }
+
+    fn believed(roots: &[&[u8]]) -> RootCertStore {
+        let mut store = RootCertStore::empty();
+        roots.iter().for_each(|root| store.add(der(root)).unwrap());
+        store
+    }
+
+    #[test]
+    fn a_clients_certificate_must_be_timely_for_clients_and_without_unknown_demands() {
+        let roots = believed(&[made!("unlike/root.pem"), made!("unlike/constrained.pem")]);
+        let century_s = 100 * 366 * 86_400;
+        let table = [
+            (made!("unlike/authority.pem"), NOW_S, None),
+            (made!("unlike/v1.pem"), NOW_S, None),
+            (made!("unlike/root.pem"), NOW_S, None),
+            (made!("unlike/asking.pem"), NOW_S, None),
+            (made!("unlike/v1.pem"), 1_700_000_000, Some(CertificateError::NotValidYet)),
+            (made!("unlike/v1.pem"), NOW_S + century_s, Some(CertificateError::Expired)),
+            (made!("unlike/demanding.pem"), NOW_S, Some(CertificateError::UnhandledCriticalExtension)),
+            (made!("unlike/serving.pem"), NOW_S, Some(CertificateError::InvalidPurpose)),
+            (made!("unlike/signing.pem"), NOW_S, Some(CertificateError::InvalidPurpose)),
+            // its issuer may only sign for some names, which a client's has not
+            (made!("unlike/below.pem"), NOW_S, Some(CertificateError::UnknownIssuer)),
+            (made!("ocsp/ca.pem"), NOW_S, Some(CertificateError::UnknownIssuer)),
+        ];
+        for (n, (pem, now_s, refused)) in table.into_iter().enumerate() {
+            assert!(kind(&der(pem)).is_some(), "{n}");
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(now_s));
+            let expected = refused.map_or(Ok(()), |why| Err(Error::InvalidCertificate(why)));
+            assert_eq!(check(&der(pem), &roots.roots, now), expected, "{n}");
+        }
+    }
+
+    /// What a server says of a client that shows the certificate of version 1 and signs with this key.
+    fn shown_with(own: &[u8], version: &'static rustls::SupportedProtocolVersion) -> Result<(), Error> {
+        let provider = Arc::new(default_provider());
+        let key = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).unwrap();
+        let auth = ClientAuth::of_roots(believed(&[made!("unlike/root.pem")]), provider.clone()).unwrap();
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[version])?
+            .with_client_cert_verifier(Arc::new(auth))
+            .with_single_cert(vec![der(made!("server.pem"))], key(made!("server.key.pem")))?;
+        let signs = provider.key_provider.load_private_key(key(own))?;
+        let shown = CertifiedKey::new(vec![der(made!("unlike/v1.pem"))], signs);
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])?
+            .with_root_certificates(believed(&[made!("ca.pem")]))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+        let mut server = ServerConnection::new(Arc::new(server))?;
+        let mut client = ClientConnection::new(Arc::new(client), "server.example".try_into().unwrap())?;
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        while server.is_handshaking() {
+            while client.wants_write() {
+                client.write_tls(&mut up).unwrap();
+            }
+            for bytes in std::mem::take(&mut up).chunks(4096) {
+                server.read_tls(&mut &bytes[..]).unwrap();
+                server.process_new_packets()?;
+            }
+            while server.wants_write() {
+                server.write_tls(&mut down).unwrap();
+            }
+            for bytes in std::mem::take(&mut down).chunks(4096) {
+                client.read_tls(&mut &bytes[..]).unwrap();
+                client.process_new_packets()?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn who_shows_a_certificate_of_version_1_must_have_its_key() {
+        for version in [&TLS12, &TLS13] {
+            assert_eq!(shown_with(made!("unlike/v1.key.pem"), version), Ok(()), "{version:?}");
+            let forged = Err(Error::InvalidCertificate(CertificateError::BadSignature));
+            assert_eq!(shown_with(made!("client.key.pem"), version), forged, "{version:?}");
+        }
+    }
+}
