@@ -5,8 +5,8 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -229,6 +229,25 @@ fn a_client_that_resets_its_stream_is_logged_and_its_upstream_released() {
         });
         gateway.read_until("logs/access.log", " 499 ");
         upstream.wait_for(1);
+    });
+}
+
+/// `$request_completion`
+#[test]
+fn a_request_whose_stream_is_reset_within_its_answer_is_not_complete() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            conn.request();
+            let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+            conn.drain();
+        });
+        let format = "access_log_format: '$status <$request_completion>'";
+        let gateway = Setup::new(driver, Source::Yaml(everything_to(upstream.port))).http(format).start();
+        let mut raw = Raw::connect(gateway.port());
+        raw.send(&frame(HEADERS, 5, 1, GET));
+        while raw.next().expect("a frame before the end").0 != DATA {}
+        raw.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]));
+        gateway.read_until("logs/access.log", "200 <>\n");
     });
 }
 
@@ -879,6 +898,36 @@ fn a_client_that_stays_after_the_goodbye_is_left() {
         let began = Instant::now();
         while raw.next().is_some() {}
         assert!((500..4000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    });
+}
+
+/// RFC 9113 section 6.5.2: until its settings are there, nobody knows how many streams it takes.
+#[test]
+fn an_upstream_that_has_not_said_how_many_streams_it_takes_gets_100() {
+    on_both_drivers(|driver| {
+        let begun = Arc::new(Mutex::new(Vec::new()));
+        let seen = begun.clone();
+        let upstream = Upstream::start(move |conn| {
+            let at = seen.lock().unwrap().len();
+            seen.lock().unwrap().push(0);
+            let mut head = [0; 9];
+            let _ = conn.stream.read_exact(&mut [0; PREFACE.len()]);
+            while conn.stream.read_exact(&mut head).is_ok() {
+                let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+                let _ = conn.stream.read_exact(&mut payload);
+                seen.lock().unwrap()[at] += usize::from(head[3] == HEADERS);
+            }
+        });
+        let node = format!("nodes: {{\"127.0.0.1:{}\": 1}}", upstream.port);
+        let objects = format!("routes:\n- {{id: 1, uri: /*, upstream: {{scheme: grpc, {node}}}}}");
+        let gateway = Setup::new(driver, Source::Yaml(objects)).workers(1).start();
+        let mut clients = Vec::new();
+        for n in 1..=101 {
+            clients.push(gateway.connect());
+            clients[n - 1].send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            eventually("the call is there", || begun.lock().unwrap().iter().sum::<usize>() == n);
+        }
+        assert_eq!(*begun.lock().unwrap(), [100, 1]);
     });
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use serde_json::{Value, json};
@@ -251,6 +251,52 @@ fn a_log_format_may_count_requests_of_a_connection_and_bytes_of_the_upstreams_bo
     });
 }
 
+/// `$request_completion` is empty where the client has left. nginx does not look whether the upstream has ended.
+#[test]
+fn a_log_format_may_say_whether_an_answer_is_whole() {
+    on_both_drivers(|driver| {
+        let upstream = Upstream::start(|conn| {
+            while let Some(request) = conn.request() {
+                match request.target.as_str() {
+                    "/broken" => {
+                        let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+                        return;
+                    }
+                    "/left" => {
+                        let _ = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+                        conn.drain();
+                    }
+                    "/waits" => drop(conn.drain()),
+                    _ => drop(conn.send(ok("whole"))),
+                }
+            }
+        });
+        let format = "access_log_format: '$uri $status <$request_completion>'";
+        let gateway =
+            Setup::new(driver, Source::Yaml(everything_to(upstream.port))).http(format).workers(1).start();
+        let logged = |line: &str| gateway.read_until("logs/access.log", line);
+        gateway.get("/whole");
+        logged("/whole 200 <OK>\n");
+        let ask = |target: &str| {
+            let mut client = gateway.connect();
+            client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            client
+        };
+        let mut cut = ask("/broken");
+        cut.response_to_head();
+        assert_eq!(cut.rest(), b"half");
+        logged("/broken 200 <OK>\n");
+        let mut leaves = ask("/left");
+        leaves.response_to_head();
+        drop(leaves);
+        logged("/left 200 <>\n");
+        let leaves = ask("/waits");
+        upstream.wait_for(4);
+        drop(leaves);
+        logged("/waits 499 <>\n");
+    });
+}
+
 /// A condition on a request's body is asked when the answer is known: bodies of what failed are what such logs are for.
 #[test]
 fn the_body_of_a_request_is_logged_on_condition_of_its_answer() {
@@ -331,8 +377,19 @@ fn entries_that_find_no_room_are_told_of_with_numbers() {
     let gateway = Gateway::with_yaml("epoll", &format!("routes:\n{routes}\n{metadata}"));
     let line = "max pending entries limit exceeded. discarding entry. total_pushed_entries: 1 \
                 total_processed_entries: 0 max_pending_entries: 1 discarded_entries: 1";
-    eventually("an entry without room", || {
-        gateway.get("/a");
-        gateway.read("logs/error.log").contains(line)
-    });
+    const DISCARDED: usize = 20;
+    let began = Instant::now();
+    (0..DISCARDED).for_each(|_| drop(gateway.get("/a")));
+    gateway.read_until("logs/error.log", line);
+    std::thread::sleep(Duration::from_millis(1100)); // a line a second
+    gateway.get("/a");
+    let told = || -> Vec<usize> {
+        let log = gateway.read("logs/error.log");
+        log.split("discarded_entries: ")
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+            .collect()
+    };
+    eventually("each is told of, and once", || told().iter().sum::<usize>() == DISCARDED);
+    assert!(told().len() as u64 <= began.elapsed().as_secs() + 1, "{:?}", told());
 }

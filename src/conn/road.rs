@@ -87,6 +87,7 @@ async fn exchange<G: Gate, S: Asked>(gate: &G, stream: &S, ex: &mut Exchange, re
         Some(from) => switch(gate, stream, ex, from).await,
         None => stream.answer(gate, ex).await,
     };
+    ex.resp.left = ended == Ended::Reset;
     gate.finish(ex);
     ended
 }

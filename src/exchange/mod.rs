@@ -162,6 +162,8 @@ pub struct Response {
     pub bytes: u64,
     /// The client left before the answer: 499.
     pub client_gone: bool,
+    /// It left before the end of its answer.
+    pub left: bool,
     /// The connection becomes a tunnel after this head (101).
     pub upgrade: bool,
     /// It ends with the answer.
@@ -180,6 +182,7 @@ impl Response {
         self.body_bytes = 0;
         self.bytes = 0;
         self.client_gone = false;
+        self.left = false;
         self.upgrade = false;
         self.closes = false;
         self.chunked = false;

@@ -231,7 +231,8 @@ impl Exchange {
             "body_bytes_sent" => text(self.resp.body_bytes),
             "bytes_sent" => text(self.resp.bytes),
             "request_completion" => {
-                let whole = !self.resp.client_gone && self.resp.answered && self.resp.body.is_done();
+                // an answer that its upstream broke off is over, too, as in nginx
+                let whole = self.resp.answered && !self.resp.left && self.resp.body.is_done();
                 Some(Cow::Borrowed(if whole { b"OK" } else { b"" }))
             }
             "rate_limiting_info" => Some(Cow::Owned(self.rate_limit.info())),
@@ -456,7 +457,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::exchange::{Client, Facts};
+    use crate::exchange::{Body, Client, Facts};
 
     #[test]
     fn a_variable_that_is_set_again_has_its_last_value() {
@@ -467,6 +468,21 @@ mod tests {
         ex.set_var("a".to_owned(), "last");
         let values = ["a", "b", "c"].map(|name| ex.var(name).map(Cow::into_owned));
         assert_eq!(values, [Some(b"last".to_vec()), Some(b"other".to_vec()), None]);
+    }
+
+    #[test]
+    fn a_request_is_not_complete_before_its_answer_is() {
+        let at = |port| ([127, 0, 0, 1], port).into();
+        let mut ex = Exchange::new(Rc::new(Facts::new(at(40_000), at(9080), "http", 1)), Client::None, 0);
+        let complete = |ex: &Exchange| ex.var("request_completion").unwrap() == b"OK".as_slice();
+        assert!(!complete(&ex), "nothing is answered");
+        ex.resp.answered = true;
+        ex.resp.body = Body::from_static(b"half");
+        assert!(!complete(&ex), "there is more to come");
+        ex.resp.body = Body::Empty;
+        assert!(complete(&ex));
+        ex.resp.left = true;
+        assert!(!complete(&ex));
     }
 
     #[test]

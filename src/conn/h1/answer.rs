@@ -37,7 +37,12 @@ enum Frame {
     Close,
 }
 
-/// Writes `ex.resp`. An error means that the client is gone.
+/// Has the client left? An answer that is cut off here is an error, too.
+pub fn client_left(sent: &io::Result<After>) -> bool {
+    sent.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof)
+}
+
+/// Writes `ex.resp`. An error means that nothing can follow on this connection.
 pub async fn write<G: Gate>(
     gate: &G,
     stream: &Stream,

@@ -132,6 +132,7 @@ async fn exchange<G: Gate>(
         put_back_rest(stream, &mut ex.req.body);
         return Next::Switch;
     }
+    ex.resp.left = answer::client_left(&sent);
     gate.finish(ex);
     match sent {
         Err(_) => Next::Drop,
