@@ -140,5 +140,5 @@ pub const UDP_SOCKET_BUFFER: usize = 4 << 20;
 
 /// So many pieces in a row change the size of receive buffers: to change costs a system call, and pieces of
 /// 64 KiB in place of 16 save one each.
-/// Not reached by a test: it chooses between two sizes of buffers, which carry the same bytes.
+/// Reached by: src/transport/pieces.rs a_run_of_pieces_of_the_other_size_changes_the_buffers.
 pub const BULK_CHANGE: u8 = 4;

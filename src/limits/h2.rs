@@ -77,7 +77,7 @@ pub const H2_LINK_SMALL_PIECES: usize = 64 << 20;
 pub const H2_LINK_BROKEN_OFF: u32 = 256;
 
 /// Streams begun on an upstream's connection before it has said how many it takes: RFC 9113 asks for 100 at least.
-/// Not reached by a test: the upstream has said how many it takes before the second request in all but races.
+/// Reached by: tests/h2.rs an_upstream_that_has_not_said_how_many_streams_it_takes_gets_100.
 pub const H2_LINK_FIRST_STREAMS: usize = 100;
 
 /// Tries that a request has beside its retries, as long as an upstream says that it has not looked at it: connections that go

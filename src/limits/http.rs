@@ -88,5 +88,5 @@ pub const IDLE_UPSTREAM_CONNECTIONS: usize = 16_000;
 pub const IDLE_UPSTREAM_CONNECTIONS_OF_NAMES: usize = IDLE_UPSTREAM_CONNECTIONS / 2;
 
 /// A piece of a tunnel or of an xRPC session that says that more of its kind will come, bytes: half a shared receive buffer.
-/// Not reached by a test: it chooses between two sizes of buffers, which carry the same bytes.
+/// Reached by: src/transport/pieces.rs a_run_of_pieces_of_the_other_size_changes_the_buffers.
 pub const BULK_PIECE: usize = 8 << 10;

@@ -55,7 +55,8 @@ pub const CONFIG_ALIAS_NODES: usize = 100_000;
 pub const JOINED_PLANS: usize = 1024;
 
 /// Numbers of body-filter state below this are the route's chain's, the others the global rules'.
-/// Not reached by a test: a chain has a plugin once, and there are far fewer plugins.
+/// A chain has a plugin once, and there are far fewer plugins.
+/// Reached by: src/plugins/tests/mod.rs a_chain_of_all_plugins_leaves_the_numbers_of_global_rules_alone.
 pub const GLOBAL_SLOTS: u16 = 256;
 
 /// A GraphQL document that conditions look into, bytes, unless `graphql.max_size` says otherwise: APISIX's default.

@@ -48,7 +48,7 @@ pub const LOG_ENTRY_BYTES: usize = 1024;
 pub const PENDING_LOG_ENTRIES: u64 = 8192;
 
 /// Between two lines that tell of entries that found no room, ms: APISIX's.
-/// Not reached by a test: an interval.
+/// Reached by: tests/outputs.rs entries_that_find_no_room_are_told_of_with_numbers.
 pub const DISCARD_LINE_MS: u64 = 1000;
 
 /// Pieces of lines waiting for the thread of a file of `file-logger`: one a turn of each core.

@@ -47,7 +47,7 @@ pub const FEED_WINDOW_BATCHES: usize = 1024;
 pub const FEED_MAIL: usize = 16;
 
 /// Messages that may wait for the Kafka thread.
-/// Not reached by a test: the Kafka thread would have to stand still.
+/// Reached by: src/pubsub/kafka/thread.rs a_thread_that_stands_still_is_asked_no_more, with room for one.
 pub const KAFKA_MAIL: usize = 4096;
 
 /// Answers of one cluster that are awaited at one time; others wait in line. Each may bring [`KAFKA_FETCH_BYTES`].

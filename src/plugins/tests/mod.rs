@@ -5,7 +5,13 @@ mod options;
 use serde_json::Value;
 
 use super::{ALL, registry};
+use crate::limits;
 use crate::plugin::{SchemaType, Spec};
+
+#[test]
+fn a_chain_of_all_plugins_leaves_the_numbers_of_global_rules_alone() {
+    assert!(ALL.len() < usize::from(limits::GLOBAL_SLOTS), "{}", ALL.len());
+}
 
 #[test]
 fn the_list_is_sorted_and_its_schemas_compile() {

@@ -31,7 +31,10 @@ pub fn start(metrics: &Arc<Metrics>) {
 /// # Errors
 /// Its mail is full, or the host gave no thread.
 pub fn mail(message: ToKafka) -> Outcome<()> {
-    let sender = MAIL.get().and_then(Option::as_ref).ok_or("no thread for Kafka")?;
+    post(MAIL.get().and_then(Option::as_ref).ok_or("no thread for Kafka")?, message)
+}
+
+fn post(sender: &mpsc::Sender<ToKafka>, message: ToKafka) -> Outcome<()> {
     sender.try_send(message).map_err(|_| "too many requests to Kafka are under way".into())
 }
 
@@ -151,6 +154,20 @@ mod tests {
         drop(used);
         assert!(clusters.known(conf(limits::KAFKA_CLUSTERS)).is_some());
         assert_eq!(clusters.all.borrow().len(), 1, "those without use were forgotten");
+    }
+
+    #[test]
+    fn a_thread_that_stands_still_is_asked_no_more() {
+        let (sender, mut inbox) = mpsc::channel(1);
+        let ask = |n| {
+            let (answer, _) = tokio::sync::oneshot::channel();
+            let place = Place { topic: "t".into(), partition: n };
+            post(&sender, ToKafka { cluster: conf(0), place, ask: Ask::Offset { timestamp: -1, answer } })
+        };
+        assert_eq!(ask(1), Ok(()));
+        assert_eq!(ask(2), Err("too many requests to Kafka are under way".into()));
+        assert_eq!(inbox.try_recv().map(|message| message.place.partition), Ok(1));
+        assert_eq!(ask(3), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
