@@ -545,6 +545,33 @@ fn http_3_is_offered_where_it_is_served() {
     }
 }
 
+/// `$http2` and `$http3`, as nginx has them.
+#[test]
+fn a_log_format_may_say_by_which_version_a_request_came() {
+    let (pki, upstream) = (Pki::new("h3-versions"), Upstream::answering(ok("served")));
+    pki.make("a", "ec", "DNS:a.test", None);
+    let listen = "ssl: {enable: true, listen: [{ip: 127.0.0.1, port: $PROXIED, enable_http3: true}]}\n";
+    let format = "access_log_format: '$server_protocol <$http2> <$http3>'";
+    let gateway = Setup::new(drivers()[0], Source::Embedded).apisix(listen).http(format).start();
+    gateway.put("/ssls/1", &pki.ssl("a", &["a.test", "localhost"]));
+    let nodes = json!({format!("127.0.0.1:{}", upstream.port): 1});
+    gateway.put("/routes/1", &json!({"uri": "/*", "upstream": {"type": "roundrobin", "nodes": nodes}}));
+    let (secured, plain) = (format!("::127.0.0.1:{}", gateway.ports.proxied), gateway.port());
+    let curl = |more: &[&str]| {
+        let output = Command::new("curl").args(["-s", "-k", "-m", "10"]).args(more).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "served", "{more:?}");
+    };
+    let plain = format!("http://127.0.0.1:{plain}/");
+    curl(&["--http1.1", "--connect-to", &secured, "https://a.test/"]);
+    gateway.read_until("logs/access.log", "HTTP/1.1 <> <>\n");
+    curl(&["--http2", "--connect-to", &secured, "https://a.test/"]);
+    gateway.read_until("logs/access.log", "HTTP/2.0 <h2> <>\n");
+    curl(&["--http2-prior-knowledge", &plain]);
+    gateway.read_until("logs/access.log", "HTTP/2.0 <h2c> <>\n");
+    gtlsclient(&gateway, &[]);
+    gateway.read_until("logs/access.log", "HTTP/3.0 <> <h3>\n");
+}
+
 #[test]
 fn another_client_brings_early_data_once() {
     on_both_drivers(|driver| {

@@ -59,6 +59,33 @@ fn a_route_is_chosen_by_addresses_and_port() {
     });
 }
 
+/// As in nginx, whose stub_status knows HTTP alone: a session is no request, and none of those who wait for one.
+#[test]
+fn a_session_is_no_request_and_does_not_wait_for_one() {
+    on_both_drivers(|driver| {
+        let streams = "proxy_mode: http&stream\nstream_proxy: {tcp: [\"127.0.0.1:$PROXIED\"]}\n";
+        let gateway = Setup::new(driver, Source::Embedded).apisix(streams).start();
+        let echo = Echo::start("A");
+        gateway.put("/stream_routes/1", &json!({"upstream": echo.upstream()}));
+        let counted = |name: &str| {
+            let page = get(gateway.ports.metrics, "/apisix/prometheus/metrics").text();
+            let value =
+                page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+            value.unwrap_or_else(|| panic!("{name} in {page}"))
+        };
+        let states = || {
+            ["active", "reading", "writing", "waiting"].map(|state| -> u64 {
+                counted(&format!("apisix_nginx_http_current_connections{{state=\"{state}\"}}"))
+            })
+        };
+        let mut session = connect(gateway.ports.proxied);
+        session.read_exact(&mut [0]).unwrap();
+        assert_eq!((states(), counted("apisix_http_requests_total")), ([1, 0, 0, 0], 0));
+        drop(session);
+        eventually("it is gone", || states() == [0; 4]);
+    });
+}
+
 /// t/stream-plugin/mqtt-proxy.t, TEST 5; t/stream-node/upstream-domain.t, TEST 6: what an end without a word would not say.
 #[test]
 fn a_session_without_an_upstream_is_reset() {

@@ -419,6 +419,9 @@ mod tests {
                 r#"{"id":"1","uri":"/a","upstream":{"nodes":{"127.0.0.1:80":1},"checks":{"active":{}}}}"#;
             store.put("/routes/1", route.into(), None, None).await.unwrap();
             store.put("/routes/2", r#"{"uri":1}"#.into(), None, None).await.unwrap();
+            let named = r#"{"nodes":{"a.test:80":1}}"#;
+            store.put("/upstreams/1", named.into(), None, None).await.unwrap();
+            store.put("/services/1", format!(r#"{{"upstream":{named}}}"#).into(), None, None).await.unwrap();
             let mut events = store.watch().await.unwrap();
             feed.take(events.recv().await.unwrap());
             let applied = Arc::new(Applied::new(2));
@@ -436,6 +439,10 @@ mod tests {
             assert_eq!((status, routes.as_array().unwrap().len()), (200, 1));
             assert_eq!(routes[0]["key"], "/apisix/routes/1");
             assert_eq!(routes[0]["has_domain"], false);
+            for with_name in ["upstreams", "services"] {
+                let shown = json_of(&get(&format!("/v1/{with_name}")).await.1);
+                assert_eq!(shown[0]["has_domain"], true, "{shown}");
+            }
             let nodes = &routes[0]["value"]["upstream"]["nodes"];
             assert_eq!(*nodes, json!([{"host": "127.0.0.1", "port": 80, "weight": 1}]));
             assert_eq!(routes[0]["value"]["upstream"]["scheme"], "http");
