@@ -545,6 +545,34 @@ fn https_upstreams_by_http_2() {
 }
 
 #[test]
+fn the_times_of_an_upstream_hold_over_http_2() {
+    on_both_drivers(|driver| {
+        let (_socket, deaf, _waiting) = deaf();
+        // takes connections and bytes, and never says anything: its windows stay as they are at first
+        let mute = Upstream::start(|conn| {
+            conn.drain();
+        });
+        for (port, timeout, body) in [
+            (deaf, "connect: 0.3, send: 60, read: 60", 0),
+            (mute.port, "connect: 60, send: 60, read: 0.3", 0),
+            (mute.port, "connect: 60, send: 0.3, read: 60", 200_000),
+        ] {
+            let upstream = format!(
+                "{{scheme: grpc, retries: 0, nodes: {{\"127.0.0.1:{port}\": 1}}, timeout: {{{timeout}}}}}"
+            );
+            let gateway = with(driver, &[], &upstream);
+            let mut client = gateway.connect();
+            client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n"));
+            let _ = client.try_send("x".repeat(body));
+            let began = Instant::now();
+            let answer = client.response();
+            assert_eq!(answer.status, 504, "{timeout}: {answer}");
+            assert!(began.elapsed() < PATIENCE / 2, "{timeout}: {:?}", began.elapsed());
+        }
+    });
+}
+
+#[test]
 fn a_client_certificate_that_cannot_be_read_is_a_503() {
     on_both_drivers(|driver| {
         let tls = format!("{{client_cert: \"{}\", client_key: \"{}\"}}", "c".repeat(200), "k".repeat(200));

@@ -158,6 +158,8 @@ enum UploadState {
     Runs,
     Finished,
     Failed(BodyError),
+    /// The upstream has taken nothing of it for too long.
+    Late,
     Stopped,
 }
 
@@ -207,6 +209,16 @@ impl Upload {
     /// The client's body broke off.
     pub fn fail(&self, error: BodyError) {
         self.state.set(UploadState::Failed(error));
+    }
+
+    /// The upstream takes nothing more of it.
+    pub fn give_up(&self) {
+        self.state.set(UploadState::Late);
+    }
+
+    /// Was it given up?
+    pub fn is_late(&self) -> bool {
+        self.state.get() == UploadState::Late
     }
 
     /// Why it broke off, if it did.

@@ -112,8 +112,11 @@ pub async fn answer(asked: Asked, ex: &mut Exchange, read_ms: u32) -> Result<(),
     let response = match answered {
         Ok(response) => response,
         Err(missed) => {
-            let failure = upload.as_ref().and_then(|upload| upload.failure());
-            return Err(failure.map_or(missed, Missed::Body));
+            let Some(upload) = &upload else { return Err(missed) };
+            if upload.is_late() {
+                return Err(Missed::Upstream(NoAnswer::Timeout, false));
+            }
+            return Err(upload.failure().map_or(missed, Missed::Body));
         }
     };
     if let Some(upload) = upload {

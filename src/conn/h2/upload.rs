@@ -56,7 +56,12 @@ async fn run(upload: &Upload, mut stream: SendStream<Data>, kept: &Names, send_m
         match sent {
             Ok(true) => return upload.finish(),
             Ok(false) => {}
-            Err(_) => return stream.send_reset(Reason::CANCEL),
+            Err(unsent) => {
+                if matches!(unsent, pipe::Unsent::Timeout) {
+                    upload.give_up();
+                }
+                return stream.send_reset(Reason::CANCEL);
+            }
         }
     }
 }
