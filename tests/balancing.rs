@@ -395,3 +395,57 @@ fn passive_checks_count_failed_tries_that_led_elsewhere() {
         assert_eq!((status.as_str(), &counter["tcp_failure"]), ("healthy", &json!(0)));
     });
 }
+
+/// What a try that led to another node tells of its own (ngx_http_upstream.c, apisix/balancer.lua `pick_server`); and what
+/// a client tells that leaves.
+#[test]
+fn passive_checks_count_each_failure_as_what_it_was() {
+    on_both_drivers(|driver| {
+        let refusing = Upstream::answering("HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+        let late = Upstream::answering("HTTP/1.1 504 Late\r\nContent-Length: 0\r\n\r\n");
+        let (silent, well) = (Upstream::silent(), Upstream::answering(ok("well")));
+        let counted = |first: &Upstream, off: bool, leaves: bool| {
+            let objects = format!(
+                "routes:\n- {{id: 1, uri: /*, upstream: {{nodes: [{{host: 127.0.0.1, port: {}, weight: 1, priority: 1}}, \
+                 {{host: 127.0.0.1, port: {}, weight: 1}}], timeout: {{connect: 5, send: 5, read: {}}}, checks: {{active: \
+                 {{healthy: {{interval: 60}}, unhealthy: {{interval: 60}}}}, passive: {{unhealthy: {{http_statuses: \
+                 [403, 499], http_failures: 1, tcp_failures: 1, timeouts: 1}}}}}}}}}}",
+                first.port,
+                well.port,
+                if leaves { 60.0 } else { 0.3 }
+            );
+            let gateway = Setup::new(driver, Source::Yaml(objects))
+                .apisix(&format!("disable_upstream_healthcheck: {off}\n"))
+                .nginx(
+                    "http_configuration_snippet: \"proxy_next_upstream error timeout http_403 http_504;\"\n",
+                )
+                .start();
+            if leaves {
+                let asked = first.requests().len();
+                let mut client = gateway.connect();
+                client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                first.wait_for(asked + 1);
+            } else {
+                assert_eq!(gateway.get("/").text(), "well");
+            }
+            if off {
+                assert!((0..3).all(|_| gateway.get("/").header("x-apisix-upstream-status").is_none()));
+                return (first.requests().len().to_string(), json!(checks(&gateway).len()));
+            }
+            let node = || checks(&gateway).get(&u64::from(first.port)).cloned();
+            eventually("it is out", || node().is_some_and(|(status, _)| status == "unhealthy"));
+            node().unwrap()
+        };
+        let counts = |http: u32, tcp: u32, timeout: u32| {
+            let counter =
+                json!({"success": 0, "http_failure": http, "tcp_failure": tcp, "timeout_failure": timeout});
+            ("unhealthy".to_owned(), counter)
+        };
+        assert_eq!(counted(&refusing, false, false), counts(1, 0, 0));
+        assert_eq!(counted(&late, false, false), counts(0, 0, 1));
+        assert_eq!(counted(&silent, false, false), counts(0, 0, 1));
+        assert_eq!(counted(&silent, false, true), counts(1, 0, 0), "499");
+        // one of before, and four
+        assert_eq!(counted(&refusing, true, false), ("5".to_owned(), json!(0)));
+    });
+}

@@ -914,6 +914,18 @@ fn a_trusted_peer_is_believed() {
         assert_eq!(request.all("x-forwarded-host"), ["public"]);
         assert_eq!(request.all("x-forwarded-port"), ["443"]);
 
+        request_to(
+            &trusted,
+            "Host: a\r\nX-Real-IP: 10.1.2.3\r\nX-Forwarded-Proto: https\r\nForwarded: for=9.9.9.9\r\n",
+        );
+        let request = upstream.last();
+        assert_eq!(request.all("x-forwarded-proto"), ["https"], "it is the peer that is trusted");
+        assert_eq!(request.all("forwarded"), ["for=9.9.9.9"]);
+        request_to(&trusted, "Host: a\r\nX-Forwarded-Proto:\r\nX-Forwarded-Host:\r\n");
+        let request = upstream.last();
+        assert_eq!(request.all("x-forwarded-proto"), ["http"], "it has said nothing");
+        assert_eq!(request.all("x-forwarded-host"), ["a"]);
+
         let far = Setup::new(driver, source.clone()).http("real_ip_from: [10.0.0.0/8]").start();
         request_to(&far, "Host: a\r\nX-Real-IP: 10.1.2.3\r\n");
         assert_eq!(upstream.last().all("x-real-ip"), ["127.0.0.1"], "it says who it is, and is not believed");
@@ -926,6 +938,11 @@ fn a_trusted_peer_is_believed() {
             let gateway = Setup::new(driver, source.clone()).http(&chain).start();
             request_to(&gateway, "Host: a\r\nX-Forwarded-For: 1.2.3.4, 10.1.2.3, 127.0.0.2\r\n");
             assert_eq!(upstream.last().all("x-real-ip"), [client], "{recursive}");
+            // what is behind the last that is no address is not believed
+            request_to(&gateway, "Host: a\r\nX-Forwarded-For: 10.1.2.3, unknown, 127.0.0.2\r\n");
+            assert_eq!(upstream.last().all("x-real-ip"), ["127.0.0.2"], "{recursive}");
+            request_to(&gateway, "Host: a\r\nX-Forwarded-For: 10.1.2.3, unknown\r\n");
+            assert_eq!(upstream.last().all("x-real-ip"), ["127.0.0.1"], "{recursive}");
         }
 
         let other = Setup::new(driver, source).apisix("trusted_addresses: [10.0.0.0/8]").start();
@@ -934,6 +951,25 @@ fn a_trusted_peer_is_believed() {
         assert_eq!(request.all("x-forwarded-for"), ["127.0.0.1"], "who is not trusted is not heard");
         assert_eq!(request.all("x-forwarded-proto"), ["http"]);
         assert_eq!(request.all("x-forwarded-host"), ["a"]);
+    });
+}
+
+/// ngx_http_realip_module.c
+#[test]
+fn an_address_that_is_believed_comes_with_its_port() {
+    on_both_drivers(|driver| {
+        let objects = "routes:\n- {id: 1, uri: /*, plugins: {mocking: {response_example: \"$remote_addr $remote_port,\"}}}";
+        let gateway = Gateway::with_yaml(driver, objects);
+        for (said, seen) in [("10.1.2.3:4567", "10.1.2.3 4567,"), ("10.1.2.3", "10.1.2.3 ,")] {
+            assert_eq!(request_to(&gateway, &format!("Host: a\r\nX-Real-IP: {said}\r\n")).text(), seen);
+        }
+        let gateway = Setup::new(driver, Source::Yaml(objects.into()))
+            .apisix("proxy_protocol: {listen_http_port: $PROXIED}")
+            .http("real_ip_header: proxy_protocol")
+            .start();
+        let mut client = Client::connect(gateway.ports.proxied);
+        client.send("PROXY TCP4 10.1.2.3 10.9.9.9 4567 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().text(), "10.1.2.3 4567,");
     });
 }
 

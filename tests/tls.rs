@@ -229,7 +229,7 @@ fn clients_show_who_they_are() {
         asking["client"] = json!({"ca": pki.read("ca.pem")});
         gateway.put("/ssls/asking", &asking);
         asking["snis"] = json!(["skip.x.test"]);
-        asking["client"]["skip_mtls_uri_regex"] = json!(["^/open"]);
+        asking["client"]["skip_mtls_uri_regex"] = json!(["^/none", "^/open"]);
         gateway.put("/ssls/skipping", &asking);
         gateway.put("/ssls/open", &pki.ssl("own", &["open.x.test"]));
         let authority = pki.path("own.pem");
@@ -264,6 +264,9 @@ fn clients_show_who_they_are() {
         assert_eq!(status("https://skip.x.test/closed", None, &[]), "400");
         assert_eq!(status("https://skip.x.test/closed", Some("other"), &[]), "400");
         assert_eq!(status("https://skip.x.test/closed", Some("client"), &[]), "200");
+        // as it is routed, and as it is written
+        assert_eq!(status("https://skip.x.test/open/../closed", None, &["--path-as-is"]), "400");
+        assert_eq!(status("https://skip.x.test/OPEN/x", None, &[]), "400");
         // a handshake under one name, a request to another
         assert_eq!(status("https://open.x.test/", None, &["-H", "Host: a.x.test"]), "400");
         assert_eq!(status("https://open.x.test/", None, &["-H", "Host: skip.x.test"]), "400");
