@@ -246,6 +246,18 @@ fn an_api_driven_gateway_serves_an_empty_configuration_until_it_is_given_one() {
     assert_eq!(answer.status, 202, "{answer}");
 }
 
+/// Who waits for the banner finds each core with all that was there at the start.
+#[test]
+fn the_banner_comes_when_the_cores_have_the_objects() {
+    let (upstream, port) = (Upstream::answering(ok("served")), free_port());
+    let routes = (0..3000).map(|n| format!("- {}\n", route(&n.to_string(), &format!("/{n}"), &upstream)));
+    let gateway = Setup::new("epoll", Source::Yaml(format!("routes:\n{}", routes.collect::<String>())))
+        .apisix(&format!("status: {{ip: 127.0.0.1, port: {port}}}\n"))
+        .start();
+    assert_eq!(common::get(port, "/status/ready").status, 200);
+    assert_eq!(gateway.get("/2999").text(), "served");
+}
+
 /// apisix/core/config_yaml.lua: a file that is still written has no end flag; requests find no route until then.
 #[test]
 fn a_file_of_objects_without_its_end_is_served_once_it_has_it() {

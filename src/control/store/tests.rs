@@ -263,6 +263,18 @@ fn a_lease_outlives_a_restart_but_not_its_time() {
 }
 
 #[test]
+fn who_has_objects_by_itself_says_so() {
+    let directory = TempDir::new();
+    assert!(Store::Embedded(Embedded::open(&directory.0.join("db"), "/apisix").unwrap()).brings_objects());
+    let file = directory.0.join("apisix.yaml");
+    std::fs::write(&file, "routes: []\n").unwrap();
+    assert!(!Store::File(File::open(file.clone())).brings_objects(), "it is being written");
+    std::fs::write(&file, "routes: []\n#END\n").unwrap();
+    assert!(Store::File(File::open(file)).brings_objects());
+    assert!(!Store::Standalone(Standalone::default()).brings_objects());
+}
+
+#[test]
 fn a_damaged_file_is_named_and_not_served() {
     let directory = TempDir::new();
     let file = directory.0.join(embedded::FILE);
