@@ -41,6 +41,11 @@ impl Client {
         Client(BufReader::new(stream))
     }
 
+    /// What it does not read waits in the gateway, and not here.
+    fn holds_little(&self) {
+        socket2::SockRef::from(self.0.get_ref()).set_recv_buffer_size(64 << 10).unwrap();
+    }
+
     fn send(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).unwrap();
     }
@@ -483,5 +488,112 @@ fn twenty_dialogues_cut_anywhere() {
                 }
             }
         }
+    });
+}
+
+const FLOOD: usize = 32 << 20;
+
+/// A server that answers `GET big` with a value of so many bytes, and anything else with `+small`. It counts the bytes of values
+/// that it has got rid of, and connections.
+fn flooding() -> (u16, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sent, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, counted) = (sent.clone(), connections.clone());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let sent = count.clone();
+            std::thread::spawn(move || {
+                let mut to = stream.try_clone().unwrap();
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if line != "GET big" {
+                        let _ = to.write_all(b"+small\r\n");
+                        continue;
+                    }
+                    let _ = to.write_all(format!("${FLOOD}\r\n").as_bytes());
+                    for _ in 0..FLOOD >> 16 {
+                        if to.write_all(&[b'v'; 1 << 16]).is_err() {
+                            return;
+                        }
+                        sent.fetch_add(1 << 16, Ordering::SeqCst);
+                    }
+                    let _ = to.write_all(b"\r\n");
+                }
+            });
+        }
+    });
+    (port, sent, connections)
+}
+
+/// Waits until a count has grown beyond `from`, and stands still for a moment.
+#[track_caller]
+fn stands_still(count: &AtomicUsize, from: usize) {
+    let mut last = (from, Instant::now());
+    eventually("it stands still", || {
+        let now = count.load(Ordering::SeqCst);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        now > from && last.1.elapsed().as_millis() > 60
+    });
+}
+
+const TOO_SLOW: &str = "takes its answers too slowly";
+
+#[test]
+fn clients_that_do_not_read_hold_up_nobody_who_comes_later() {
+    on_both_drivers(|driver| {
+        let (server, sent, _) = flooding();
+        let nodes = json!({format!("127.0.0.1:{server}"): 1});
+        let gateway = gateway(driver, json!({"type": "none", "nodes": nodes}));
+        let port = gateway.ports.proxied;
+        let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(port)).collect();
+        // one on each connection, and two that have been there before
+        clients.iter_mut().for_each(|client| client.says("GET small", "+small"));
+        for slow in &mut clients[..2] {
+            slow.holds_little();
+            slow.send(b"GET big\r\n");
+        }
+        stands_still(&sent, 0);
+        clients[2..].iter_mut().for_each(|known| known.says("GET small", "+small"));
+        (0..4).for_each(|_| Client::connect(port).says("GET small", "+small"));
+        assert!(!gateway.read("logs/error.log").contains(TOO_SLOW), "they had to wait");
+        eventually("both are cut off", || gateway.read("logs/error.log").matches(TOO_SLOW).count() == 2);
+        for slow in &mut clients[..2] {
+            let mut heard = Vec::new();
+            let end = slow.0.read_to_end(&mut heard).map_err(|error| error.kind());
+            assert!(matches!(end, Ok(_) | Err(std::io::ErrorKind::ConnectionReset)), "{end:?}");
+            assert!(heard.len() < FLOOD, "{}", heard.len());
+        }
+    });
+}
+
+#[test]
+fn a_client_that_was_slow_once_has_a_connection_of_its_own() {
+    on_both_drivers(|driver| {
+        let (server, sent, connections) = flooding();
+        let nodes = json!({format!("127.0.0.1:{server}"): 1});
+        let gateway = gateway(driver, json!({"type": "none", "nodes": nodes}));
+        let (mut slow, mut other) =
+            (Client::connect(gateway.ports.proxied), Client::connect(gateway.ports.proxied));
+        slow.says("GET small", "+small");
+        other.says("GET small", "+small");
+        slow.holds_little();
+        let mut value = vec![0; FLOOD + 2];
+        for round in 1..=3 {
+            slow.send(b"GET big\r\n");
+            stands_still(&sent, (round - 1) * FLOOD);
+            if round > 1 {
+                // longer than those who share may take
+                std::thread::sleep(std::time::Duration::from_millis(1200));
+                other.says("GET small", "+small");
+            }
+            slow.hears(&format!("${FLOOD}"));
+            slow.0.read_exact(&mut value).unwrap();
+            assert!(value[..FLOOD].iter().all(|byte| *byte == b'v') && value.ends_with(b"\r\n"));
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 3, "two that are shared, and its own");
+        assert!(!gateway.read("logs/error.log").contains(TOO_SLOW));
     });
 }
