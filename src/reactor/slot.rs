@@ -239,14 +239,15 @@ impl Slot {
         let most = most.min(limits::PIPE_BYTES);
         match Piped::fill(&self.core, self.fd.get(), most) {
             Filled::Some(piped) => {
-                // With epoll only EAGAIN says that the socket is drained: a pipe may be full of small packets.
-                let drained = piped.len() < limits::PIPE_BYTES && !self.hung_up.get();
-                self.readable.set(!drained || matches!(self.core.backend, Backend::Epoll(_)));
+                // with epoll only EAGAIN says that the socket is drained: a pipe may be full of small packets
+                let told_once = matches!(self.core.backend, Backend::Epoll(_)) || self.hung_up.get();
+                self.readable.set(told_once);
                 return Some(piped);
             }
-            Filled::Nothing => self.readable.set(false),
+            // Nothing, though there should be something: before an urgent byte (RFC 9293 section 3.8.5) a pipe gets nothing
+            // for ever, while a receive goes on behind it.
+            Filled::Nothing | Filled::NoPipe => self.mode.set(Mode::Bulk),
             Filled::End => self.eof.set(true),
-            Filled::NoPipe => self.mode.set(Mode::Bulk),
             Filled::Failed(errno) => self.recv_errno.set(errno),
         }
         None

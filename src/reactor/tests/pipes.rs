@@ -191,3 +191,30 @@ fn who_does_not_take_what_is_in_a_pipe_meets_the_deadline() {
         assert_eq!(panics(), 0);
     });
 }
+
+/// A pipe gets nothing from before an urgent byte on; who sends one must neither stop its stream nor keep the core busy.
+#[test]
+fn an_urgent_byte_stops_no_pipe() {
+    on_both(|| async {
+        let listener = listener();
+        let mut client = Blocking::connect(listener.local_addr().unwrap()).unwrap();
+        let from = TcpStream::from_fd(listener.accept().await.unwrap().into()).unwrap();
+        let (near, far) = pair().await;
+        spawn(async move { drop(pass(&from, &near).await) });
+        client.write_all(&bytes(50_000)).unwrap();
+        assert!(recv_exactly(&far, 50_000).await == bytes(50_000));
+        socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        client.write_all(&bytes(50_000)).unwrap();
+        assert!(
+            recv_exactly(&far, 50_000).await == bytes(50_000),
+            "the urgent byte itself is not of the stream"
+        );
+        socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        sleep(50).await;
+        let before = stats();
+        sleep(50).await;
+        assert!(stats().events < before.events + 20, "nothing moves while nothing is sent");
+        drop(client);
+        assert!(far.recv().await.unwrap().is_empty());
+    });
+}
