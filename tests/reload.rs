@@ -12,7 +12,9 @@ use common::*;
 fn change(gateway: &Gateway, from: &str, to: &str) {
     let text = gateway.read("conf/config.yaml");
     assert!(text.contains(from), "{text}");
-    std::fs::write(gateway.path("conf/config.yaml"), text.replace(from, to)).unwrap();
+    // in one step: a reload that is under way must not find half of the file
+    std::fs::write(gateway.path("conf/new.yaml"), text.replace(from, to)).unwrap();
+    std::fs::rename(gateway.path("conf/new.yaml"), gateway.path("conf/config.yaml")).unwrap();
     gateway.signal("HUP");
 }
 
